@@ -1,0 +1,88 @@
+"""Find the expert units of a language model, steer it by editing few of them, and see what the edit does downstream.
+
+The public names are loaded when they are first used: importing lens_steer costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_steer.activations.activations import Activations as Activations
+    from lens_steer.activations.collect import collect as collect
+    from lens_steer.activations.show import show_units as show_units
+    from lens_steer.contrast import ContrastSet as ContrastSet
+    from lens_steer.contrast import LabelledTexts as LabelledTexts
+    from lens_steer.effects.downstream import downstream_shift as downstream_shift
+    from lens_steer.errors import LensSteerError as LensSteerError
+    from lens_steer.errors import LensSteerWarning as LensSteerWarning
+    from lens_steer.evaluation.evaluate import evaluate as evaluate
+    from lens_steer.evaluation.generate import generate as generate
+    from lens_steer.evaluation.perplexity import perplexity as perplexity
+    from lens_steer.evaluation.scorers import ConceptClassifier as ConceptClassifier
+    from lens_steer.evaluation.scorers import WordList as WordList
+    from lens_steer.host.load import load_model as load_model
+    from lens_steer.host.scope import Scope as Scope
+    from lens_steer.host.sites import Site as Site
+    from lens_steer.host.sites import find_sites as find_sites
+    from lens_steer.host.units import Unit as Unit
+    from lens_steer.interventions.ablation import ablate as ablate
+    from lens_steer.interventions.ablation import random_units as random_units
+    from lens_steer.interventions.intervention import Edit as Edit
+    from lens_steer.interventions.intervention import Intervention as Intervention
+    from lens_steer.interventions.maps import DiagonalAffine as DiagonalAffine
+    from lens_steer.methods.aura import AurA as AurA
+    from lens_steer.methods.lineas import LinEAS as LinEAS
+    from lens_steer.ranking.experts import ExpertRanking as ExpertRanking
+    from lens_steer.ranking.experts import rank_experts as rank_experts
+    from lens_steer.ranking.probe import probe_sites as probe_sites
+    from lens_steer.reading import read_contrast as read_contrast
+    from lens_steer.report.plots import plot as plot
+
+_HOMES = {
+    "Activations": "activations.activations",
+    "AurA": "methods.aura",
+    "ConceptClassifier": "evaluation.scorers",
+    "ContrastSet": "contrast",
+    "DiagonalAffine": "interventions.maps",
+    "Edit": "interventions.intervention",
+    "ExpertRanking": "ranking.experts",
+    "Intervention": "interventions.intervention",
+    "LabelledTexts": "contrast",
+    "LensSteerError": "errors",
+    "LensSteerWarning": "errors",
+    "LinEAS": "methods.lineas",
+    "Scope": "host.scope",
+    "Site": "host.sites",
+    "Unit": "host.units",
+    "WordList": "evaluation.scorers",
+    "ablate": "interventions.ablation",
+    "collect": "activations.collect",
+    "downstream_shift": "effects.downstream",
+    "evaluate": "evaluation.evaluate",
+    "find_sites": "host.sites",
+    "generate": "evaluation.generate",
+    "load_model": "host.load",
+    "perplexity": "evaluation.perplexity",
+    "plot": "report.plots",
+    "probe_sites": "ranking.probe",
+    "random_units": "interventions.ablation",
+    "rank_experts": "ranking.experts",
+    "read_contrast": "reading",
+    "show_units": "activations.show",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lens_steer' has no attribute {name!r}")
+    value = getattr(import_module(f"lens_steer.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""Collecting, pooling and keeping activations."""

@@ -1,0 +1,1 @@
+"""Activation maps, the edits made of them, and ablation."""

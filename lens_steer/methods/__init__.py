@@ -1,0 +1,1 @@
+"""Steering methods: settings with one `fit(model, contrast, *, activations=None) -> Intervention`."""

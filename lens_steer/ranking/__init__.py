@@ -1,0 +1,1 @@
+"""How well units tell source from target, and how sure that is."""

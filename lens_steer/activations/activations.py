@@ -1,0 +1,215 @@
+"""Activations: pooled values of texts at sites, with the labels that make contrasts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from lens_steer.activations.moments import TokenMoments
+from lens_steer.activations.pooling import Pool
+from lens_steer.errors import ActivationError
+from lens_steer.host.sites import Site, split_name
+
+T = TypeVar("T")
+Side = Literal["source", "target", "all"]
+
+
+class BySite(Mapping[Site, T], Generic[T]):
+    """A mapping from sites to values that also takes a site's name; values may be made on demand."""
+
+    def __init__(self, sites: tuple[Site, ...], get: Callable[[Site], T]) -> None:
+        self._sites = {site.name: site for site in sites}
+        self._get = get
+
+    def __getitem__(self, site: Site | str) -> T:
+        name = str(site)
+        if name not in self._sites:
+            raise ActivationError(f"there are no activations of {name}; there are {', '.join(self._sites)}")
+        return self._get(self._sites[name])
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites.values())
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Pooled activations of every text at every site, and who is source and target of which concept.
+
+    Attributes
+    ----------
+    values:
+        Site -> float32 [text, unit].
+    labels:
+        [text, concept]: 1 where the text is a source of the concept, 0 where a target, -1 where it takes no part.
+    concepts:
+        Names of the concepts, one per column of `labels`.
+    pool:
+        How tokens became one value.
+    moments:
+        Site -> token moments per concept and side; None where only pooled values are known.
+    lengths:
+        Number of pooled tokens of each text.
+    groups:
+        Subgroup of each text, where the contrast names them.
+    provenance:
+        Model, host, dtype, data hash, pool, BOS choice, versions.
+
+    """
+
+    values: BySite[Tensor]
+    labels: Int8[Tensor, "text concept"]
+    concepts: tuple[str, ...]
+    pool: Pool
+    moments: BySite[TokenMoments] | None = None
+    lengths: tuple[int, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.concepts) != self.labels.shape[1]:
+            raise ActivationError(
+                f"{self.labels.shape[1]} columns of labels need as many concepts, got {len(self.concepts)}"
+            )
+
+    def __repr__(self) -> str:
+        units = sum(site.width for site in self.sites)
+        return (
+            f"Activations({len(self.labels)} texts, {len(self.sites)} sites, {units} units, pool={self.pool!r}, "
+            f"concepts={', '.join(self.concepts)})"
+        )
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites, in the order of a forward pass."""
+        return tuple(self.values)
+
+    @property
+    def source(self) -> BySite[Tensor]:
+        """Site -> float32 [text, unit] of the source texts; of one concept only, so choose one first."""
+        return self._side(1)
+
+    @property
+    def target(self) -> BySite[Tensor]:
+        """Site -> float32 [text, unit] of the target texts; of one concept only, so choose one first."""
+        return self._side(0)
+
+    def concept(self, name: str) -> Activations:
+        """Return the view for one concept: the texts that take part in it."""
+        if name not in self.concepts:
+            raise ActivationError(f"no concept is named {name!r}; there are {', '.join(self.concepts)}")
+        column = self.concepts.index(name)
+        part = slice(column, column + 1)
+        chosen = self.rows(self.labels[:, column] >= 0)
+        moments = None
+        if self.moments is not None:
+            whole = self.moments
+
+            def of_concept(site: Site) -> TokenMoments:
+                at = whole[site]
+                return TokenMoments(at.count[part], at.mean[part], at.std[part])
+
+            moments = BySite(self.sites, of_concept)
+        return replace(chosen, labels=chosen.labels[:, part], concepts=(name,), moments=moments)
+
+    def at(self, sites: tuple[Site, ...]) -> Activations:
+        """Return the view of some of the sites."""
+        moments = self.moments
+        return replace(
+            self,
+            values=BySite(sites, lambda site: self.values[site]),
+            moments=None if moments is None else BySite(sites, lambda site: moments[site]),
+        )
+
+    def rows(self, chosen: Tensor) -> Activations:
+        """Return the activations of some texts (a mask or indices); token moments are of all texts and are dropped."""
+        indices = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        if len(indices) == len(self.labels) and bool((indices == torch.arange(len(indices))).all()):
+            return replace(self, moments=None)
+        keep = indices.tolist()
+        return replace(
+            self,
+            values=BySite(self.sites, lambda site: self.values[site][indices]),
+            labels=self.labels[indices],
+            moments=None,
+            lengths=None if self.lengths is None else tuple(self.lengths[i] for i in keep),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in keep),
+        )
+
+    def token_mean(self, site: Site | str, side: Side) -> Float[Tensor, " unit"]:
+        """Mean of every unit over the tokens of one side's texts, or of all, whatever the pool."""
+        moments = self._token_moments(site)
+        if side == "all":
+            weights = moments.count[0] / moments.count[0].sum()
+            return weights @ moments.mean[0]
+        return moments.mean[0, _SIDES[side]]
+
+    def token_std(self, site: Site | str, side: Literal["source", "target"]) -> Float[Tensor, " unit"]:
+        """Return the standard deviation of every unit over the tokens of one side's texts, whatever the pool."""
+        return self._token_moments(site).std[0, _SIDES[side]]
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `activations.safetensors` and `activations.json` into a new directory."""
+        from lens_steer.activations.store import save_activations
+
+        return save_activations(self, Path(directory))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Activations:
+        """Read what `save` wrote; values stay on disk until they are used."""
+        from lens_steer.activations.store import load_activations
+
+        return load_activations(Path(directory))
+
+    @classmethod
+    def from_arrays(
+        cls, *, source: Mapping[str, Any], target: Mapping[str, Any], pool: Pool = "max", name: str = "contrast"
+    ) -> Activations:
+        """Make activations of arrays [text, unit] per site name, source and target with the same sites."""
+        if source.keys() != target.keys() or not source:
+            raise ActivationError("source and target need the same sites, at least one")
+        values: dict[str, Tensor] = {}
+        sites = []
+        for key in source:
+            sides = [torch.as_tensor(np.asarray(side[key]), dtype=torch.float32) for side in (source, target)]
+            if any(side.ndim != 2 or len(side) == 0 for side in sides) or sides[0].shape[1] != sides[1].shape[1]:
+                shapes = " and ".join(str(tuple(side.shape)) for side in sides)
+                raise ActivationError(f"{key}: two arrays [text, unit] of one width are needed, got {shapes}")
+            layer, kind = split_name(str(key))
+            sites.append(Site(str(key), layer, kind, sides[0].shape[1]))
+            values[str(key)] = torch.cat(sides)
+        counts = {tuple(len(side[key]) for side in (source, target)) for key in source}
+        if len(counts) > 1:
+            raise ActivationError(
+                f"all sites need the same texts; the counts (source, target) differ: {sorted(counts)}"
+            )
+        n_source, n_target = counts.pop()
+        labels = torch.tensor([[1]] * n_source + [[0]] * n_target, dtype=torch.int8)
+        return cls(BySite(tuple(sites), lambda site: values[site.name]), labels, (name,), pool)
+
+    def _side(self, label: int) -> BySite[Tensor]:
+        self._require_one_concept()
+        rows = (self.labels[:, 0] == label).nonzero()[:, 0]
+        return BySite(self.sites, lambda site: self.values[site][rows])
+
+    def _token_moments(self, site: Site | str) -> TokenMoments:
+        self._require_one_concept()
+        if self.moments is None:
+            raise ActivationError("these activations hold pooled values only: token means come from lens_steer.collect")
+        return self.moments[site]
+
+    def _require_one_concept(self) -> None:
+        if len(self.concepts) != 1:
+            raise ActivationError(f"choose one concept first: activations.concept(name), of {', '.join(self.concepts)}")
+
+
+_SIDES = {"source": 0, "target": 1}

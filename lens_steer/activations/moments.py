@@ -1,0 +1,66 @@
+"""Token moments: mean and standard deviation of every unit over tokens, accumulated batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMoments:
+    """Per concept and side (0 source, 1 target): number of pooled tokens, and mean and deviation of every unit there.
+
+    The deviation is that of the tokens themselves (divided by n).
+    """
+
+    count: Float[Tensor, "concept 2"]
+    mean: Float[Tensor, "concept 2 unit"]
+    std: Float[Tensor, "concept 2 unit"]
+
+
+class MomentSums:
+    """Running sums of one site; float64, around the first batch's mean, so that large means cost no digits."""
+
+    def __init__(self, groups: int, width: int) -> None:
+        self.count = torch.zeros(groups, dtype=torch.float64)
+        self.first = torch.zeros(groups, width, dtype=torch.float64)
+        self.second = torch.zeros(groups, width, dtype=torch.float64)
+        self.centre: Tensor | None = None
+
+    def add(self, activation: Float[Tensor, "text pos unit"], weights: Float[Tensor, "group token"]) -> None:
+        """Add a batch; `weights` is 1 where a token belongs to a group, tokens in row-major order."""
+        tokens = activation.flatten(0, 1).float()
+        if self.centre is None:
+            self.centre = tokens.mean(0)
+        if self.first.device != tokens.device:
+            self.restore({part: value.to(tokens.device) for part, value in self.state().items()})
+        shifted = tokens - self.centre
+        self.count += weights.sum(1)
+        self.first += weights @ shifted
+        self.second += weights @ shifted.square_()
+
+    PARTS = ("count", "first", "second", "centre")
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums, to be restored later."""
+        centre = torch.zeros(self.first.shape[1]) if self.centre is None else self.centre
+        return {"count": self.count, "first": self.first, "second": self.second, "centre": centre}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from sums that `state` gave."""
+        self.count, self.first, self.second, self.centre = (state[part] for part in self.PARTS)
+
+    def moments(self) -> TokenMoments:
+        """Return the moments; a group of a concept's side without tokens has nan."""
+        sums = {part: value.cpu() for part, value in self.state().items()}
+        mean = sums["first"] / sums["count"][:, None]
+        variance = (sums["second"] / sums["count"][:, None] - mean.square()).clamp_min(0)
+        shape = (-1, 2, mean.shape[1])
+        return TokenMoments(
+            sums["count"].reshape(-1, 2).float(),
+            (mean + sums["centre"]).reshape(shape).float(),
+            variance.sqrt().reshape(shape).float(),
+        )

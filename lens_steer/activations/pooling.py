@@ -1,0 +1,71 @@
+"""Pooling: one value per text and unit from the values at its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Pool = Literal["max", "mean", "last", "first"]
+
+
+@dataclass(frozen=True)
+class TokenPool:
+    """The pools of one batch, each over the tokens where `mask` is True (at least one a row)."""
+
+    mask: Bool[Tensor, "text pos"]
+
+    def __call__(self, activation: Float[Tensor, "text pos unit"], pool: Pool) -> Float[Tensor, "text unit"]:
+        """Pool an activation; float32 out, whatever came in, and differentiable."""
+        values: Tensor = getattr(self, f"_{pool}")(activation)
+        return values.float()
+
+    @cached_property
+    def _weights(self) -> Float[Tensor, "text 1 pos"]:
+        weights = self.mask.float()
+        return (weights / weights.sum(1, keepdim=True))[:, None]
+
+    @cached_property
+    def _solid(self) -> tuple[int, int]:
+        """The longest stretch of positions that every row pools: there no masking is needed."""
+        best, start = (0, 0), 0
+        for place, everywhere in enumerate([*self.mask.all(0).tolist(), False]):
+            if not everywhere:
+                best = max(best, (start, place), key=lambda span: span[1] - span[0])
+                start = place + 1
+        return best
+
+    @cached_property
+    def _ends(self) -> tuple[Int[Tensor, " text"], Int[Tensor, " text"], Int[Tensor, " text"]]:
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        rows = torch.arange(self.mask.shape[0], device=self.mask.device)
+        first = torch.where(self.mask, places, self.mask.shape[1]).amin(1)
+        last = torch.where(self.mask, places, -1).amax(1)
+        return rows, first, last
+
+    def _mean(self, activation: Tensor) -> Tensor:
+        return torch.bmm(self._weights, activation.float())[:, 0]
+
+    def _max(self, activation: Tensor) -> Tensor:
+        low, high = self._solid
+        parts = [activation[:, low:high].amax(1)] if high > low else []
+        for rest in (slice(0, low), slice(high, None)):
+            mask = self.mask[:, rest]
+            if bool(mask.any()):
+                parts.append(activation[:, rest].masked_fill(~mask[..., None], -torch.inf).amax(1))
+        values = parts[0]
+        for part in parts[1:]:
+            values = torch.maximum(values, part)
+        return values
+
+    def _last(self, activation: Tensor) -> Tensor:
+        rows, _, last = self._ends
+        return activation[rows, last]
+
+    def _first(self, activation: Tensor) -> Tensor:
+        rows, first, _ = self._ends
+        return activation[rows, first]

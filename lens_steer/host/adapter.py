@@ -1,0 +1,296 @@
+"""The two hosts, TransformerBridge and HookedTransformer, behind the few things that the rest of lens_steer asks.
+
+This is where their differences live: how the trunk runs without the unembedding, where a forward pass announces its
+mask and cache, and what a model says about its own weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lens_steer.errors import ModelError, SiteError
+
+Announce = Callable[[Tensor | None, Tensor | None, int], None]
+"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache)."""
+
+
+class Host(ABC):
+    """What lens_steer needs to know of one hosted model; get it from `host_of`, never build it."""
+
+    kind: str
+
+    def __init__(self, model: nn.Module) -> None:
+        # Weak, so that remembering a host never keeps its model alive.
+        self._model = weakref.ref(model)
+        self.whole_texts = False  # True while lens_steer runs whole texts: no call is then a step of a generation
+        self.checked_sites: set[str] = set()
+        self.checked_fingerprints: set[int] = set()
+
+    @property
+    def model(self) -> Any:
+        """The hosted model."""
+        model = self._model()
+        if model is None:
+            raise ModelError("the model behind this host no longer exists")
+        return model
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.model.cfg.n_layers)
+
+    @property
+    def context(self) -> int:
+        """Most tokens that one text may have, BOS included."""
+        return int(self.model.cfg.n_ctx)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first parameter."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights (`cfg.dtype` can be wrong on a model that was passed in)."""
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; ModelError where it has none."""
+        tokenizer = self.model.tokenizer
+        if tokenizer is None:
+            raise ModelError("this model has no tokenizer: pass one to load_model(..., tokenizer=)")
+        return tokenizer
+
+    @property
+    def prepends_bos(self) -> bool:
+        """Whether texts start with the BOS token on this model."""
+        wanted = bool(getattr(self.model.cfg, "default_prepend_bos", True))
+        return wanted and self.tokenizer.bos_token_id is not None
+
+    @cached_property
+    def _canonical(self) -> dict[str, str]:
+        return {name: str(point.name) for name, point in self.model.hook_dict.items()}
+
+    @property
+    def hook_names(self) -> Iterable[str]:
+        """Every name under which a hook point can be asked for, aliases included."""
+        return self._canonical.keys()
+
+    def canonical(self, name: str) -> str:
+        """Return the host's own name of a hook point; SiteError (with the nearest names) where there is none."""
+        if name not in self._canonical:
+            near = difflib.get_close_matches(name, list(self._canonical), n=5, cutoff=0.3)
+            raise SiteError(f"no site is named {name!r}; the nearest names here are {', '.join(near) or 'none'}")
+        return self._canonical[name]
+
+    @property
+    def probe_length(self) -> int:
+        """A number of tokens that no axis of heads has, so that the position axis can be told from it."""
+        cfg = self.model.cfg
+        taken = {cfg.n_heads, cfg.n_heads * 2, getattr(cfg, "n_key_value_heads", None), cfg.d_head}
+        return next(length for length in (5, 6, 7, 9, 10, 11) if length not in taken)
+
+    @cached_property
+    def _fired(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Canonical name -> (order, shape), from one forward pass of the trunk over `probe_length` tokens."""
+        fired: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+        def note(tensor: Any, hook: Any) -> None:
+            if isinstance(tensor, Tensor):
+                fired.setdefault(hook.name, (len(fired), tuple(tensor.shape)))
+
+        names = sorted({self.canonical(name) for name in self.hook_names if name.startswith("blocks.")})
+        ids = self.probe_ids(self.probe_length)
+        with torch.no_grad(), ExitStack() as stack:
+            for name in names:
+                # Points behind a set_use_* switch refuse hooks while it is off: they do not fire either.
+                with suppress(ValueError, AssertionError):
+                    stack.enter_context(self.model.hooks(fwd_hooks=[(name, note)]))
+            self.trunk(ids, torch.ones_like(ids, dtype=torch.bool))
+        return fired
+
+    def hooks(self, pairs: Iterable[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
+        """Attach (name, hook) pairs for the length of a context, by canonical name.
+
+        In compatibility mode a bridge calls a hook once per name it knows the point by; the canonical name is one.
+        """
+        context: AbstractContextManager[Any] = self.model.hooks(fwd_hooks=[(self.canonical(n), f) for n, f in pairs])
+        return context
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a hook point's tensor on `probe_length` tokens; None where it does not fire."""
+        fired = self._fired.get(self.canonical(name))
+        return None if fired is None else fired[1]
+
+    def firing_order(self, name: str) -> int:
+        """Rank of a hook point in a forward pass."""
+        return self._fired[self.canonical(name)][0]
+
+    def probe_ids(self, length: int) -> Int[Tensor, "1 pos"]:
+        """Return fixed token ids, spread over the vocabulary: the same for every copy of a model."""
+        vocabulary = int(self.model.cfg.d_vocab)
+        steps = torch.arange(1, length + 1, dtype=torch.long)
+        return ((steps * 7919) % vocabulary)[None].to(self.device)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What identifies the model and its host in an artifact."""
+        cfg = self.model.cfg
+        return {
+            "model": str(getattr(cfg, "model_name", "") or "unnamed"),
+            "revision": str(getattr(cfg, "checkpoint_value", None) or ""),
+            "host": self.kind,
+            "weights": self.weight_processing,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "transformer_lens": version("transformer-lens"),
+        }
+
+    @property
+    @abstractmethod
+    def weight_processing(self) -> str:
+        """How the host changed the checkpoint's weights: "raw", or what was folded or centred."""
+
+    @abstractmethod
+    def trunk(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> None:
+        """Run all blocks, without the unembedding; what is wanted is read by hooks."""
+
+    @abstractmethod
+    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text pos vocab"]:
+        """Run the model on right- or left-padded texts."""
+
+    @abstractmethod
+    def on_forward(self, announce: Announce) -> list[Any]:
+        """Call `announce` at the start of every forward pass, on every route; returns handles with `.remove()`."""
+
+
+def position_ids(mask: Bool[Tensor, "text pos"]) -> Int[Tensor, "text pos"]:
+    """Return each token's position among its row's real tokens (0 for pads)."""
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+class BridgeHost(Host):
+    """A TransformerBridge: hooks on the live Hugging Face modules."""
+
+    kind = "TransformerBridge"
+
+    @property
+    def weight_processing(self) -> str:
+        """Raw unless `enable_compatibility_mode()` folded and centred the weights."""
+        return "compatibility mode" if getattr(self.model, "compatibility_mode", False) else "raw"
+
+    def _arguments(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        left_padded = not bool(mask[:, 0].all())
+        positions = {"position_ids": position_ids(mask)} if left_padded else {}
+        return {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False, **positions}
+
+    def trunk(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> None:
+        """Run the Hugging Face base model: every block's hooks fire, the head does not run."""
+        self.model.original_model.base_model(**self._arguments(ids, mask))
+
+    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text pos vocab"]:
+        """Run the Hugging Face model."""
+        logits: Tensor = self.model.original_model(**self._arguments(ids, mask)).logits
+        return logits
+
+    def on_forward(self, announce: Announce) -> list[Any]:
+        """Watch the base model, which every route passes, also the trunk alone."""
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            cache = kwargs.get("past_key_values")
+            announce(ids, kwargs.get("attention_mask"), 0 if cache is None else int(cache.get_seq_length()))
+
+        return [self.model.original_model.base_model.register_forward_pre_hook(before, with_kwargs=True)]
+
+
+class HookedTransformerHost(Host):
+    """A HookedTransformer of transformer-lens 3.9: its own implementation of the architecture."""
+
+    kind = "HookedTransformer"
+
+    @property
+    def weight_processing(self) -> str:
+        """What `from_pretrained` folded, as far as the config tells."""
+        normalization = str(self.model.cfg.normalization_type or "")
+        return "norms folded" if normalization.endswith("Pre") else "raw"
+
+    def trunk(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> None:
+        """Run the blocks; `stop_at_layer` at the number of layers leaves out the unembedding."""
+        self.model(ids, attention_mask=mask.long(), stop_at_layer=self.n_layers)
+
+    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text pos vocab"]:
+        """Run the model."""
+        logits: Tensor = self.model(ids, attention_mask=mask.long())
+        return logits
+
+    def on_forward(self, announce: Announce) -> list[Any]:
+        """Take ids at the embedding and mask and cache at the first block: `generate` calls neither model hook."""
+        seen: list[Tensor | None] = [None]
+
+        def embedding(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen[0] = args[0] if args and isinstance(args[0], Tensor) else None
+
+        def first_block(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            entry = kwargs.get("past_kv_cache_entry")
+            cached = 0 if entry is None else int(entry.past_keys.shape[1])
+            announce(seen[0], kwargs.get("attention_mask"), cached)
+
+        return [
+            self.model.embed.register_forward_pre_hook(embedding),
+            self.model.blocks[0].register_forward_pre_hook(first_block, with_kwargs=True),
+        ]
+
+
+_HOSTS: weakref.WeakKeyDictionary[nn.Module, Host] = weakref.WeakKeyDictionary()
+_WRAPPED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[nn.Module]] = weakref.WeakKeyDictionary()
+
+
+def host_of(model: nn.Module) -> Host:
+    """Return the host of a TransformerLens model, the same one at every call.
+
+    Raises
+    ------
+    ModelError
+        The object is no TransformerLens model, or its Hugging Face model already lives in another bridge.
+
+    """
+    if model in _HOSTS:
+        return _HOSTS[model]
+    # By name: importing HookedTransformer is an error in transformer-lens 4, and importing either takes seconds.
+    lineage = {base.__name__ for base in type(model).__mro__}
+    if "TransformerBridge" in lineage:
+        _refuse_second_bridge(model)
+        host: Host = BridgeHost(model)
+    elif "HookedTransformer" in lineage:
+        host = HookedTransformerHost(model)
+    else:
+        raise ModelError(
+            f"a TransformerLens model is needed, not {type(model).__name__}; wrap it with lens_steer.load_model(...)"
+        )
+    _HOSTS[model] = host
+    return host
+
+
+def _refuse_second_bridge(bridge: Any) -> None:
+    original = bridge.original_model
+    other = _WRAPPED[original]() if original in _WRAPPED else None
+    if other is not None and other is not bridge:
+        raise ModelError(
+            "this Hugging Face model already lives in another TransformerBridge, whose attention hooks a second one "
+            "silently disables: keep using the first bridge, or load the model again"
+        )
+    _WRAPPED[original] = weakref.ref(bridge)

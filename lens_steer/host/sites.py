@@ -1,0 +1,176 @@
+"""Sites: the hook points of a TransformerLens model that carry units, and the patterns that name them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from lens_steer.errors import SiteError
+from lens_steer.host.adapter import Host, host_of
+
+SitePattern = str | Sequence[str]
+"""A kind (`mlp.hook_post`), a full name, a glob, a preset (`paper:lineas`), or several of these."""
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A hook point with a unit axis; `width` counts its units, heads flattened as head * d_head + dim.
+
+    Two sites are equal when their names are: the rest follows from the name and the model.
+    """
+
+    name: str
+    layer: int = field(compare=False)
+    kind: str = field(compare=False)
+    width: int = field(compare=False)
+    heads: int = field(default=1, compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def split_name(name: str) -> tuple[int, str]:
+    """Return the layer and kind of a hook name such as `blocks.3.mlp.hook_post`; SiteError where it has none."""
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        raise SiteError(f"{name!r} is not a hook point of a block; sites are named blocks.LAYER.KIND")
+    return int(match[1]), match[2]
+
+
+def find_sites(model: nn.Module, pattern: SitePattern, *, layers: Iterable[int] | None = None) -> tuple[Site, ...]:
+    """Find the sites that `pattern` names, in the order in which a forward pass reaches them.
+
+    Parameters
+    ----------
+    model:
+        A TransformerBridge or HookedTransformer.
+    pattern:
+        A kind (`mlp.hook_post`: that hook of every layer), a full name (`blocks.2.attn.hook_z`), a glob
+        (`blocks.[0-3].hook_mlp_out`, `attn.hook_[qk]`), a preset, or a sequence of these. Presets are the sites that a
+        paper edits, for this architecture: `paper:aura`, `paper:act`, `paper:lineas`, `paper:selfcond`.
+    layers:
+        Keep only these layers; negative numbers count from the last.
+
+    Raises
+    ------
+    SiteError
+        Nothing matches (the nearest kinds are named), or a named hook point never fires or has no unit axis.
+
+    """
+    host = host_of(model)
+    asked = (pattern,) if isinstance(pattern, str) else tuple(pattern)
+    if not asked:
+        raise SiteError("no site was asked for: give a kind such as 'mlp.hook_post'")
+    wanted = _layer_set(host, layers)
+    found: dict[str, Site] = {}
+    for one in asked:
+        for site in _match(host, one):
+            if wanted is None or site.layer in wanted:
+                found.setdefault(host.canonical(site.name), site)
+    if not found:
+        layers_asked = sorted(wanted or ())
+        raise SiteError(f"no layer of {layers_asked} has a site {pattern!r}; the model has {host.n_layers} layers")
+    return tuple(sorted(found.values(), key=lambda site: host.firing_order(site.name)))
+
+
+def _layer_set(host: Host, layers: Iterable[int] | None) -> set[int] | None:
+    if layers is None:
+        return None
+    chosen = set()
+    for layer in layers:
+        if not -host.n_layers <= layer < host.n_layers:
+            raise SiteError(f"layer {layer} does not exist: the model has {host.n_layers} layers")
+        chosen.add(layer % host.n_layers)
+    return chosen
+
+
+def _match(host: Host, pattern: str) -> list[Site]:
+    if pattern.startswith("paper:"):
+        return [site for kind in preset_kinds(host, pattern) for site in _match(host, kind)]
+    if pattern in host.hook_names:
+        return [site_at(host, pattern)]
+    kinds = _kinds(host)
+    if pattern in kinds:
+        found = [site for name in kinds[pattern] if (site := _site_or_none(host, name)) is not None]
+        return found or [site_at(host, kinds[pattern][0])]  # which raises, saying why
+    names = [name for name in host.hook_names if _BLOCK.fullmatch(name)]
+    hits = [n for n in names if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(split_name(n)[1], pattern)]
+    # Classical names (hook_resid_post) before canonical ones (hook_out): of two aliases a glob keeps the first.
+    hits.sort(key=lambda name: name == host.canonical(name))
+    sites = [site for site in (_site_or_none(host, name) for name in hits) if site is not None]
+    if not sites:
+        raise SiteError(_unknown(pattern, hits, [*kinds, *(names if pattern.startswith("blocks.") else ())]))
+    return sites
+
+
+def _kinds(host: Host) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {}
+    for name in host.hook_names:
+        if match := _BLOCK.fullmatch(name):
+            kinds.setdefault(match[2], []).append(name)
+    return kinds
+
+
+def _unknown(pattern: str, hits: list[str], names: list[str]) -> str:
+    if hits:
+        return f"{pattern!r} matches {hits[0]} and {len(hits) - 1} more, but none of them carries units"
+    near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.3)
+    return f"no site is named {pattern!r}; the nearest names here are {', '.join(near) or 'none'}"
+
+
+def site_at(host: Host, name: str) -> Site:
+    """Return the site of one hook name, from a probe of the model; SiteError where it fires without units."""
+    layer, kind = split_name(name)
+    shape = host.shape(name)
+    if shape is None:
+        raise SiteError(f"{name} never fires in a forward pass of this model; it may need a set_use_* switch first")
+    if not _has_units(kind, shape, host.probe_length):
+        raise SiteError(f"{name} has shape {shape} on {host.probe_length} tokens: it has no unit axis")
+    heads = shape[2] if len(shape) == 4 else 1
+    return Site(name, layer, kind, heads * shape[-1], heads)
+
+
+def _site_or_none(host: Host, name: str) -> Site | None:
+    try:
+        return site_at(host, name)
+    except SiteError:
+        return None
+
+
+def _has_units(kind: str, shape: tuple[int, ...], length: int) -> bool:
+    if kind.rsplit(".", 1)[-1] in {"hook_scale", "hook_cos", "hook_sin"}:
+        return False
+    return len(shape) in (3, 4) and shape[1] == length
+
+
+def preset_kinds(host: Host, preset: str) -> tuple[str, ...]:
+    """Return the kinds of sites that a paper edits, in this model's names.
+
+    On a HookedTransformer, whose norms expose only the value before weight and bias, `hook_normalized` stands for the
+    norm's output.
+    """
+    kinds = _kinds(host)
+    gate = ("mlp.hook_pre_linear",) if "mlp.hook_pre_linear" in kinds else ()
+    mlp_in = ("mlp.hook_pre", *gate)
+    mlp_out = "mlp.out.hook_out" if "mlp.out.hook_out" in kinds else "hook_mlp_out"
+    attn_out = "attn.o.hook_out" if "attn.o.hook_out" in kinds else "hook_attn_out"
+    norm = "hook_out" if "ln1.hook_out" in kinds else "hook_normalized"
+    sandwich = f"ln1_post.{norm}" in kinds
+    post_norms = (f"ln1_post.{norm}", f"ln2_post.{norm}") if sandwich else (f"ln2.{norm}",)
+    norms = tuple(f"{ln}.{norm}" for ln in ("ln1", "ln1_post", "ln2", "ln2_post") if f"{ln}.{norm}" in kinds)
+    presets: dict[str, tuple[str, ...]] = {
+        "paper:aura": (*mlp_in, mlp_out),
+        "paper:act": (*norms, attn_out, mlp_out),
+        "paper:lineas": post_norms,
+        "paper:selfcond": ("attn.hook_q", "attn.hook_k", "attn.hook_v", attn_out, *mlp_in, mlp_out),
+    }
+    if preset not in presets:
+        raise SiteError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
+    return presets[preset]

@@ -1,0 +1,136 @@
+"""Units: one dimension of one site, printed as `blocks.5.mlp.hook_post[123]`, and the tables that list them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from lens_steer.errors import UnitError
+from lens_steer.host.sites import Site, split_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_UNIT = re.compile(r"([\w.]+)\[\s*(\d+)\s*(?:,\s*(\d+)\s*)?\]")
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """Dimension `index` of a site; at a site of heads `index` is head * d_head + dim, printed as [head, dim]."""
+
+    site: Site
+    index: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.site.width:
+            raise UnitError(f"{self.site.name} has {self.site.width} units: there is no unit {self.index}")
+
+    def __str__(self) -> str:
+        if self.site.heads == 1:
+            return f"{self.site.name}[{self.index}]"
+        head, dim = divmod(self.index, self.site.width // self.site.heads)
+        return f"{self.site.name}[{head}, {dim}]"
+
+    @staticmethod
+    def parse(text: str, sites: Iterable[Site]) -> Unit:
+        """Read a printed unit back; `sites` are the sites it may lie at (`find_sites`)."""
+        match = _UNIT.fullmatch(text.strip())
+        if match is None:
+            raise UnitError(
+                f"{text!r} is not a unit; write it as blocks.5.mlp.hook_post[123] or blocks.5.attn.hook_z[3, 7]"
+            )
+        site = _lookup(match[1], {s.name: s for s in sites}, None)
+        if match[3] is None:
+            return Unit(site, int(match[2]))
+        head, dim, d_head = int(match[2]), int(match[3]), site.width // site.heads
+        if head >= site.heads or dim >= d_head:
+            raise UnitError(f"{text!r}: {site.name} has {site.heads} heads of {d_head} dimensions")
+        return Unit(site, head * d_head + dim)
+
+
+@runtime_checkable
+class RanksUnits(Protocol):
+    """Anything that can name its units, such as an ExpertRanking."""
+
+    def units(self) -> tuple[Unit, ...]:
+        """Return the units it stands for."""
+        ...
+
+
+if TYPE_CHECKING:
+    UnitsLike = RanksUnits | pd.DataFrame | str | os.PathLike[str] | Sequence[Unit | str | tuple[str, int]]
+else:
+    UnitsLike = Any
+
+
+def as_units(units: UnitsLike, *, sites: Iterable[Site] = ()) -> tuple[Unit, ...]:
+    """Read units from whatever lists them.
+
+    Parameters
+    ----------
+    units:
+        An ExpertRanking, a frame or the path of a csv with columns `site` and `unit` (and `width`, as rankings write
+        it), or a sequence of Unit, of printed units, or of (site name, index) pairs.
+    sites:
+        Where widths are looked up when `units` does not carry them.
+
+    Raises
+    ------
+    UnitError
+        A column is missing, a unit is out of range, or a width is unknown.
+
+    """
+    known = {site.name: site for site in sites}
+    if isinstance(units, RanksUnits):
+        return units.units()
+    if isinstance(units, (str, os.PathLike)):
+        units = _read_csv(units)
+    if hasattr(units, "columns"):
+        return _from_frame(cast("pd.DataFrame", units), known)
+    found = tuple(_one(unit, known) for unit in units)
+    if not found:
+        raise UnitError("the list of units is empty")
+    return found
+
+
+def _read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise UnitError(f"there is no file {os.fspath(path)!r}; give a csv with columns site and unit") from None
+
+
+def _from_frame(frame: pd.DataFrame, known: Mapping[str, Site]) -> tuple[Unit, ...]:
+    missing = {"site", "unit"} - set(frame.columns)
+    if missing:
+        raise UnitError(f"a table of units needs columns site and unit; it has {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise UnitError("the table of units has no rows")
+    widths = frame["width"] if "width" in frame.columns else [None] * len(frame)
+    rows = zip(frame["site"], frame["unit"], widths, strict=True)
+    return tuple(Unit(_lookup(str(name), known, width), int(index)) for name, index, width in rows)
+
+
+def _one(unit: Unit | str | tuple[str, int], known: Mapping[str, Site]) -> Unit:
+    if isinstance(unit, Unit):
+        return unit
+    if isinstance(unit, str):
+        return Unit.parse(unit, known.values())
+    name, index = unit
+    return Unit(_lookup(str(name), known, None), int(index))
+
+
+def _lookup(name: str, known: Mapping[str, Site], width: float | None) -> Site:
+    if name in known:
+        return known[name]
+    if width is None or width != width:
+        raise UnitError(
+            f"the width of {name} is unknown here: pass model= or activations=, or a table with a width column"
+        )
+    layer, kind = split_name(name)
+    return Site(name, layer, kind, int(width))

@@ -1,0 +1,109 @@
+"""Ablation: chosen units set to a constant, as an intervention like any other."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lens_steer.activations.activations import Activations
+from lens_steer.errors import SettingError, UnitError
+from lens_steer.host.sites import Site, find_sites
+from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+
+AblationMode = Literal["zero", "mean", "target_mean", "value"]
+
+
+def ablate(
+    units: UnitsLike,
+    *,
+    mode: AblationMode = "zero",
+    value: float | None = None,
+    activations: Activations | None = None,
+    model: nn.Module | None = None,
+) -> Intervention:
+    """Return the intervention that holds units at a constant on every token.
+
+    Parameters
+    ----------
+    units:
+        An ExpertRanking, a frame or csv with columns site and unit (and width), or a sequence of units, of printed
+        units or of (site name, index) pairs.
+    mode:
+        zero; mean: the unit's mean over the tokens of source and target texts; target_mean: over those of the target
+        texts (token means whatever the pool: a maximum is no typical value of a token); value: the number `value`.
+    value:
+        The constant of mode "value".
+    activations:
+        From `collect`; needed by the means.
+    model:
+        Only to look up the width of sites that are given by name.
+
+    Raises
+    ------
+    UnitError
+        A unit does not exist, appears twice, or its site's width is unknown.
+    SettingError
+        `value` or `activations` are missing, or given where the mode has no use for them.
+
+    """
+    if (mode == "value") != (value is not None):
+        raise SettingError('value= goes with mode="value", and only with it')
+    if mode in ("mean", "target_mean") and activations is None:
+        raise SettingError(f'mode="{mode}" needs activations= from lens_steer.collect')
+    chosen = as_units(units, sites=_known_sites(activations, model))
+    if len(set(chosen)) < len(chosen):
+        twice = next(unit for unit in chosen if chosen.count(unit) > 1)
+        raise UnitError(f"{twice} is listed more than once")
+    by_site: dict[Site, list[int]] = {}
+    for unit in chosen:
+        by_site.setdefault(unit.site, []).append(unit.index)
+    edits = [
+        _hold(site, indices, _constant(site, mode, value, activations))
+        for site, indices in sorted(by_site.items(), key=_order)
+    ]
+    provenance: dict[str, Any] = {"method": f"ablate {mode}", "units": [str(unit) for unit in chosen], "value": value}
+    if activations is not None:
+        provenance["activations"] = dict(activations.provenance)
+    return Intervention(tuple(edits), provenance, strengths=(0.0, 1.0))
+
+
+def _known_sites(activations: Activations | None, model: nn.Module | None) -> tuple[Site, ...]:
+    if activations is not None:
+        return activations.sites
+    return () if model is None else find_sites(model, "blocks.*")
+
+
+def _order(item: tuple[Site, list[int]]) -> tuple[int, str]:
+    return item[0].layer, item[0].name
+
+
+def _constant(site: Site, mode: AblationMode, value: float | None, activations: Activations | None) -> Tensor:
+    if mode == "zero" or activations is None:
+        return torch.full((site.width,), value or 0.0)
+    if mode == "target_mean":
+        return activations.token_mean(site, "target")
+    return activations.token_mean(site, "all")
+
+
+def _hold(site: Site, indices: list[int], constant: Tensor) -> Edit:
+    scale, shift = torch.ones(site.width), torch.zeros(site.width)
+    scale[indices] = 0.0
+    shift[indices] = constant[indices]
+    return Edit(site, DiagonalAffine(scale, shift))
+
+
+def random_units(sites: tuple[Site, ...], k: int, *, seed: int) -> tuple[Unit, ...]:
+    """Draw k units of these sites, each equally likely: the null control of a choice of k units."""
+    total = sum(site.width for site in sites)
+    if not 0 < k <= total:
+        raise UnitError(f"the sites have {total} units: {k} of them cannot be drawn")
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:k].sort().values.tolist()
+    units, first = [], 0
+    for site in sites:
+        units += [Unit(site, index - first) for index in drawn if first <= index < first + site.width]
+        first += site.width
+    return tuple(units)

@@ -1,0 +1,265 @@
+"""Interventions: an ordered set of edits, with where they came from; the thing that every method returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lens_steer.errors import MapError, SettingError
+from lens_steer.host.adapter import host_of
+from lens_steer.host.attach import Write, attach
+from lens_steer.host.clock import TokenPositions
+from lens_steer.host.scope import Scope, ScopeName, as_scope
+from lens_steer.host.sites import Site
+from lens_steer.host.trunk import as_hook
+from lens_steer.host.units import Unit
+from lens_steer.interventions.fingerprint import SiteReading, read_fingerprint, require_same_model
+from lens_steer.interventions.maps import ActivationMap, Chain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One map at one site, for the tokens of its scope."""
+
+    site: Site
+    map: ActivationMap
+    scope: Scope = field(default_factory=Scope)
+
+    def __post_init__(self) -> None:
+        if self.map.width != self.site.width:
+            raise MapError(f"{self.site.name} has {self.site.width} units, its map has {self.map.width}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Edit):
+            return NotImplemented
+        return self.site == other.site and self.scope == other.scope and self.map.same_as(other.map)
+
+    def scoped(self, scope: Scope | ScopeName) -> Edit:
+        """Return the same edit for other tokens."""
+        return replace(self, scope=as_scope(scope))
+
+    def write(self) -> Write:
+        """Return what `attach` calls at the site."""
+        if self.scope.is_all:
+            return lambda flat, _positions: self.map(flat)
+
+        def write_in_scope(flat: Tensor, positions: TokenPositions | None) -> Tensor:
+            assert positions is not None  # attach gives them to every edit once any needs the clock
+            inside = self.scope.mask(positions)
+            return torch.where(inside[..., None], self.map(flat), flat)
+
+        return write_in_scope
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """Edits in the order in which they act, with provenance and the fingerprint of the model they were fitted on.
+
+    Immutable: every operation returns a new one. Two are equal when their edits are, to the bit.
+    """
+
+    edits: tuple[Edit, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, SiteReading] = field(default_factory=dict)
+    strengths: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.edits:
+            raise MapError("an intervention needs at least one edit")
+
+    def __eq__(self, other: object) -> bool:
+        return self.edits == other.edits if isinstance(other, Intervention) else NotImplemented
+
+    def __repr__(self) -> str:
+        kept = int(sum(int(edit.map.moved(1e-5).sum()) for edit in self.edits))
+        method = self.provenance.get("method", "intervention")
+        return f"Intervention({method}: {kept} units moved at {len(self.sites)} sites)"
+
+    @classmethod
+    def fitted(
+        cls, model: nn.Module, edits: Sequence[Edit], *, strengths: tuple[float, float] = (0.0, 1.0), **provenance: Any
+    ) -> Intervention:
+        """Return the intervention of a fit on `model`, with the model's provenance and fingerprint."""
+        about = {"lens_steer": version("lens-steer"), **host_of(model).provenance, **provenance}
+        fingerprint = read_fingerprint(model, [edit.site for edit in edits])
+        return cls(tuple(edits), about, fingerprint, strengths)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The edited sites, each once."""
+        return tuple(dict.fromkeys(edit.site for edit in self.edits))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The steps of a learned intervention: step, loss, support, lr, event, heldout_loss; else empty."""
+        import pandas as pd
+
+        return pd.DataFrame(self.provenance.get("history", []))
+
+    @contextmanager
+    def on(self, model: nn.Module, strength: float = 1.0, *, check_model: bool = True) -> Iterator[None]:
+        """Edit every forward pass of `model` inside the context, on all of TransformerLens's routes.
+
+        Strength s makes every map h -> (1 - s) h + s map(h); 0 changes nothing, to the bit. On leaving, also by an
+        exception, the model is as before. Contexts nest: the inner one acts on what the outer one made.
+
+        Raises
+        ------
+        SiteError, ModelError
+            A site does not exist, has another width or cannot be edited; the model is in training mode.
+        ArtifactError
+            The model's edited sites do not look like those of the fit; `check_model=False` allows it.
+
+        """
+        edits = self._at(strength)
+        if check_model and self.fingerprint:
+            require_same_model(model, self.fingerprint, self.sites)
+        writes = [(edit.site, edit.write()) for edit in edits]
+        with attach(model, writes, clock=not all(edit.scope.is_all for edit in edits)):
+            yield
+
+    def hooks(self, strength: float = 1.0) -> list[tuple[str, Callable[..., Any]]]:
+        """Return TransformerLens (hook name, function) pairs for `model.hooks(fwd_hooks=...)`.
+
+        They carry no clock, so SettingError for any scope but all; and no guard looks at the sites: `on` does.
+        """
+        if not all(edit.scope.is_all for edit in self.edits):
+            raise SettingError(
+                "plain hooks see no positions: use `with intervention.on(model)` for scopes other than all"
+            )
+        return [(edit.site.name, as_hook(edit.map)) for edit in self._at(strength)]
+
+    def _at(self, strength: float) -> tuple[Edit, ...]:
+        if not torch.isfinite(torch.tensor(strength)):
+            raise SettingError(f"a strength is a finite number, not {strength}")
+        if strength == 0.0:
+            return ()
+        return tuple(replace(edit, map=edit.map.scaled(strength)) for edit in self.edits)
+
+    def scaled(self, strength: float) -> Intervention:
+        """Return the intervention whose strength 1 is this one's `strength`."""
+        edits = tuple(replace(edit, map=edit.map.scaled(strength)) for edit in self.edits)
+        return self._derived(edits, f"scaled({strength})")
+
+    def then(self, later: Intervention) -> Intervention:
+        """Return this intervention followed by `later`.
+
+        At a site that both edit, `later` sees what this one wrote; for equal scopes the two become one map, in closed
+        form where both are diagonal without an interval, so that a strength blends the composition as a whole.
+        """
+        edits = list(self.edits)
+        for new in later.edits:
+            last = next((place for place in reversed(range(len(edits))) if edits[place].site == new.site), None)
+            if last is None or edits[last].scope != new.scope:
+                edits.append(new)
+                continue
+            before = edits[last].map
+            edits[last] = replace(edits[last], map=before.then(new.map) or Chain((before, new.map)))
+        about = {"method": "then", "parts": [dict(self.provenance), dict(later.provenance)]}
+        strengths = (max(self.strengths[0], later.strengths[0]), min(self.strengths[1], later.strengths[1]))
+        return Intervention(tuple(edits), about, {**later.fingerprint, **self.fingerprint}, strengths)
+
+    def inverse(self) -> Intervention:
+        """Return the maps' inverses: what undoes this at every site, and induces what it removes.
+
+        MapError where a scale is near zero (the site and units are named) or a map acts inside an interval only.
+        """
+        edits = []
+        for edit in reversed(self.edits):
+            try:
+                edits.append(replace(edit, map=edit.map.inverse()))
+            except MapError as error:
+                raise MapError(f"{edit.site.name}: {error}") from None
+        return self._derived(tuple(edits), "inverse")
+
+    def restrict(self, units_or_sites: Sequence[Unit | Site | str]) -> Intervention:
+        """Return the part of this intervention at some units or sites (named or as objects); the rest is identity.
+
+        MapError if nothing is left.
+        """
+        units = [item for item in units_or_sites if isinstance(item, Unit)]
+        whole = {str(item) for item in units_or_sites if not isinstance(item, Unit)}
+        edits = []
+        for edit in self.edits:
+            if edit.site.name in whole:
+                edits.append(edit)
+                continue
+            keep = torch.zeros(edit.site.width, dtype=torch.bool)
+            keep[[unit.index for unit in units if unit.site == edit.site]] = True
+            if bool(keep.any()):
+                edits.append(replace(edit, map=edit.map.restrict(keep)))
+        if not edits:
+            raise MapError(f"nothing is left: this intervention edits {', '.join(map(str, self.sites))}")
+        return self._derived(tuple(edits), "restrict")
+
+    def scoped(self, scope: Scope | ScopeName) -> Intervention:
+        """Return the same edits for other tokens."""
+        return replace(self, edits=tuple(edit.scoped(scope) for edit in self.edits))
+
+    def support(self, tol: float = 1e-5) -> pd.DataFrame:
+        """Return what is edited: one row per edit.
+
+        Columns: site, layer, units, kept (units moved by more than `tol`), share, and (diagonal maps) the largest
+        |scale - 1| and |shift|.
+        """
+        import pandas as pd
+
+        rows = []
+        for edit in self.edits:
+            kept = int(edit.map.moved(tol).sum())
+            row = {"site": edit.site.name, "layer": edit.site.layer, "units": edit.site.width, "kept": kept}
+            row["share"] = kept / edit.site.width
+            scale, shift = (getattr(edit.map, name, None) for name in ("scale", "shift"))
+            row["max_abs_scale_change"] = float("nan") if scale is None else float((scale - 1).abs().max())
+            row["max_abs_shift"] = float("nan") if shift is None else float(shift.abs().max())
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def units(self, tol: float = 1e-5) -> tuple[Unit, ...]:
+        """Return the units that are moved by more than `tol`, in forward order."""
+        found = {
+            Unit(edit.site, index): None
+            for edit in self.edits
+            for index in edit.map.moved(tol).nonzero()[:, 0].tolist()
+        }
+        return tuple(found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the diagonal maps unit by unit: site, layer, unit, scale, shift."""
+        import pandas as pd
+
+        frames = []
+        for edit in self.edits:
+            scale, shift = (getattr(edit.map, name, None) for name in ("scale", "shift"))
+            if scale is None or shift is None:
+                raise MapError(f"the map at {edit.site.name} is not diagonal")
+            columns = {"site": edit.site.name, "layer": edit.site.layer, "unit": range(edit.site.width)}
+            frames.append(pd.DataFrame({**columns, "scale": scale.numpy(), "shift": shift.numpy()}))
+        return pd.concat(frames, ignore_index=True)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `intervention.json` and `maps.safetensors` into a new directory; OutputError if it holds something."""
+        from lens_steer.interventions.artifact import save_intervention
+
+        return save_intervention(self, Path(directory))
+
+    @staticmethod
+    def load(directory: str | Path) -> Intervention:
+        """Read what `save` wrote; ArtifactError if it is damaged, foreign or of another version."""
+        from lens_steer.interventions.artifact import load_intervention
+
+        return load_intervention(Path(directory))
+
+    def _derived(self, edits: tuple[Edit, ...], how: str) -> Intervention:
+        derivation = [*self.provenance.get("derivation", []), how]
+        return replace(self, edits=edits, provenance={**self.provenance, "derivation": derivation})

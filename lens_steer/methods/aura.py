@@ -1,0 +1,54 @@
+"""AurA: damp each unit in proportion to how well it detects the source concept (arXiv 2407.12824)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lens_steer.activations.activations import Activations
+from lens_steer.activations.pooling import Pool
+from lens_steer.contrast import ContrastSet
+from lens_steer.host.sites import SitePattern
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.fitting import activations_for, method_provenance
+from lens_steer.ranking.scores import auroc
+
+
+@dataclass(frozen=True, kw_only=True)
+class AurA:
+    """Scale every expert unit of the source concept by 1 - 2 (AUROC - 1/2).
+
+    Units that do not favour the source (AUROC <= 1/2) are left alone. There is no hyper-parameter. Damping shrinks a
+    unit towards zero, so it fits sites where zero is neutral; the paper's own sites are `paper:aura`.
+
+    Attributes
+    ----------
+    sites:
+        Pattern for `find_sites`.
+    pool:
+        How a text's tokens become one value; the paper takes the maximum.
+    batch_size:
+        Texts per batch of `collect`.
+
+    """
+
+    sites: SitePattern = "mlp.hook_post"
+    pool: Pool = "max"
+    seed: int = 0
+    batch_size: int | None = None
+
+    def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
+        """Rank the units of `contrast` and return one diagonal map per site.
+
+        `activations` saves the pass over the texts where they were collected before; ActivationError if they are of
+        other sites, another pool or other texts.
+        """
+        given = activations_for(model, contrast, self, activations)
+        edits = []
+        for site in given.sites:
+            scale = 1 - 2 * (auroc(given.source[site], given.target[site]) - 0.5).clamp_min(0)
+            identity = DiagonalAffine.identity(site.width)
+            edits.append(Edit(site, DiagonalAffine(scale.float(), identity.shift)))
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast))

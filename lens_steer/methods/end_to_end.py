@@ -1,0 +1,168 @@
+"""The end-to-end transport loss of LinEAS: all edits at once, with exact gradients in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_steer.activations.pooling import Pool, TokenPool
+from lens_steer.host.adapter import host_of
+from lens_steer.host.sites import Site
+from lens_steer.host.tokens import TokenBatch, Tokens
+from lens_steer.host.trunk import Visit, trunk
+from lens_steer.ranking.wasserstein import quantile_coupling
+
+Pooled = Mapping[Site, Float[Tensor, "text unit"]]
+
+
+def pooled_values(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Pool, micro_batch: int) -> Pooled:
+    """Return the pooled values of all texts at some sites, without gradients and in the order of the texts."""
+    device = host_of(model).device
+    values = {site: torch.empty(len(tokens), site.width, device=device) for site in sites}
+    rows_now: list[int] = []
+
+    def reader(site: Site) -> Visit:
+        def read(activation: Tensor, batch: TokenBatch) -> None:
+            values[site][rows_now] = TokenPool(batch.pooled)(activation, pool)
+
+        return read
+
+    with torch.no_grad(), trunk(model, {site: reader(site) for site in sites}) as run:
+        for rows, batch in tokens.batches(micro_batch):
+            rows_now[:] = rows
+            run(batch.to(device))
+    return values
+
+
+class EndToEndLoss:
+    """Loss of a parameter vector: how far the edited source is from the untouched target, at the loss sites.
+
+    (1/sites) sum over loss sites and units of the squared Wasserstein-2 distance between pooled activations; summed
+    over units, as in the paper: with their mean a learning rate of 0.1 does not move.
+
+    The parameters are one flat vector: per edited site the deviations scale - 1, then the shifts; 0 is the identity.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Tokens,
+        target: Pooled,
+        *,
+        edit_sites: Sequence[Site],
+        loss_sites: Sequence[Site],
+        pool: Pool,
+        micro_batch: int,
+    ) -> None:
+        self._model = model
+        self._source = source
+        self._target = target
+        self._sorted_target = {site: values.sort(0).values for site, values in target.items()}
+        self._edit_sites = tuple(edit_sites)
+        self._loss_sites = tuple(loss_sites)
+        self._pool: Pool = pool
+        self._micro_batch = micro_batch
+        self._batches: dict[tuple[int, ...], list[tuple[list[int], TokenBatch]]] = {}
+        self._edits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pooled: dict[Site, Tensor] = {}
+        self._couplings: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def group(self) -> Int[Tensor, " parameter"]:
+        """Group of every parameter: the scales of a site are one, its shifts another."""
+        widths = [site.width for site in self._edit_sites for _ in range(2)]
+        return torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(host_of(self._model).device)
+
+    def split(self, parameters: Float[Tensor, " parameter"]) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Return scale and shift of every edited site."""
+        parts = torch.split(parameters, [site.width for site in self._edit_sites for _ in range(2)])
+        return {site: (1 + parts[2 * place], parts[2 * place + 1]) for place, site in enumerate(self._edit_sites)}
+
+    def _visit(self, site: Site) -> Visit:
+        edited, measured = site in self._edit_sites, site in self._loss_sites
+
+        def visit(activation: Tensor, batch: TokenBatch) -> Tensor | None:
+            if edited:
+                scale, shift = self._edits[site.name]
+                activation = torch.addcmul(shift.to(activation.dtype), activation, scale.to(activation.dtype))
+            if measured:
+                self._pooled[site] = self._batch_pool(activation, self._pool)
+            return activation if edited else None
+
+        return visit
+
+    def __call__(
+        self, parameters: Tensor, source: Sequence[int] | None = None, target: Sequence[int] | None = None
+    ) -> float:
+        """Return the loss, over some rows or all."""
+        with torch.no_grad():
+            pooled = self._pooled_source(parameters, self._chunks(source))
+            return float(self._distance(pooled, target))
+
+    def with_gradient(
+        self, parameters: Tensor, source: Sequence[int] | None = None, target: Sequence[int] | None = None
+    ) -> tuple[float, Float[Tensor, " parameter"]]:
+        """Return loss and gradient, the same whatever the micro-batch: only pooled values are held for all rows."""
+        chunks = self._chunks(source)
+        leaf = parameters.detach().requires_grad_()
+        if len(chunks) == 1:
+            loss = self._distance(self._forward(leaf, chunks[0]), target)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            return loss.item(), gradient
+        with torch.no_grad():
+            pooled = {site: values.requires_grad_() for site, values in self._pooled_source(leaf, chunks).items()}
+        loss = self._distance(pooled, target)
+        slopes = dict(zip(pooled, torch.autograd.grad(loss, list(pooled.values())), strict=True))
+        gradient = torch.zeros_like(leaf)
+        start = 0
+        for rows, batch in chunks:
+            stop = start + len(rows)
+            part = self._forward(leaf, (rows, batch))
+            outputs = [part[site] for site in self._loss_sites]
+            (one,) = torch.autograd.grad(outputs, leaf, [slopes[site][start:stop] for site in self._loss_sites])
+            gradient += one
+            start = stop
+        return loss.item(), gradient
+
+    def _chunks(self, rows: Sequence[int] | None) -> list[tuple[list[int], TokenBatch]]:
+        """Return padded batches of the rows; those of all rows are made once."""
+        key = () if rows is None else tuple(rows)
+        if key in self._batches:
+            return self._batches[key]
+        device = host_of(self._model).device
+        chunks = [(rows_, batch.to(device)) for rows_, batch in self._source.batches(self._micro_batch, rows=rows)]
+        if rows is None:
+            self._batches[key] = chunks
+        return chunks
+
+    def _forward(self, parameters: Tensor, chunk: tuple[list[int], TokenBatch]) -> dict[Site, Tensor]:
+        _, batch = chunk
+        self._edits = {site.name: pair for site, pair in self.split(parameters).items()}
+        self._batch_pool = TokenPool(batch.pooled)
+        visited = dict.fromkeys([*self._edit_sites, *self._loss_sites])
+        with trunk(self._model, {site: self._visit(site) for site in visited}) as run:
+            run(batch)
+        pooled, self._pooled = self._pooled, {}
+        return pooled
+
+    def _pooled_source(self, parameters: Tensor, chunks: list[tuple[list[int], TokenBatch]]) -> dict[Site, Tensor]:
+        parts = [self._forward(parameters, chunk) for chunk in chunks]
+        return {site: torch.cat([part[site] for part in parts]) for site in self._loss_sites}
+
+    def _distance(self, pooled: Mapping[Site, Tensor], target: Sequence[int] | None) -> Tensor:
+        total = torch.zeros((), device=next(iter(pooled.values())).device)
+        for site, values in pooled.items():
+            other = self._sorted_target[site] if target is None else self._target[site][list(target)].sort(0).values
+            i, j, weights = self._coupling(len(values), len(other), values.device)
+            gaps = values.sort(0).values[i] - other[j]
+            total = total + (weights @ gaps.square()).sum()
+        return total / len(self._loss_sites)
+
+    def _coupling(self, n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if (n, m) not in self._couplings:
+            i, j, weights = quantile_coupling(n, m)
+            self._couplings[n, m] = (i.to(device), j.to(device), weights.float().to(device))
+        return self._couplings[n, m]

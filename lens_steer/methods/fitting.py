@@ -1,0 +1,83 @@
+"""What every fit does first: take or collect the activations, and write down how the intervention came about."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Protocol
+
+from torch import nn
+
+from lens_steer.activations.activations import Activations
+from lens_steer.activations.collect import collect
+from lens_steer.activations.pooling import Pool
+from lens_steer.contrast import ContrastSet
+from lens_steer.errors import ActivationError
+from lens_steer.host.sites import SitePattern, find_sites
+from lens_steer.interventions.intervention import Intervention
+
+
+class Method(Protocol):
+    """A frozen set of settings with one way to use it; every method moves the model from source towards target."""
+
+    @property
+    def sites(self) -> SitePattern:
+        """Where the method edits."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of whatever the method draws."""
+        ...
+
+    def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
+        """Return the intervention that moves `model` from the contrast's source towards its target."""
+        ...
+
+
+class PoolingMethod(Method, Protocol):
+    """A method that is fitted on pooled activations alone."""
+
+    @property
+    def pool(self) -> Pool:
+        """How a text's tokens become one value."""
+        ...
+
+    @property
+    def batch_size(self) -> int | None:
+        """Texts per batch."""
+        ...
+
+
+def activations_for(
+    model: nn.Module, contrast: ContrastSet, method: PoolingMethod, given: Activations | None
+) -> Activations:
+    """Collect what the method needs, or check that what was given is that; ActivationError names the difference."""
+    if given is None:
+        return collect(model, contrast, method.sites, pool=method.pool, batch_size=method.batch_size)
+    sites = find_sites(model, method.sites)
+    missing = [site.name for site in sites if site not in given.sites]
+    if missing:
+        raise ActivationError(
+            f"the given activations lack {len(missing)} sites, first {missing[0]}: collect them, or set sites="
+        )
+    if given.pool != method.pool:
+        raise ActivationError(f"the given activations are pooled by {given.pool}, the method needs {method.pool}")
+    data = given.provenance.get("data")
+    if data is not None and data != contrast.labelled.data_hash:
+        raise ActivationError(
+            "the given activations are of other texts than the contrast: collect them anew, or leave them out"
+        )
+    return given.at(sites)
+
+
+def method_provenance(method: Any, contrast: ContrastSet) -> dict[str, Any]:
+    """Return what an artifact says of a fit: method, settings, data."""
+    values = {field.name: getattr(method, field.name) for field in fields(method)}
+    hashed = {name: value.data_hash for name, value in values.items() if isinstance(value, ContrastSet)}
+    return {
+        "method": type(method).__name__,
+        "settings": {**values, **hashed},
+        "contrast": contrast.name,
+        "texts": {"source": len(contrast.source), "target": len(contrast.target)},
+        "data": contrast.data_hash,
+    }

@@ -1,0 +1,261 @@
+"""LinEAS: one affine map per unit, all sites learned together through the model (arXiv 2503.10679)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lens_steer.activations.activations import Activations
+from lens_steer.activations.pooling import Pool
+from lens_steer.contrast import ContrastSet, Row
+from lens_steer.errors import SettingError, SiteError
+from lens_steer.host.adapter import host_of
+from lens_steer.host.guards import check_edit_sites, require_eval
+from lens_steer.host.sites import Site, SitePattern, find_sites
+from lens_steer.host.tokens import Tokens, tokenize
+from lens_steer.host.trunk import frozen
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.descent import Descent, Optimizer, Outcome, Rows, descend
+from lens_steer.methods.end_to_end import EndToEndLoss, Pooled, pooled_values
+from lens_steer.methods.fitting import activations_for, method_provenance
+from lens_steer.methods.lineas_path import LinEASPath, default_gammas
+from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
+
+_FEWEST_TEXTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinEAS:
+    """Learn h -> scale * h + shift at every edited site so that pooled source activations become the target's.
+
+    The source texts run through the current maps, the target texts once through the untouched model. The loss is the
+    squared Wasserstein-2 distance per unit between the pooled activations of both, summed over units and averaged over
+    loss sites; unequal counts are compared through their quantile functions. A sparse group lasso around the identity
+    keeps few units and few sites. Starts at the identity and never returns a map whose training loss is above its.
+
+    Attributes
+    ----------
+    sites, loss_sites:
+        Where to edit, and where to compare (None: at the same sites).
+    pool:
+        The paper compares means over tokens.
+    gamma, l1, group:
+        Weight of the penalty, and inside it of absolute values and of group norms. gamma has no scale of its own: see
+        `gamma_max`.
+    steps, lr, optimizer:
+        The paper's settings are SGD with 0.1, 1000 steps. For "adam" use a smaller rate, such as 0.01.
+    batch_size:
+        Texts a side per step, drawn without replacement; None takes all of them at every step.
+    micro_batch:
+        Texts whose graphs are in memory at once; the gradient is that of the whole step. None: all of a step.
+    holdout:
+        A contrast on which to watch the loss: the map with the smallest held-out loss is returned, and the fit stops
+        after `patience` evaluations, one every `evaluate_every` steps, without a smaller one.
+    progress:
+        Whether to show a progress bar.
+
+    """
+
+    sites: SitePattern = "hook_resid_post"
+    loss_sites: SitePattern | None = None
+    pool: Pool = "mean"
+    gamma: float = 0.0
+    l1: float = 1.0
+    group: float = 1.0
+    steps: int = 1000
+    lr: float = 0.1
+    optimizer: Optimizer = "sgd"
+    batch_size: int | None = None
+    micro_batch: int | None = None
+    holdout: ContrastSet | None = None
+    evaluate_every: int = 25
+    patience: int = 5
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in ("steps", "lr", "evaluate_every", "patience") if getattr(self, name) <= 0]
+        wrong += [name for name in ("gamma", "l1", "group") if not 0 <= getattr(self, name) < math.inf]
+        wrong += [name for name in ("batch_size", "micro_batch") if (getattr(self, name) or 1) < 1]
+        if wrong:
+            raise SettingError(f"LinEAS: {wrong[0]}={getattr(self, wrong[0])} is out of range")
+        if self.optimizer not in ("sgd", "adam"):
+            raise SettingError(f"LinEAS: the optimizer is 'sgd' or 'adam', not {self.optimizer!r}")
+        if self.gamma > 0 and self.l1 == self.group == 0:
+            raise SettingError("LinEAS: gamma > 0 penalises nothing while l1 and group are both 0")
+
+    def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
+        """Learn the maps and return them as an intervention; its `.history` has loss, support and rate of every step.
+
+        `activations` may bring the target's pooled values at the loss sites.
+
+        Raises
+        ------
+        ContrastError
+            Fewer than four texts on a side.
+        SiteError, SettingError, ModelError
+            A site cannot be edited, or has no loss site at or after it; the model is in training mode.
+
+        """
+        with self._problem(model, contrast, activations) as problem:
+            return problem.intervention(self._descend(problem, problem.identity))
+
+    def gamma_max(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> float:
+        """Return the smallest gamma at which nothing is edited: at or above it the identity is a fixed point."""
+        with self._problem(model, contrast, activations) as problem:
+            return problem.gamma_max()
+
+    def path(
+        self,
+        model: nn.Module,
+        contrast: ContrastSet,
+        *,
+        gammas: Sequence[float] | None = None,
+        activations: Activations | None = None,
+    ) -> LinEASPath:
+        """Fit one intervention per gamma, from the largest down, each started where the last one ended.
+
+        By default eight gammas, geometrically from `gamma_max` down to a hundredth of it.
+        """
+        with self._problem(model, contrast, activations) as problem:
+            ceiling = problem.gamma_max()
+            wanted = sorted(default_gammas(ceiling) if gammas is None else gammas, reverse=True)
+            parameters = problem.identity
+            steps = []
+            for gamma in wanted:
+                outcome = replace(self, gamma=gamma)._descend(problem, parameters)
+                parameters = outcome.parameters
+                steps.append(
+                    (gamma, outcome.loss, problem.heldout_loss(parameters), problem.intervention(outcome, gamma))
+                )
+            return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=problem.loss(problem.identity))
+
+    def _descend(self, problem: _Problem, start: Tensor) -> Outcome:
+        settings = Descent(
+            steps=self.steps,
+            lr=self.lr,
+            optimizer=self.optimizer,
+            gamma=self.gamma,
+            penalty=problem.penalty,
+            evaluate_every=self.evaluate_every,
+            patience=self.patience,
+        )
+        heldout = None if self.holdout is None else problem.heldout_loss
+        batches = _draw(problem.counts, self.batch_size, self.seed)
+        return descend(problem.loss, settings, start=start, batches=batches, heldout=heldout, progress=self.progress)
+
+    @contextmanager
+    def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[_Problem]:
+        contrast.require(_FEWEST_TEXTS, "LinEAS")
+        require_eval(model)
+        edit_sites = find_sites(model, self.sites)
+        loss_sites = edit_sites if self.loss_sites is None else find_sites(model, self.loss_sites)
+        check_edit_sites(model, edit_sites)
+        _require_reach(model, edit_sites, loss_sites)
+        with frozen(model):
+            losses = [self._loss(model, contrast, edit_sites, loss_sites, activations)]
+            if self.holdout is not None:
+                losses.append(self._loss(model, self.holdout, edit_sites, loss_sites, None))
+            yield _Problem(self, model, contrast, edit_sites, losses)
+
+    def _loss(
+        self,
+        model: nn.Module,
+        contrast: ContrastSet,
+        edit_sites: tuple[Site, ...],
+        loss_sites: tuple[Site, ...],
+        activations: Activations | None,
+    ) -> EndToEndLoss:
+        source, target = (self._tokens(model, side, contrast) for side in (contrast.source, contrast.target))
+        size = self.micro_batch or self.batch_size or max(len(source), len(target))
+        if activations is None:
+            pooled: Pooled = pooled_values(model, target, loss_sites, self.pool, size)
+        else:
+            measured = replace(self, sites=[site.name for site in loss_sites])
+            given = activations_for(model, contrast, measured, activations)
+            pooled = {site: given.target[site].to(host_of(model).device) for site in loss_sites}
+        return EndToEndLoss(
+            model, source, pooled, edit_sites=edit_sites, loss_sites=loss_sites, pool=self.pool, micro_batch=size
+        )
+
+    @staticmethod
+    def _tokens(model: nn.Module, rows: Sequence[Row], contrast: ContrastSet) -> Tokens:
+        return tokenize(model, rows, chat=contrast.chat)
+
+
+class _Problem:
+    """One contrast on one model: the losses on it, the penalty, and how parameters become an intervention."""
+
+    def __init__(
+        self,
+        method: LinEAS,
+        model: nn.Module,
+        contrast: ContrastSet,
+        edit_sites: tuple[Site, ...],
+        losses: list[EndToEndLoss],
+    ) -> None:
+        self._method, self._model, self._contrast, self._edit_sites = method, model, contrast, edit_sites
+        self.loss, *self._heldout = losses
+        self.counts = (len(contrast.source), len(contrast.target))
+        self.penalty = SparseGroupLasso(self.loss.group, method.l1, method.group)
+        self.identity = torch.zeros(len(self.loss.group), device=self.loss.group.device)
+
+    def heldout_loss(self, parameters: Tensor) -> float:
+        """Loss on the held-out contrast; nan where there is none."""
+        return self._heldout[0](parameters) if self._heldout else float("nan")
+
+    def gamma_max(self) -> float:
+        """Return the penalty's weight at which the identity is a fixed point of this loss."""
+        _, gradient = self.loss.with_gradient(self.identity)
+        return self.penalty.gamma_max(gradient)
+
+    def intervention(self, outcome: Outcome, gamma: float | None = None) -> Intervention:
+        """Return the maps of an outcome with their provenance."""
+        parts = self.loss.split(outcome.parameters.cpu())
+        edits = [Edit(site, DiagonalAffine(*parts[site])) for site in self._edit_sites]
+        about: dict[str, Any] = method_provenance(self._method, self._contrast)
+        if gamma is not None:
+            about["settings"]["gamma"] = gamma
+        about["loss"] = {
+            "training": outcome.loss,
+            "identity": self.loss(self.identity),
+            "heldout": outcome.heldout_loss,
+        }
+        about["interrupted"] = outcome.interrupted
+        return Intervention.fitted(self._model, edits, history=outcome.history, **about)
+
+
+def _require_reach(model: nn.Module, edit_sites: Sequence[Site], loss_sites: Sequence[Site]) -> None:
+    """Refuse edits behind the last loss site: nothing would ever teach them."""
+    order = host_of(model).firing_order
+    last = max(loss_sites, key=lambda site: order(site.name))
+    blind = [site for site in edit_sites if order(site.name) > order(last.name)]
+    if blind:
+        raise SiteError(
+            f"{blind[0]} lies behind the last loss site {last}, so no loss reaches it: add a later loss site"
+        )
+
+
+def _draw(counts: tuple[int, int], batch_size: int | None, seed: int) -> Iterator[Rows]:
+    """Yield the rows of each step: all, or from each side the next ones of a fresh shuffle."""
+    if batch_size is None or batch_size >= max(counts):
+        while True:
+            yield None
+    generator = torch.Generator().manual_seed(seed)
+    sides = [_shuffled(count, min(batch_size, count), generator) for count in counts]
+    while True:
+        source, target = (next(side) for side in sides)
+        yield source, target
+
+
+def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    while True:
+        order = torch.randperm(count, generator=generator).tolist()
+        yield from (order[start : start + size] for start in range(0, count - size + 1, size))

@@ -1,0 +1,65 @@
+"""Fixtures: the tiny random families, and the real models and data beside the repository where they are present."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Here and not in pyproject.toml: naming the class there imports the package before its types are instrumented.
+    config.addinivalue_line("filterwarnings", "error::lens_steer.errors.LensSteerWarning")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"the real models and data are not at {SHARED.name}/ beside the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tinytalk(shared: Path) -> Any:
+    """GPT-Neo, 8 layers of 128."""
+    from lens_steer.host.load import load_model
+
+    return load_model(shared / "models" / "tinytalk-neo")
+
+
+@pytest.fixture(scope="session")
+def stories(shared: Path) -> Any:
+    """Llama with grouped heads, 5 layers of 64."""
+    from lens_steer.host.load import load_model
+
+    return load_model(shared / "models" / "stories260K")
+
+
+@pytest.fixture(scope="session", params=["tinytalk", "stories"])
+def real_model(request: pytest.FixtureRequest) -> Any:
+    """Each of the two real models."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """One random model for tests of everything that does not depend on the architecture: GPT-2, 2 layers of 32."""
+    from tests.families import make_tiny
+
+    return make_tiny("gpt2")
+
+
+@pytest.fixture(scope="session", params=["gpt2", "gpt_neox", "llama", "qwen2", "mistral", "gemma2"])
+def family(request: pytest.FixtureRequest) -> Any:
+    """Each family that the toolkit promises, as a random model."""
+    from tests.families import make_tiny
+
+    return make_tiny(request.param)
