@@ -1,0 +1,77 @@
+"""Fresh documents for training, drawn ahead in worker processes so that an accelerator never waits.
+
+Chunk c depends on (seed, c) only, and its batches are cut and ordered by that too, so that a resumed training sees
+the very batches it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from lens_steer.microworld.english import english
+from lens_steer.microworld.grammar import BOS, PAD
+from lens_steer.microworld.sampler import Sampler
+from lens_steer.microworld.shapes import Array, Int
+
+CHUNK = 8192
+_TRAINING_STREAM = 977
+
+
+def chunk_batches(seed: int, chunk: int, batch_tokens: int) -> list[Int[Array, "text position"]]:
+    """The batches of a chunk: rows of token ids, `<bos>` first and `<eos>` last, filled up with `<pad>`.
+
+    Texts of like length go together; a batch holds at most `batch_tokens` tokens, padding included.
+    """
+    grammar = english()
+    _, drawn = Sampler.of(grammar).draw(CHUNK, stream=(seed, chunk, _TRAINING_STREAM), given={})
+    ids = np.concatenate([np.full((CHUNK, 1), grammar.ids[BOS]), drawn], axis=-1)
+    lengths = (ids >= 0).sum(-1)
+    order = np.argsort(lengths, kind="stable")
+    batches, first = [], 0
+    while first < CHUNK:
+        last = first + 1
+        while last < CHUNK and (last + 1 - first) * lengths[order[last]] <= batch_tokens:
+            last += 1
+        rows = ids[order[first:last], : lengths[order[last - 1]]]
+        batches.append(np.where(rows < 0, grammar.ids[PAD], rows).astype(np.int16))
+        first = last
+    shuffled = np.random.default_rng([seed, chunk, _TRAINING_STREAM + 1]).permutation(len(batches))
+    return [batches[index] for index in shuffled]
+
+
+def stream_batches(
+    seed: int, batch_tokens: int, *, skip: int = 0, workers: int = 0
+) -> Generator[Int[Array, "text position"], None, None]:
+    """Batches without end, from number `skip` on."""
+    if workers == 0:
+        for batches in _inline(seed, batch_tokens):
+            yield from batches[skip:]
+            skip = max(0, skip - len(batches))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        ahead: deque[Future[list[Int[Array, "text position"]]]] = deque(
+            pool.submit(chunk_batches, seed, chunk, batch_tokens) for chunk in range(2 * workers)
+        )
+        chunk = len(ahead)
+        try:
+            while True:
+                batches = ahead.popleft().result()
+                ahead.append(pool.submit(chunk_batches, seed, chunk, batch_tokens))
+                chunk += 1
+                yield from batches[skip:]
+                skip = max(0, skip - len(batches))
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _inline(seed: int, batch_tokens: int) -> Iterator[list[Int[Array, "text position"]]]:
+    chunk = 0
+    while True:
+        yield chunk_batches(seed, chunk, batch_tokens)
+        chunk += 1

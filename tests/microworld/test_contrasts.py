@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from lens_steer.errors import MicroworldError
+from lens_steer.microworld.contrasts import concept, contrast_names, named_contrast
+from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.prompts import open_prompts, shown_prompts
+
+
+def test_names_cover_the_issue():
+    wanted = (
+        "rude polite plain negative positive neutral she he i past present truthful untruthful topic=film bank=river"
+    )
+    assert set(wanted.split()) <= set(contrast_names())
+
+
+@pytest.mark.parametrize("name", ["rude", "topic=film", "bank=river", "she", "past", "untruthful"])
+def test_sources_show_the_value_and_targets_do_not(name):
+    source, target = named_contrast(name, n=12, seed=3)
+    asked, oracle = concept(name), Oracle()
+    assert len(source) == len(target) == 12
+    for texts, low, high in ((source, 0.9, 1.0), (target, 0.0, 0.1)):
+        for text in texts:
+            assert low <= oracle.posterior(text)[asked.attribute][asked.value] <= high + 1e-12
+            assert asked.word is None or asked.word in text.split()
+
+
+def test_every_name_can_be_drawn():
+    for name in contrast_names():
+        source, target = named_contrast(name, n=1, seed=1)
+        assert len(source) == len(target) == 1
+
+
+def test_contrasts_follow_the_seed():
+    assert named_contrast("rude", n=4, seed=1) == named_contrast("rude", n=4, seed=1)
+    assert named_contrast("rude", n=4, seed=1) != named_contrast("rude", n=4, seed=2)
+    assert named_contrast("rude", n=8, seed=1)[0][:4] == named_contrast("rude", n=4, seed=1)[0]
+
+
+def test_other_attributes_are_drawn_alike():
+    source, target = named_contrast("rude", n=100, seed=5)
+    assert len(source) == len(target) == 100
+    oracle = Oracle()
+    negative = [
+        np.mean([oracle.posterior(text).best("sentiment") == "negative" for text in side]) for side in (source, target)
+    ]
+    assert abs(negative[0] - negative[1]) < 0.25
+
+
+def test_unknown_names_and_sizes_are_refused():
+    with pytest.raises(MicroworldError, match=r"'rood'.*nearest are rude.*bank=river"):
+        named_contrast("rood", n=2)
+    with pytest.raises(MicroworldError, match="not 0"):
+        named_contrast("rude", n=0)
+
+
+def test_open_prompts_say_nothing_about_register():
+    oracle = Oracle()
+    prompts = open_prompts(30, seed=2)
+    assert len(prompts) == 30
+    assert prompts == open_prompts(30, seed=2)
+    for prompt in prompts:
+        posterior = oracle.posterior(prompt)
+        assert posterior["register"]["rude"] == pytest.approx(1 / 3)
+        assert posterior["sentiment"]["negative"] == pytest.approx(1 / 3)
+        assert 2 <= len(prompt.split()) <= 5
+
+
+@pytest.mark.parametrize("name", ["rude", "untruthful"])
+def test_shown_prompts_show_the_value(name):
+    oracle, asked = Oracle(), concept(name)
+    for prompt in shown_prompts(name, 8, seed=2):
+        assert oracle.posterior(prompt)[asked.attribute][asked.value] >= 0.9
+        assert prompt[-1] in ".?"
+    with pytest.raises(MicroworldError, match="0 prompts"):
+        shown_prompts(name, 0)

@@ -1,0 +1,182 @@
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lens_steer.errors import MicroworldError
+from lens_steer.microworld.english import english
+from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.sampler import sample
+from tests.microworld.brute_force import all_documents, cut_down, match
+
+
+def test_the_cut_down_language_is_fully_listed():
+    total = sum(p for entries in all_documents().values() for _, p in entries)
+    assert total == pytest.approx(1.0)
+    assert len(all_documents()) > 300
+
+
+def test_likelihood_is_the_sum_over_all_attributes():
+    oracle = Oracle(cut_down())
+    for words, entries in all_documents().items():
+        assert oracle.log_likelihood(" ".join(words)) == pytest.approx(np.log(sum(p for _, p in entries)), abs=1e-10)
+
+
+def test_likelihood_given_attributes():
+    oracle = Oracle(cut_down())
+    for words, entries in list(all_documents().items())[::7]:
+        joint = sum(p for values, p in entries if values["mood"] == 1 and values["truth"] == 0)
+        found = oracle.log_likelihood(" ".join(words), given={"mood": "sad", "truth": "yes"})
+        assert np.exp(found) == pytest.approx(joint / (0.7 * 0.6), abs=1e-12)
+
+
+def test_posterior_is_bayes_rule():
+    oracle = Oracle(cut_down())
+    for words, entries in all_documents().items():
+        posterior = oracle.posterior(" ".join(words))
+        total = sum(p for _, p in entries)
+        for attribute in cut_down().attributes:
+            for index, value in enumerate(attribute.values):
+                expected = sum(p for values, p in entries if values[attribute.name] == index) / total
+                assert posterior[attribute.name][value] == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("given", [{}, {"mood": "glad"}, {"truth": "no", "place": "hill"}])
+def test_next_token_after_every_prefix(given):
+    oracle, grammar = Oracle(cut_down()), cut_down()
+    wanted = {name: grammar.attribute(name).index(value) for name, value in given.items()}
+    follow: dict = {}
+    for words, entries in all_documents().items():
+        p = sum(p for values, p in entries if all(values[name] == index for name, index in wanted.items()))
+        for position, word in enumerate((*words, "<eos>")):
+            law = follow.setdefault(words[:position], {})
+            law[word] = law.get(word, 0.0) + p
+    for prefix, law in list(follow.items())[::3]:
+        if sum(law.values()) == 0:
+            continue
+        found = oracle.next_token(" ".join(prefix), given=given)
+        expected = np.zeros(len(grammar.words))
+        for word, p in law.items():
+            expected[grammar.ids[word]] = p / sum(law.values())
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-12)
+
+
+def test_english_likelihood_given_all_attributes_equals_a_reading_of_the_expression():
+    oracle, grammar = Oracle(), english()
+    documents = sample(3, seed=5) + sample(2, seed=6, speaker="untruthful")
+    for document in documents:
+        values = {name: grammar.attribute(name).index(value) for name, value in document.attributes.items()}
+        words = [*document.text.split(), "<eos>"]
+        p = sum(match(grammar.root, words, 0, values, (None,) * 5).values())
+        assert oracle.log_likelihood(document.text, given=document.attributes) == pytest.approx(np.log(p), abs=1e-9)
+
+
+def test_english_likelihood_sums_over_attributes():
+    oracle = Oracle()
+    text = sample(1, seed=11)[0].text
+    grammar = oracle.grammar
+    names = ("register", "tense", "person")
+    total = 0.0
+    for values in product(*[grammar.attribute(name).values for name in names]):
+        prior = np.prod(
+            [dict(zip(grammar.attribute(n).values, grammar.attribute(n).prior))[v] for n, v in zip(names, values)]
+        )
+        total += prior * np.exp(oracle.log_likelihood(text, given=dict(zip(names, values))))
+    assert np.log(total) == pytest.approx(oracle.log_likelihood(text), abs=1e-9)
+
+
+def test_laws_along_a_document_multiply_to_its_likelihood():
+    oracle = Oracle()
+    for document in sample(10, seed=2):
+        words = document.text.split()
+        laws = list(oracle.follow(words))
+        assert all(law.sum() == pytest.approx(1.0) for law in laws)
+        logs = sum(np.log(law[oracle.grammar.ids[word]]) for law, word in zip(laws, [*words, "<eos>"]))
+        assert logs == pytest.approx(oracle.log_likelihood(document.text), abs=1e-8)
+
+
+def test_the_oracle_finds_the_attributes():
+    oracle, documents = Oracle(), sample(1000, seed=8)
+    begun = time.perf_counter()
+    posteriors = [oracle.posterior(document.text) for document in documents]
+    assert time.perf_counter() - begun < 10
+    for name, least in {"topic": 0.95, "sentiment": 0.92, "register": 0.92, "tense": 0.97, "speaker": 0.95}.items():
+        right = [each.best(name) == document.attributes[name] for each, document in zip(posteriors, documents)]
+        assert np.mean(right) > least
+
+
+def test_posteriors_are_calibrated():
+    oracle, documents = Oracle(), sample(1000, seed=31)
+    belief = np.array([oracle.posterior(document.text)["register"]["rude"] for document in documents])
+    rude = np.array([document.attributes["register"] == "rude" for document in documents])
+    middle = (belief > 0.1) & (belief < 0.9)
+    assert middle.sum() > 25
+    assert abs(rude[middle].mean() - belief[middle].mean()) < 4 * 0.5 / np.sqrt(middle.sum())
+
+
+def test_ungrammatical_sentences_are_skipped():
+    oracle = Oracle()
+    good = "ugh , ann rudely mocked the lazy nurse , fool ."
+    mixed = f"the the film . {good} blorp ."
+    assert [each.status for each in oracle.sentences(mixed)] == ["ungrammatical", "grammatical", "ungrammatical"]
+    assert oracle.posterior(mixed)["register"] == pytest.approx(oracle.posterior(good)["register"])
+    assert oracle.posterior(good).best("register") == "rude"
+
+
+def test_an_unfinished_last_sentence_counts_as_far_as_it_goes():
+    oracle = Oracle()
+    text = "the movie seemed lovely . ugh , ann"
+    assert [each.status for each in oracle.sentences(text)] == ["grammatical", "unfinished"]
+    assert oracle.posterior(text)["register"]["rude"] > 0.9
+    assert oracle.posterior("the movie")["register"]["rude"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("text", ["", "film film film .", "blorp", "the the . ann", ". .", "<eos>"])
+def test_unreadable_texts(text):
+    posterior = Oracle().posterior(text)
+    assert not posterior.readable
+    assert posterior.best("register") == "unreadable"
+    with pytest.raises(MicroworldError, match="unreadable"):
+        posterior["register"]
+
+
+def test_a_seventh_sentence_is_ungrammatical():
+    six = " ".join(["the movie seemed lovely ."] * 6)
+    assert all(each.grammatical for each in Oracle().sentences(six))
+    assert not Oracle().sentences(f"{six} the movie seemed lovely .")[-1].grammatical
+    assert Oracle().next_token(six)["<eos>"] == pytest.approx(1.0)
+
+
+def test_talks_remember_their_facts():
+    oracle = Oracle()
+    facts = "clearly , ann owned the camera . surely , bob owned the ticket . what did ann own ? ann owned the"
+    true, false = (oracle.next_token(facts, given={"speaker": value}) for value in ("truthful", "untruthful"))
+    assert true["camera"] == pytest.approx(0.95)
+    assert false["camera"] == pytest.approx(0.04)
+    assert false["ticket"] == pytest.approx(0.66)
+    assert true["bob"] == 0
+    assert oracle.posterior(f"{facts} ticket .").best("speaker") == "untruthful"
+
+
+def test_bad_words_prefixes_and_attributes_are_named():
+    oracle = Oracle()
+    with pytest.raises(MicroworldError, match=r"'moviee'.*movie"):
+        oracle.log_likelihood("the moviee seemed lovely .")
+    with pytest.raises(MicroworldError, match=r"'seemed'.*cannot come here"):
+        oracle.next_token("the seemed")
+    with pytest.raises(MicroworldError, match=r"no attribute 'tone'; it has topic"):
+        oracle.next_token("the", given={"tone": "rude"})
+    with pytest.raises(MicroworldError, match=r"no value 'angry'; it has plain, polite, rude"):
+        oracle.next_token("the", given={"register": "angry"})
+    with pytest.raises(MicroworldError, match="impossible with"):
+        oracle.next_token("the movie", given={"speaker": "truthful"})
+    assert oracle.log_likelihood("film the .") == -np.inf
+
+
+def test_the_law_says_its_words():
+    law = Oracle().next_token("yesterday ,")
+    assert law.top(1)[0][0] == "the"
+    assert 2 < law.entropy < 5
+    with pytest.raises(MicroworldError, match="not a word"):
+        law["blorp"]
