@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from lens_steer.effects.downstream import downstream_shift as downstream_shift
     from lens_steer.errors import LensSteerError as LensSteerError
     from lens_steer.errors import LensSteerWarning as LensSteerWarning
-    from lens_steer.evaluation.evaluate import evaluate as evaluate
-    from lens_steer.evaluation.generate import generate as generate
+    from lens_steer.evaluation.evaluation import Evaluation as Evaluation
+    from lens_steer.evaluation.evaluation import evaluate as evaluate
+    from lens_steer.evaluation.generation import generate as generate
     from lens_steer.evaluation.perplexity import perplexity as perplexity
     from lens_steer.evaluation.scorers import ConceptClassifier as ConceptClassifier
     from lens_steer.evaluation.scorers import WordList as WordList
@@ -45,6 +46,7 @@ _HOMES = {
     "ContrastSet": "contrast",
     "DiagonalAffine": "interventions.maps",
     "Edit": "interventions.intervention",
+    "Evaluation": "evaluation.evaluation",
     "ExpertRanking": "ranking.experts",
     "Intervention": "interventions.intervention",
     "LabelledTexts": "contrast",
@@ -58,9 +60,9 @@ _HOMES = {
     "ablate": "interventions.ablation",
     "collect": "activations.collect",
     "downstream_shift": "effects.downstream",
-    "evaluate": "evaluation.evaluate",
+    "evaluate": "evaluation.evaluation",
     "find_sites": "host.sites",
-    "generate": "evaluation.generate",
+    "generate": "evaluation.generation",
     "load_model": "host.load",
     "perplexity": "evaluation.perplexity",
     "plot": "report.plots",
@@ -71,7 +73,7 @@ _HOMES = {
     "show_units": "activations.show",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __version__ = "0.1.0"
 
 

@@ -8,16 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+settings.register_profile("unhurried", deadline=None)  # the machine is noisy
+settings.load_profile("unhurried")
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Here and not in pyproject.toml: naming the class there imports the package before its types are instrumented.
     config.addinivalue_line("filterwarnings", "error::lens_steer.errors.LensSteerWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Into the report, so that CI can count the tests of each mark.
+    for item in items:
+        for mark in ("real", "compat"):
+            if item.get_closest_marker(mark):
+                item.user_properties.append(("mark", mark))
 
 
 @pytest.fixture(scope="session")

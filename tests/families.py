@@ -15,7 +15,8 @@ from lens_steer.host.load import load_model
 
 WORDS = (
     "the a dog cat bird sad happy ran sat saw big small red blue and then but was is in on at home park tree water "
-    "food mother boy girl cried smiled played ate slept sang jumped quickly slowly very not never always good bad day night"
+    "food mother boy girl cried smiled played ate slept sang jumped quickly slowly very not never always good bad day "
+    "night"
 ).split()
 _SIZES: dict[str, Any] = {
     "vocab_size": 64,

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lens_steer.activations.activations import Activations, BySite
-from lens_steer.activations.moments import MomentSums
+from lens_steer.activations.moments import MomentSums, Scratch
 from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.activations.store import Progress, load_activations
 from lens_steer.contrast import ContrastSet, LabelledTexts
@@ -156,6 +155,7 @@ class _Sink:
         self._sums = {site.name: MomentSums(2 * labels.shape[1], site.width) for site in sites}
         self._rows: list[int] = []
         self._since_shard: list[int] = []
+        self._scratch = Scratch()
         self._check = torch.zeros((), dtype=torch.float64)
 
     @property
@@ -173,20 +173,15 @@ class _Sink:
         self._rows = rows
         self._since_shard += rows
         self._tokens = TokenPool(batch.pooled)
-        self._weights = self._side_weights(rows, batch)
-
-    def _side_weights(self, rows: list[int], batch: TokenBatch) -> Float[Tensor, "group token"]:
-        """1 where a pooled token belongs to a concept's source (even rows) or target (odd rows)."""
-        labels = self._labels[rows].to(batch.pooled.device)
-        sides = torch.stack([labels == 1, labels == 0], dim=2).flatten(1).T  # [2 * concept, text]
-        return (sides[:, :, None] & batch.pooled[None]).flatten(1).float()
+        labels = self._labels[rows].to(batch.ids.device)
+        self._sides = torch.stack([labels == 1, labels == 0], dim=2).flatten(1).T.float()  # [2 * concept, text]
 
     def _visit(self, site: Site) -> Visit:
         values, sums = self._values[site.name], self._sums[site.name]
 
         def visit(activation: Tensor, batch: TokenBatch) -> None:
             pooled = self._tokens(activation, self._pool)
-            sums.add(activation, self._weights)
+            sums.add(activation, self._tokens, self._sides, self._scratch)
             # Not finite as soon as one value is: a token spoils the sums of its side, or (of no side) its row's pool.
             self._check = self._check.to(pooled.device) + sums.second.sum() + pooled.double().sum()
             values[self._rows] = pooled.cpu()

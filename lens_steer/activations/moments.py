@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_steer.activations.pooling import TokenPool
+
 
 @dataclass(frozen=True, eq=False)
 class TokenMoments:
@@ -21,6 +23,19 @@ class TokenMoments:
     std: Float[Tensor, "concept 2 unit"]
 
 
+class Scratch:
+    """Memory for one site's activation, used again and again: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return float32 memory of a tensor's shape and place, with whatever was in it."""
+        if self._memory.numel() < tensor.numel() or self._memory.device != tensor.device:
+            self._memory = torch.empty(tensor.numel(), device=tensor.device)
+        return self._memory[: tensor.numel()].view(tensor.shape)
+
+
 class MomentSums:
     """Running sums of one site; float64, around the first batch's mean, so that large means cost no digits."""
 
@@ -30,17 +45,26 @@ class MomentSums:
         self.second = torch.zeros(groups, width, dtype=torch.float64)
         self.centre: Tensor | None = None
 
-    def add(self, activation: Float[Tensor, "text pos unit"], weights: Float[Tensor, "group token"]) -> None:
-        """Add a batch; `weights` is 1 where a token belongs to a group, tokens in row-major order."""
-        tokens = activation.flatten(0, 1).float()
+    def add(
+        self,
+        activation: Float[Tensor, "text pos unit"],
+        tokens: TokenPool,
+        sides: Float[Tensor, "group text"],
+        scratch: Scratch,
+    ) -> None:
+        """Add the tokens that a batch pools; `sides` is 1 where a text belongs to a group."""
         if self.centre is None:
-            self.centre = tokens.mean(0)
-        if self.first.device != tokens.device:
-            self.restore({part: value.to(tokens.device) for part, value in self.state().items()})
-        shifted = tokens - self.centre
-        self.count += weights.sum(1)
-        self.first += weights @ shifted
-        self.second += weights @ shifted.square_()
+            self.centre = activation[tokens.mask].float().mean(0)
+        if self.first.device != activation.device:
+            self.restore({part: value.to(activation.device) for part, value in self.state().items()})
+        # Positions that no text pools (BOS, above all) are cut off rather than multiplied away.
+        inside = activation[:, tokens.span]
+        shifted = torch.sub(inside, self.centre, out=scratch.like(inside))
+        if tokens.ragged:
+            shifted.mul_(tokens.mask[:, tokens.span, None])
+        self.count += sides @ tokens.mask.sum(1).float()
+        self.first += sides @ shifted.sum(1)
+        self.second += sides @ shifted.square_().sum(1)
 
     PARTS = ("count", "first", "second", "centre")
 

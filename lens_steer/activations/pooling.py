@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -23,6 +24,17 @@ class TokenPool:
         """Pool an activation; float32 out, whatever came in, and differentiable."""
         values: Tensor = getattr(self, f"_{pool}")(activation)
         return values.float()
+
+    @cached_property
+    def span(self) -> slice:
+        """From the first position that any row pools to the last."""
+        used = self.mask.any(0).nonzero()[:, 0]
+        return slice(int(used[0]), int(used[-1]) + 1)
+
+    @cached_property
+    def ragged(self) -> bool:
+        """Whether some row leaves a position of the span out."""
+        return not bool(self.mask[:, self.span].all())
 
     @cached_property
     def _weights(self) -> Float[Tensor, "text 1 pos"]:
@@ -51,16 +63,15 @@ class TokenPool:
         return torch.bmm(self._weights, activation.float())[:, 0]
 
     def _max(self, activation: Tensor) -> Tensor:
+        if not self.ragged:
+            return activation[:, self.span].amax(1)
         low, high = self._solid
         parts = [activation[:, low:high].amax(1)] if high > low else []
-        for rest in (slice(0, low), slice(high, None)):
+        for rest in (slice(self.span.start, low), slice(max(high, self.span.start), self.span.stop)):
             mask = self.mask[:, rest]
-            if bool(mask.any()):
+            if mask.shape[1]:
                 parts.append(activation[:, rest].masked_fill(~mask[..., None], -torch.inf).amax(1))
-        values = parts[0]
-        for part in parts[1:]:
-            values = torch.maximum(values, part)
-        return values
+        return functools.reduce(torch.maximum, parts)
 
     def _last(self, activation: Tensor) -> Tensor:
         rows, _, last = self._ends

@@ -1,0 +1,1 @@
+"""What an intervention does to the rest of the model."""

@@ -1,0 +1,1 @@
+"""What an intervention does to the text: generation, fluency, concept scores."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -34,6 +34,7 @@ class Host(ABC):
         # Weak, so that remembering a host never keeps its model alive.
         self._model = weakref.ref(model)
         self.whole_texts = False  # True while lens_steer runs whole texts: no call is then a step of a generation
+        self.probing = False  # True while lens_steer tries the bare model: no clock takes notice
         self.checked_sites: set[str] = set()
         self.checked_fingerprints: set[int] = set()
 
@@ -115,7 +116,7 @@ class Host(ABC):
 
         names = sorted({self.canonical(name) for name in self.hook_names if name.startswith("blocks.")})
         ids = self.probe_ids(self.probe_length)
-        with torch.no_grad(), ExitStack() as stack:
+        with torch.no_grad(), self.bare(), ExitStack() as stack:
             for name in names:
                 # Points behind a set_use_* switch refuse hooks while it is off: they do not fire either.
                 with suppress(ValueError, AssertionError):
@@ -130,6 +131,21 @@ class Host(ABC):
         """
         context: AbstractContextManager[Any] = self.model.hooks(fwd_hooks=[(self.canonical(n), f) for n, f in pairs])
         return context
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Run what is inside as if nothing hung on the model: hooks and edits of before neither act nor take notice."""
+        points = {id(point): point for point in self.model.hook_dict.values()}.values()
+        hidden = [(point._forward_hooks, dict(point._forward_hooks)) for point in points if point._forward_hooks]
+        before, self.probing = self.probing, True
+        for hooks, _ in hidden:
+            hooks.clear()
+        try:
+            yield
+        finally:
+            self.probing = before
+            for hooks, own in hidden:
+                hooks.update(own)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a hook point's tensor on `probe_length` tokens; None where it does not fire."""
@@ -239,15 +255,24 @@ class HookedTransformerHost(Host):
 
     def on_forward(self, announce: Announce) -> list[Any]:
         """Take ids at the embedding and mask and cache at the first block: `generate` calls neither model hook."""
-        seen: list[Tensor | None] = [None]
+        fresh: list[Tensor] = []  # embedded since the last pass
+        last: list[Tensor] = []  # the ids of the last pass that had no cache
 
         def embedding(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen[0] = args[0] if args and isinstance(args[0], Tensor) else None
+            fresh[:] = [args[0]] if args and isinstance(args[0], Tensor) else []
 
         def first_block(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             entry = kwargs.get("past_kv_cache_entry")
             cached = 0 if entry is None else int(entry.past_keys.shape[1])
-            announce(seen[0], kwargs.get("attention_mask"), cached)
+            length = int(args[0].shape[1])
+            ids = fresh[0] if fresh else None
+            # Without a cache `generate` embeds the new tokens alone and lays them behind what it embedded before.
+            if ids is not None and cached == 0 and last and ids.shape[1] + last[0].shape[1] == length:
+                ids = torch.cat([last[0], ids], 1)
+            fresh.clear()
+            last[:] = [ids] if ids is not None and cached == 0 else []
+            known = ids is not None and ids.shape[1] == length
+            announce(ids if known else None, kwargs.get("attention_mask"), cached)
 
         return [
             self.model.embed.register_forward_pre_hook(embedding),

@@ -62,6 +62,8 @@ class PositionClock:
             handle.remove()
 
     def _announce(self, ids: Tensor | None, mask: Tensor | None, cached: int) -> None:
+        if self._host.probing:
+            return
         if ids is None:
             self._now, self._last_ids = None, None
             return

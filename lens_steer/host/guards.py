@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SiteError
 from lens_steer.host.adapter import Host, host_of
-from lens_steer.host.clock import whole_texts
 from lens_steer.host.sites import Site, site_at, split_name
 from lens_steer.host.trunk import flatten_heads, restore_heads
 
@@ -47,14 +46,14 @@ def check_edit_sites(model: nn.Module, sites: Sequence[Site]) -> None:
     """
     require_eval(model)
     host = host_of(model)
-    new = [site for site in dict.fromkeys(sites) if site.name not in host.checked_sites]
-    for site in new:
+    for site in sites:
         actual = site_at(host, site.name)
         if actual.width != site.width:
             raise SiteError(f"{site.name} has {actual.width} units in this model, the edit has {site.width}")
+    new = [site for site in dict.fromkeys(sites) if site.name not in host.checked_sites]
     if not new:
         return
-    with torch.no_grad(), whole_texts(model):
+    with torch.no_grad(), host.bare():
         base = _probe(host, new)
         for site in new:
             _check_site(host, site, base)
@@ -120,7 +119,7 @@ def _check_site(host: Host, site: Site, base: _Reading) -> None:
             f"{site.name} can be read, but a write there does not move the logits of this model: it cannot be edited"
         )
     if split_name(site.name)[1] in _RESIDUAL:
-        _check_residual(site, base, moved, amount)
+        _check_residual(site, base, moved, amount, host.dtype)
 
 
 def _random_write(activation: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ def _random_write(activation: Tensor) -> Tensor:
     return noise * activation.std().clamp_min(1e-3)
 
 
-def _check_residual(site: Site, base: _Reading, moved: _Reading, amount: Tensor) -> None:
+def _check_residual(site: Site, base: _Reading, moved: _Reading, amount: Tensor, dtype: torch.dtype) -> None:
     """A write into the stream arrives at the layer's output, beside what the layer's own parts answer to it."""
     change = {name: moved.layers[name] - base.layers[name] for name in moved.layers}
     output = f"blocks.{site.layer}.hook_resid_post"
@@ -144,7 +143,9 @@ def _check_residual(site: Site, base: _Reading, moved: _Reading, amount: Tensor)
         carried = carried + amount  # the reading at the written site already holds the write
     elif split_name(site.name)[1] in ("hook_resid_post", "hook_out"):
         carried = change[output]
-    if (carried - amount).abs().max() > 0.05 * amount.abs().max():
+    # In bfloat16 a huge value of the stream is rounded by more than is written.
+    rounding = 2 * torch.finfo(dtype).eps * sum(value.abs() for value in moved.layers.values())
+    if not ((carried - amount).abs() <= 0.05 * amount.abs().max() + rounding).all():
         reached = (
             "the MLP branch only" if split_name(site.name)[1] == "hook_resid_mid" else "less than the whole stream"
         )

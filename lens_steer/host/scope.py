@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool
@@ -45,7 +45,7 @@ class Scope:
     @classmethod
     def without_special(cls, tokenizer: object) -> Scope:
         """Return the scope of all tokens but this tokenizer's special ones."""
-        return cls("no_special", special=tuple(sorted(tokenizer.all_special_ids)))  # type: ignore[attr-defined]
+        return cls("no_special", special=tuple(sorted(special_ids(tokenizer))))
 
     @classmethod
     def from_position(cls, start: int) -> Scope:
@@ -73,6 +73,15 @@ class Scope:
             special = torch.tensor(self.special, device=positions.ids.device)
             inside = inside & ~torch.isin(positions.ids, special)
         return inside
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of a tokenizer's special tokens: BOS and its like, and the turn markers of a chat template.
+
+    Llama-3 and others list their markers among the added tokens only.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(int(number) for number, token in added.items() if token.special)}
 
 
 ALL_TOKENS = Scope()

@@ -15,7 +15,7 @@ from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import LensSteerWarning, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import TokenPositions
-from lens_steer.host.scope import ALL_TOKENS, Scope
+from lens_steer.host.scope import ALL_TOKENS, Scope, special_ids
 
 Overflow = Literal["truncate", "refuse"]
 
@@ -96,7 +96,8 @@ def tokenize(
         None for the text as it is, True for the tokenizer's chat template, or a format with `{text}`; it is laid
         around a text, or around the prompt of a pair.
     scope:
-        Which tokens may enter the pools; a pair's prompt ends where its completion begins.
+        Which tokens may enter the pools; a pair's prompt ends where its completion begins, and enters for the scopes
+        `prompt` and `last` only.
     special_in_pool:
         Whether BOS and other special tokens enter the pools.
     overflow:
@@ -111,7 +112,7 @@ def tokenize(
     """
     host = host_of(model)
     tokenizer = host.tokenizer
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     all_ids: list[tuple[int, ...]] = []
     all_pooled: list[tuple[bool, ...]] = []
     cut = 0
@@ -124,7 +125,7 @@ def tokenize(
                 raise TokenError(f"text {number} has {len(ids)} tokens, the model's context is {host.context}")
             ids, prompt = _cut(ids, prompt, host.context)
             cut += 1
-        inside = _in_scope(scope, ids, prompt) if not scope.is_all else [place >= prompt for place in range(len(ids))]
+        inside = _in_scope(scope, ids, prompt)
         pooled = [keep and (special_in_pool or token not in special) for token, keep in zip(ids, inside, strict=True)]
         if not any(pooled):
             raise TokenError(f"text {number} has no token that a pool may read: {_short(row)}")
@@ -174,11 +175,15 @@ def _cut(ids: list[int], prompt: int, context: int) -> tuple[list[int], int]:
 
 
 def _in_scope(scope: Scope, ids: list[int], prompt: int) -> list[bool]:
+    # Only a scope that speaks of the prompt reaches into that of a pair.
+    first = 0 if scope.name in ("prompt", "last") else prompt
+    if scope.is_all:
+        return [place >= first for place in range(len(ids))]
     row = torch.tensor([ids])
     end = torch.tensor([prompt or len(ids)])
     places = TokenPositions(torch.arange(len(ids))[None], end, torch.ones_like(row, dtype=torch.bool), row)
     inside: list[bool] = scope.mask(places)[0].tolist()
-    return inside
+    return [keep and place >= first for place, keep in enumerate(inside)]
 
 
 def _warn_cut(cut: int, rows: int, context: int) -> None:

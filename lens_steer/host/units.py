@@ -125,7 +125,7 @@ def _one(unit: Unit | str | tuple[str, int], known: Mapping[str, Site]) -> Unit:
     return Unit(_lookup(str(name), known, None), int(index))
 
 
-def _lookup(name: str, known: Mapping[str, Site], width: float | None) -> Site:
+def _lookup(name: str, known: Mapping[str, Site], width: int | float | None) -> Site:
     if name in known:
         return known[name]
     if width is None or width != width:

@@ -43,10 +43,12 @@ def read_fingerprint(model: nn.Module, sites: Sequence[Site]) -> dict[str, SiteR
 
         return read
 
-    ids = host_of(model).probe_ids(_TOKENS)
+    host = host_of(model)
+    ids = host.probe_ids(_TOKENS)
     real = torch.ones_like(ids, dtype=torch.bool)
     distinct = {site: reader(site) for site in sites}
-    with torch.no_grad(), trunk(model, distinct) as run:
+    # Of the bare model: an intervention that is attached while another is tried or fitted must not show.
+    with torch.no_grad(), host.bare(), trunk(model, distinct) as run:
         run(TokenBatch(ids, real, real))
     return readings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,7 +47,7 @@ class ActivationMap(nn.Module, ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is saved beside the spec: the map's tensors by name."""
-        return dict(self.named_buffers())
+        return dict(self.named_buffers(remove_duplicate=False))
 
     def same_as(self, other: ActivationMap) -> bool:
         """Whether both are the same map, to the bit."""
@@ -75,10 +75,10 @@ class DiagonalAffine(ActivationMap):
     def __init__(
         self,
         scale: Float[Tensor, " unit"],
-        shift: Float[Tensor, " unit"],
+        shift: Tensor,
         *,
-        low: Float[Tensor, " unit"] | None = None,
-        high: Float[Tensor, " unit"] | None = None,
+        low: Tensor | None = None,
+        high: Tensor | None = None,
     ) -> None:
         super().__init__()
         given = [t for t in (scale, shift, low, high) if t is not None]
@@ -95,7 +95,7 @@ class DiagonalAffine(ActivationMap):
         self._cast: tuple[tuple[torch.dtype, torch.device], list[Tensor | None]] | None = None
 
     @classmethod
-    def identity(cls, width: int) -> Self:
+    def identity(cls, width: int) -> DiagonalAffine:
         """Return the map that changes nothing."""
         return cls(torch.ones(width), torch.zeros(width))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
@@ -48,7 +50,11 @@ class AurA:
         given = activations_for(model, contrast, self, activations)
         edits = []
         for site in given.sites:
-            scale = 1 - 2 * (auroc(given.source[site], given.target[site]) - 0.5).clamp_min(0)
-            identity = DiagonalAffine.identity(site.width)
-            edits.append(Edit(site, DiagonalAffine(scale.float(), identity.shift)))
+            scale = aura_scale(given.source[site], given.target[site])
+            edits.append(Edit(site, DiagonalAffine(scale, torch.zeros_like(scale))))
         return Intervention.fitted(model, edits, **method_provenance(self, contrast))
+
+
+def aura_scale(source: Float[Tensor, "n unit"], target: Float[Tensor, "m unit"]) -> Float[Tensor, " unit"]:
+    """Return AurA's scale of every unit, from pooled activations: 1 at AUROC <= 1/2, 0 at AUROC 1."""
+    return (1 - 2 * (auroc(source, target) - 0.5).clamp_min(0)).float()

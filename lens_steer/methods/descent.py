@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ _BACKOFF = 4.0
 _MOVED = 1e-5  # a deviation above this counts as support
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A loss of a parameter vector over some rows or all."""
 

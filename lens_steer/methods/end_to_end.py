@@ -9,32 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool, TokenPool
+from lens_steer.activations.whole_texts import Pooled
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.ranking.wasserstein import quantile_coupling
-
-Pooled = Mapping[Site, Float[Tensor, "text unit"]]
-
-
-def pooled_values(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Pool, micro_batch: int) -> Pooled:
-    """Return the pooled values of all texts at some sites, without gradients and in the order of the texts."""
-    device = host_of(model).device
-    values = {site: torch.empty(len(tokens), site.width, device=device) for site in sites}
-    rows_now: list[int] = []
-
-    def reader(site: Site) -> Visit:
-        def read(activation: Tensor, batch: TokenBatch) -> None:
-            values[site][rows_now] = TokenPool(batch.pooled)(activation, pool)
-
-        return read
-
-    with torch.no_grad(), trunk(model, {site: reader(site) for site in sites}) as run:
-        for rows, batch in tokens.batches(micro_batch):
-            rows_now[:] = rows
-            run(batch.to(device))
-    return values
 
 
 class EndToEndLoss:

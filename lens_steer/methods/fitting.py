@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from lens_steer.host.sites import SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen set of settings with one way to use it; every method moves the model from source towards target."""
 
@@ -34,6 +35,7 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
 class PoolingMethod(Method, Protocol):
     """A method that is fitted on pooled activations alone."""
 

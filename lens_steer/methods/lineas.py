@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
+from lens_steer.activations.whole_texts import Pooled, pool_texts
 from lens_steer.contrast import ContrastSet, Row
 from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import host_of
@@ -23,7 +24,7 @@ from lens_steer.host.trunk import frozen
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.descent import Descent, Optimizer, Outcome, Rows, descend
-from lens_steer.methods.end_to_end import EndToEndLoss, Pooled, pooled_values
+from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.lineas_path import LinEASPath, default_gammas
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
@@ -83,7 +84,8 @@ class LinEAS:
     def __post_init__(self) -> None:
         wrong = [name for name in ("steps", "lr", "evaluate_every", "patience") if getattr(self, name) <= 0]
         wrong += [name for name in ("gamma", "l1", "group") if not 0 <= getattr(self, name) < math.inf]
-        wrong += [name for name in ("batch_size", "micro_batch") if (getattr(self, name) or 1) < 1]
+        sizes = {name: getattr(self, name) for name in ("batch_size", "micro_batch")}
+        wrong += [name for name, size in sizes.items() if size is not None and size < 1]
         if wrong:
             raise SettingError(f"LinEAS: {wrong[0]}={getattr(self, wrong[0])} is out of range")
         if self.optimizer not in ("sgd", "adam"):
@@ -176,7 +178,7 @@ class LinEAS:
         source, target = (self._tokens(model, side, contrast) for side in (contrast.source, contrast.target))
         size = self.micro_batch or self.batch_size or max(len(source), len(target))
         if activations is None:
-            pooled: Pooled = pooled_values(model, target, loss_sites, self.pool, size)
+            pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, size)
         else:
             measured = replace(self, sites=[site.name for site in loss_sites])
             given = activations_for(model, contrast, measured, activations)

@@ -89,4 +89,4 @@ def _timed(call: Callable[[], _Result]) -> tuple[float, _Result]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(auroc_against_sklearn(), indent=2))  # noqa: T201
+    print(json.dumps(auroc_against_sklearn(), indent=2))

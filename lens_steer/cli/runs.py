@@ -1,0 +1,103 @@
+"""What commands do with a result: score it, print it, write its run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lens_steer.cli.options import lines_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lens_steer.contrast import ContrastSet
+    from lens_steer.evaluation.evaluation import Evaluation
+    from lens_steer.evaluation.scorers import Scorer
+    from lens_steer.interventions.intervention import Intervention
+
+_PROMPT_WORDS = 4
+_MOST_PROMPTS = 100
+
+
+def evaluate_edit(
+    hosted: Any,
+    edit: Intervention,
+    contrast: ContrastSet,
+    prompts: Path | None,
+    words: str | None,
+    seed: int,
+    batch_size: int | None,
+    decoding: dict[str, Any],
+) -> tuple[Evaluation, Scorer]:
+    """Score on the half of the texts that the classifier has not seen."""
+    from lens_steer.evaluation.evaluation import evaluate as evaluate_edit
+    from lens_steer.evaluation.scorers import ConceptClassifier, WordList
+
+    train, held = contrast.split(test=0.5, seed=seed)
+    scorer: Scorer = WordList(words.split(",")) if words else ConceptClassifier.fit(train, seed=seed)
+    rows = lines_of(prompts) if prompts else _beginnings(held)
+    result = evaluate_edit(
+        hosted,
+        edit,
+        prompts=rows,
+        scorer=scorer,
+        neutral=held.target,
+        seed=seed,
+        chat=contrast.chat,
+        batch_size=batch_size,
+        **decoding,
+    )
+    return result, scorer
+
+
+def _beginnings(contrast: ContrastSet) -> list[str]:
+    """Return the first words of the source texts."""
+    texts = [row if isinstance(row, str) else row[0] for row in contrast.source]
+    return [" ".join(text.split()[:_PROMPT_WORDS]) for text in texts][:_MOST_PROMPTS]
+
+
+def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention) -> None:
+    """Print what an edit does and costs, and how far the scorer can be trusted."""
+    typer.echo(repr(edit))
+    accuracy = getattr(scorer, "heldout_accuracy", None)
+    if accuracy is not None:
+        typer.echo(f"scored by {scorer.name}, whose accuracy on held-out texts is {accuracy:.3f}")
+    show(result.frame)
+
+
+def write_run(
+    out: Path, command: str, settings: dict[str, Any], tables: dict[str, pd.DataFrame], edit: Intervention | None = None
+) -> None:
+    """Write a run folder: run.json, each table as csv for people and as parquet for the report."""
+    from importlib.metadata import version
+
+    from lens_steer.directories import new_directory, write_json
+
+    with new_directory(out) as place:
+        (place / "tables").mkdir()
+        for name, table in tables.items():
+            table.to_csv(place / f"{name}.csv", index=False)
+            table.to_parquet(place / "tables" / f"{name}.parquet", index=False)
+        if edit is not None:
+            edit.save(place / "interventions" / command)
+        versions = {name: version(name) for name in ("lens-steer", "transformer-lens", "transformers", "torch")}
+        plain = {name: value for name, value in settings.items() if name != "settings" and not callable(value)}
+        write_json(
+            place / "run.json", {"command": command, "arguments": sys.argv[1:], "settings": plain, "versions": versions}
+        )
+    typer.echo(f"written to {out}")
+
+
+def require_free_place(out: Path) -> None:
+    """Refuse an occupied place before the work is done, not after it."""
+    from lens_steer.directories import require_free
+
+    require_free(out)
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print a table."""
+    typer.echo(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_colwidth=60))

@@ -1,0 +1,60 @@
+"""The look that every figure shares: one font, no boxes, colour-blind safe colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
+INK, FAINT = "#222222", "#767676"
+# Okabe and Ito's colours, which keep apart under every colour blindness; the first two are for after and before.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+DIVERGING = "RdBu"
+"""Red below 0, white at 0, blue above."""
+SEQUENTIAL = "Purples"
+"""White at 0."""
+_BOTTOM = 60
+_BUTTONS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")  # they would stand over the title
+
+
+def styled(figure: go.Figure, title: str, note: str, *, width: int = 760, height: int = 400) -> go.Figure:
+    """Set title, a note in small type below it, font and margins; `height` is that of the plots alone."""
+    top = 92 + 16 * note.count("<br>")
+    heading = f'<b>{title}</b><br><span style="font-size:12px;color:{FAINT}">{note}</span>'
+    figure.update_layout(
+        template="plotly_white",
+        title={
+            "text": heading,
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "pad": {"l": 24},
+            "y": 1 - 22 / (height + top + _BOTTOM),
+            "yanchor": "top",
+        },
+        title_font={"size": 16},
+        font={"family": FONT, "size": 12.5, "color": INK},
+        width=width,
+        height=height + top + _BOTTOM,
+        margin={"l": 76, "r": 36, "t": top, "b": _BOTTOM},
+        hoverlabel={"font_family": FONT},
+        modebar={"remove": list(_BUTTONS), "bgcolor": "rgba(0,0,0,0)", "color": "#cccccc"},
+        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "itemsizing": "constant"},
+    )
+    axes = {"showline": False, "zeroline": False, "gridcolor": "#ececec", "ticks": "", "title_font": {"size": 13}}
+    figure.update_xaxes(**axes)
+    figure.update_yaxes(**axes, title_standoff=8)
+    figure.update_annotations(font_size=12.5)
+    return figure
+
+
+def colour_bar(title: str, **place: Any) -> dict[str, Any]:
+    """Return a slim colour bar with its title above."""
+    return {
+        "title": {"text": title, "side": "top", "font": {"size": 11.5}},
+        "thickness": 11,
+        "outlinewidth": 0,
+        "tickfont": {"size": 11},
+        **place,
+    }

@@ -1,0 +1,83 @@
+"""`make bench`: every ratio that the project promises, measured in one run and written to results.csv."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks.bench_collect import collect_against_trunk, collect_memory
+from tests.benchmarks.bench_generate import steered_against_unsteered
+from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
+from tests.benchmarks.bench_ranking import auroc_against_sklearn
+from tests.benchmarks.bench_startup import startup
+from tests.conftest import SHARED
+
+RESULTS = Path(__file__).with_name("results.csv")
+Row = tuple[str, str, str, str]
+
+
+def rows() -> Iterator[Row]:
+    """Yield (what, reach, measured, detail), one by one as they are measured."""
+    times = startup()
+    yield (
+        "import lens_steer, seconds, best of 5",
+        "< 0.3",
+        f"{times['import']:.3f}",
+        f"python alone {times['python']:.3f}",
+    )
+    yield "lens-steer --help, seconds, best of 5", "< 0.5", f"{times['help']:.3f}", ""
+    area = auroc_against_sklearn()
+    detail = f"{area['seconds']:.2f} s against {area['sklearn_seconds']:.1f} s; largest difference {area['largest_difference']:.1e}"
+    yield (
+        "AUROC + AP, 50,000 units x 2,000 texts, times faster than scikit-learn",
+        ">= 40",
+        f"{area['ratio']:.1f}",
+        detail,
+    )
+    if not SHARED.is_dir():
+        print("the other figures need the real models in ../shared", file=sys.stderr)
+        return
+    for size, reach in (((32, 32), "<= 1.10"), ((8, 32), "<= 1.15")):
+        got = collect_against_trunk(*size)
+        detail = f"{got['seconds']:.3f} s against {got['trunk_seconds']:.3f} s"
+        yield (
+            f"collect all mlp.hook_post against the trunk, {size[0]} x {size[1]} tokens",
+            reach,
+            f"{got['ratio']:.3f}",
+            detail,
+        )
+    step = step_against_forward_backward()
+    detail = f"{step['seconds']:.3f} s against {step['bare_seconds']:.3f} s; a step of a ten-step descent {step['ten_steps']:.3f}"
+    yield "LinEAS step against trunk forward + backward, 32 texts", "<= 1.15", f"{step['ratio']:.3f}", detail
+    generation = steered_against_unsteered()
+    detail = f"{generation['steered_tokens_per_second']:.0f} against {generation['unsteered_tokens_per_second']:.0f} tokens/s"
+    yield "steered generate against unsteered, tokens/s", ">= 0.95", f"{generation['ratio']:.3f}", detail
+    memory = collect_memory()
+    detail = (
+        f"{memory['bytes'] / 2**20:.1f} MiB above the forward's, {memory['kept'] / 2**20:.1f} MiB of it kept values"
+    )
+    yield (
+        "peak memory of collect above kept values, in sites of one batch",
+        "<= 2",
+        f"{memory['sites_above_kept']:.2f}",
+        detail,
+    )
+    flat = memory_in_texts()
+    detail = f"{flat['bytes_256'] / 2**20:.1f} MiB against {flat['bytes_32'] / 2**20:.1f} MiB, micro-batches of 8"
+    yield "peak memory of a LinEAS gradient, 256 texts against 32", "flat", f"{flat['ratio']:.3f}", detail
+
+
+def main() -> None:
+    """Measure, print and write."""
+    done = []
+    for row in rows():
+        print(f"{row[0]:75} reach {row[1]:>8}  measured {row[2]:>8}  {row[3]}", flush=True)
+        done.append(row)
+    with RESULTS.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("what", "reach", "measured", "detail"), *done])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A LinEAS step against a bare forward and backward of the same texts, and its memory in the number of texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lens_steer.activations.whole_texts import pool_texts
+from lens_steer.contrast import ContrastSet
+from lens_steer.host.adapter import host_of
+from lens_steer.host.load import load_model
+from lens_steer.host.sites import find_sites
+from lens_steer.host.tokens import tokenize
+from lens_steer.host.trunk import frozen
+from lens_steer.methods.descent import Descent, descend
+from lens_steer.methods.end_to_end import EndToEndLoss
+from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
+from lens_steer.reading import read_contrast
+from tests.benchmarks.memory import peak_bytes
+from tests.benchmarks.timing import ratio, two_threads
+from tests.conftest import SHARED
+
+STEPS = 3
+
+
+def _loss(model: Any, contrast: ContrastSet, micro_batch: int) -> EndToEndLoss:
+    sites = find_sites(model, "hook_resid_post")
+    source, target = (tokenize(model, side) for side in (contrast.source, contrast.target))
+    pooled = pool_texts(model, target, sites, "mean", micro_batch)
+    return EndToEndLoss(model, source, pooled, edit_sites=sites, loss_sites=sites, pool="mean", micro_batch=micro_batch)
+
+
+def _descent(loss: EndToEndLoss, steps: int) -> None:
+    penalty = SparseGroupLasso(loss.group, 1.0, 1.0)
+    settings = Descent(
+        steps=steps, lr=0.01, optimizer="sgd", gamma=1e-3, penalty=penalty, evaluate_every=25, patience=5
+    )
+    rows = iter([None] * steps)
+    descend(loss, settings, start=torch.zeros(len(loss.group)), batches=rows, progress=False)
+
+
+def step_against_forward_backward(*, repeats: int = 15) -> dict[str, float]:
+    """Time STEPS steps of the descent, and as many bare forward and backward passes of the trunk, weights frozen.
+
+    The bare passes are those of the same 32 texts, with gradients from the first block's input to the last block's
+    output. What the descent does once, before and after its steps, is timed apart and taken off.
+    """
+    model = load_model(SHARED / "models" / "tinytalk-neo")
+    contrast = read_contrast(SHARED / "data" / "story_concepts" / "sad.json", n=32)
+    loss = _loss(model, contrast, 32)
+    batch = tokenize(model, contrast.source).batch(range(32))
+    host = host_of(model)
+    last: list[torch.Tensor] = []
+
+    def begin(tensor: Any, hook: Any) -> Any:
+        return tensor.detach().requires_grad_()
+
+    def end(tensor: Any, hook: Any) -> None:
+        last[:] = [tensor]
+
+    ends = [("blocks.0.hook_resid_pre", begin), (f"blocks.{host.n_layers - 1}.hook_resid_post", end)]
+
+    def bare() -> None:
+        with host.hooks(ends):
+            for _ in range(STEPS):
+                host.trunk(batch.ids, batch.mask)
+                last[0].sum().backward()
+
+    zero = torch.zeros(len(loss.group))
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            loss.with_gradient(zero)
+
+    def whole() -> None:
+        _descent(loss, 10)
+
+    with two_threads(), frozen(model):
+        share, mine, theirs = ratio(steps, bare, repeats=repeats)
+        descent, _, _ = ratio(whole, bare, repeats=5)
+    # The descent of ten steps makes two evaluations without gradients besides (at the identity and at the end).
+    return {"ratio": share, "seconds": mine / STEPS, "bare_seconds": theirs / STEPS, "ten_steps": descent * STEPS / 10}
+
+
+def memory_in_texts() -> dict[str, float]:
+    """Measure the peak memory of a gradient with 32 and with 256 source texts in micro-batches of 8."""
+    model = load_model(SHARED / "models" / "tinytalk-neo")
+    whole = read_contrast(SHARED / "data" / "story_concepts" / "happy.json")
+    longest = max(whole.source, key=len)
+    peaks = {}
+    with frozen(model):
+        for count in (32, 256):
+            contrast = ContrastSet([longest] * count, whole.target[:32])
+            loss = _loss(model, contrast, 8)
+            zero = torch.zeros(len(loss.group))
+            loss.with_gradient(zero)
+            peaks[count] = peak_bytes(lambda loss=loss, zero=zero: loss.with_gradient(zero))
+    return {"bytes_32": peaks[32], "bytes_256": peaks[256], "ratio": peaks[256] / peaks[32]}

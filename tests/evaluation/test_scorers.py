@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lens_steer.contrast import ContrastSet
+from lens_steer.errors import ContrastError, SettingError
+from lens_steer.evaluation.scorers import ConceptClassifier, Scorer, WordList
+from tests.families import sentences
+
+
+def test_words_count_where_they_stand_whole() -> None:
+    scorer = WordList(["cat", "ice cream", "C++", "née"], name="things")
+    texts = ["Cat!", "catch", "a bobcat", "We had ICE CREAM.", "ice creams", "in C++ it", "C+", "NÉE", "", "cat's"]
+    assert scorer(texts).tolist() == [1, 0, 0, 1, 0, 1, 0, 1, 0, 1]
+    assert scorer.name == "things"
+    assert isinstance(scorer, Scorer)
+    assert scorer([]).shape == (0,)
+
+
+def test_word_lists_are_values() -> None:
+    assert WordList(iter(["a", "b"])) == WordList(("a", "b"))
+    assert WordList(["a"]) != WordList(["b"])
+
+
+@pytest.mark.parametrize("words", ["cat", [], ["cat", " "]], ids=str)
+def test_word_lists_without_words_are_refused(words: object) -> None:
+    with pytest.raises(SettingError, match="word"):
+        WordList(words)  # type: ignore[arg-type]
+
+
+def toy(n: int = 120) -> ContrastSet:
+    return ContrastSet(sentences(n, seed=0, must="sad"), sentences(n, seed=1, must="happy"), name="sadness")
+
+
+@pytest.mark.filterwarnings("ignore::lens_steer.errors.LensSteerWarning")
+def test_classifier_finds_the_word_that_tells_the_sides_apart() -> None:
+    classifier = ConceptClassifier.fit(toy())
+    scores = classifier(["the boy was sad", "the boy was happy"])
+    assert scores[0] > 0.6 > 0.4 > scores[1]
+    assert classifier.heldout_auroc > 0.9
+    assert 0.8 < classifier.heldout_accuracy <= 1
+    assert classifier.name == "sadness classifier"
+    assert isinstance(classifier, Scorer)
+
+
+@pytest.mark.filterwarnings("ignore::lens_steer.errors.LensSteerWarning")
+def test_classifier_is_reproducible_and_judged_on_texts_it_never_saw() -> None:
+    contrast = toy()
+    one, again, other = (ConceptClassifier.fit(contrast, seed=seed) for seed in (0, 0, 1))
+    texts = sentences(20, seed=5)
+    np.testing.assert_array_equal(one(texts), again(texts))
+    assert not np.array_equal(one(texts), other(texts))
+    null = ConceptClassifier.fit(contrast.shuffled(3), seed=0)
+    assert null.heldout_auroc < 0.8
+
+
+def test_classifier_reads_the_completion_of_a_pair() -> None:
+    pairs = [[("same prompt", f"{text} {number}") for number in range(8)] for text in ("bad day", "good night")]
+    classifier = ConceptClassifier.fit(ContrastSet(*pairs))
+    assert classifier.heldout_accuracy == 1
+    assert classifier(["bad day"])[0] > 0.5 > classifier(["good night"])[0]
+
+
+def test_classifier_needs_words() -> None:
+    with pytest.raises(ContrastError, match="no classifier"):
+        ConceptClassifier.fit(ContrastSet(["!", "!!", "!!!", "!!!!"], ["?", "??", "???", "????"]))
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore::lens_steer.errors.LensSteerWarning")
+def test_classifier_on_a_real_concept(shared: Path) -> None:
+    texts = json.loads((shared / "data" / "story_concepts" / "dog.json").read_text())["sentences"]
+    classifier = ConceptClassifier.fit(ContrastSet(texts["positive"], texts["negative"], name="dog"))
+    assert classifier.heldout_auroc > 0.9

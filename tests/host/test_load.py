@@ -1,0 +1,286 @@
+"""Loading: what is accepted, what comes back, what is refused, and what is never run or unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from lens_steer.activations.collect import collect
+from lens_steer.contrast import ContrastSet
+from lens_steer.errors import ModelError
+from lens_steer.host.adapter import host_of
+from lens_steer.host.load import load_model
+from lens_steer.host.sites import find_sites
+from tests.compat import make_hooked_tiny
+from tests.families import make_tiny, make_tokenizer, sentences
+from tests.host.handles import logits
+from tests.host.test_attach import random_edit
+
+pytestmark = pytest.mark.compat
+
+IDS = torch.tensor([[1, 5, 9, 7]])
+
+
+def plain(**settings: Any) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, **settings))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A saved model with its tokenizer."""
+    plain().save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def is_ready(model: Any) -> bool:
+    original = getattr(model, "original_model", model)
+    modes = [module.training for module in (model, original, *original.modules())]
+    return not any(modes) and not any(p.requires_grad for p in (*model.parameters(), *original.parameters()))
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_directory(directory: Path, as_text: bool) -> None:
+    model = load_model(str(directory) if as_text else directory)
+    assert is_ready(model)
+    assert host_of(model).kind == "TransformerBridge"
+    assert host_of(model).dtype == torch.float32
+    assert host_of(model).context == 64
+    torch.testing.assert_close(logits(model, IDS), plain().eval()(IDS).logits, rtol=1e-4, atol=1e-5)
+    assert model.tokenizer.bos_token == "<bos>"
+
+
+def test_a_relative_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory.parent)
+    for name in ("model", "./model"):
+        assert host_of(load_model(name)).n_layers == 2
+    assert host_of(load_model(Path("model"))).n_layers == 2
+
+
+def test_a_hugging_face_model_keeps_its_weights_and_dtype() -> None:
+    original = plain().to(torch.bfloat16).train()
+    model = load_model(original, tokenizer=make_tokenizer())
+    assert model.original_model is original
+    assert is_ready(model)
+    assert host_of(model).dtype == torch.bfloat16
+
+
+def test_a_hugging_face_model_from_a_directory_finds_its_tokenizer(directory: Path) -> None:
+    model = load_model(AutoModelForCausalLM.from_pretrained(directory))
+    assert model.tokenizer.bos_token == "<bos>"
+    assert is_ready(model)
+
+
+@pytest.mark.parametrize("name", ["", "no/such-model", "gone"])
+def test_a_hugging_face_model_without_tokenizer(name: str) -> None:
+    original = plain()
+    original.config._name_or_path = name
+    with pytest.raises(ModelError, match="does not say where its tokenizer lies: pass tokenizer="):
+        load_model(original)
+
+
+def test_a_name_that_transformer_lens_knows_does_not_change_the_model() -> None:
+    original = plain()
+    original.config._name_or_path = "gpt2"
+    model = load_model(original, tokenizer=make_tokenizer())
+    assert (host_of(model).n_layers, host_of(model).context, model.cfg.d_model) == (2, 64, 32)
+
+
+def test_a_bridge_is_returned_itself() -> None:
+    model = make_tiny("gpt2")
+    host = host_of(model)
+    model.train()
+    assert load_model(model) is model
+    assert host_of(model) is host
+    assert is_ready(model)
+
+
+def test_a_hooked_transformer_is_returned_itself() -> None:
+    model = make_hooked_tiny()
+    assert load_model(model) is model
+    assert host_of(model).kind == "HookedTransformer"
+    assert is_ready(model)
+
+
+def test_a_bridge_of_the_users_own(directory: Path) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(str(directory))
+    assert load_model(bridge) is bridge
+    assert is_ready(bridge)
+
+
+def test_a_second_bridge_over_one_model_is_refused() -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = make_tiny("gpt2")
+    with pytest.raises(ModelError, match="already lives in a TransformerBridge: pass that bridge instead"):
+        load_model(model.original_model, tokenizer=make_tokenizer())
+    original = plain()
+    first = load_model(original, tokenizer=make_tokenizer())
+    second = None
+    try:
+        second = TransformerBridge.boot_transformers("local/gpt2", hf_model=original, tokenizer=make_tokenizer())
+    except (ValueError, AttributeError, TypeError):
+        pytest.skip("this transformer-lens refuses a second bridge itself")
+    with pytest.raises(ModelError, match="already lives in another TransformerBridge"):
+        load_model(second)
+    assert host_of(first).model is first
+
+
+@pytest.mark.parametrize("thing", [torch.nn.Linear(2, 2), torch.nn.Sequential()])
+def test_not_a_language_model(thing: torch.nn.Module) -> None:
+    with pytest.raises(ModelError, match="is neither a TransformerLens nor a Hugging Face model"):
+        load_model(thing)
+    with pytest.raises(ModelError, match=r"a TransformerLens model is needed.*load_model"):
+        host_of(thing)
+
+
+def test_missing_places(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a model directory: it has no config.json"):
+        load_model(tmp_path / "gone")
+    with pytest.raises(ModelError, match="is not a model directory: it has no config.json"):
+        load_model(str(tmp_path))
+    with pytest.raises(ModelError, match="no model 'no/such-model-anywhere'"):
+        load_model("no/such-model-anywhere")
+
+
+def test_a_directory_without_weights(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model.safetensors"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "no-such-architecture"}, {"architectures": ["GPT2LMHeadModel"]}, {"model_type": "t5x"}]
+)
+def test_an_unknown_architecture(directory: Path, config: dict[str, Any]) -> None:
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"{directory.name}"):
+        load_model(directory)
+
+
+def forbid_pickles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+
+    def refuse(*arguments: Any, **settings: Any) -> Any:
+        read.append(str(arguments[0]))
+        raise AssertionError("something was unpickled")
+
+    for place, name in (torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"):
+        monkeypatch.setattr(place, name, refuse)
+    return read
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pickled_weights_are_refused_unread(directory: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
+    """transformers would read them with torch.load(weights_only=True): still an unpickler."""
+    (directory / "model.safetensors").unlink()
+    torch.save(plain().state_dict(), directory / ("pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin"))
+    if sharded:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(plain().state_dict(), "pytorch_model-00001-of-00001.bin")}
+        (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    read = forbid_pickles(monkeypatch)
+    with pytest.raises(ModelError, match=r"no model.safetensors.*reads no pickles.*save_pretrained"):
+        load_model(directory)
+    assert read == []
+
+
+def test_safe_weights_are_taken_where_pickled_ones_lie_beside(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"nonsense": torch.zeros(1)}, directory / "pytorch_model.bin")
+    read = forbid_pickles(monkeypatch)
+    assert torch.isfinite(logits(load_model(directory), IDS)).all()
+    assert read == []
+
+
+def test_sharded_safe_weights(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    plain().save_pretrained(directory, max_shard_size="20KB")
+    assert (directory / "model.safetensors.index.json").is_file()
+    assert is_ready(load_model(directory))
+
+
+def test_remote_code_runs_only_if_asked_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = directory / "it-ran"
+    code = f"from pathlib import Path\nPath({str(marker)!r}).touch()\nfrom transformers import GPT2Config\n"
+    code += "class Config(GPT2Config):\n    model_type = 'strange'\n"
+    (directory / "strange.py").write_text(code)
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "strange", "auto_map": {"AutoConfig": "strange.Config"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks at the terminal
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load_model(directory)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("trust", [None, True])
+def test_trust_and_revision_are_passed_on(directory: Path, monkeypatch: pytest.MonkeyPatch, trust: bool | None) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    given: list[dict[str, Any]] = []
+    boot = TransformerBridge.boot_transformers
+
+    def record(name: str, **settings: Any) -> Any:
+        given.append(settings)
+        return boot(name, **settings)
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", record)
+    load_model(directory, **({} if trust is None else {"trust_remote_code": trust}), revision="main")
+    assert given[0]["trust_remote_code"] is bool(trust)
+    assert given[0]["revision"] == "main"
+
+
+def test_bfloat16_end_to_end(directory: Path) -> None:
+    single, half = load_model(directory), load_model(directory, dtype=torch.bfloat16)
+    assert host_of(half).dtype == torch.bfloat16
+    assert host_of(half).provenance["dtype"] == "bfloat16"
+    contrast = ContrastSet(sentences(6, seed=1), sentences(6, seed=2))
+    for sites in ("hook_resid_post", "attn.hook_z", "mlp.hook_post"):
+        fine, coarse = (collect(model, contrast, sites, pool="mean") for model in (single, half))
+        for site in fine.sites:
+            assert coarse.source[site].dtype == torch.float32
+            spread = fine.source[site].std()
+            assert (fine.source[site] - coarse.source[site]).abs().max() < 0.1 * spread
+    edit = random_edit(single)
+    before = logits(half, IDS)
+    with edit.on(single), edit.on(half):
+        fine_logits, coarse_logits = logits(single, IDS), logits(half, IDS)
+    assert coarse_logits.dtype == torch.bfloat16
+    assert (fine_logits - coarse_logits.float()).abs().max() < 0.05 * fine_logits.abs().max()
+    assert torch.equal(logits(half, IDS), before)
+
+
+@pytest.mark.real
+def test_a_real_model_in_bfloat16(shared: Path, tinytalk: Any) -> None:
+    half = load_model(shared / "models" / "tinytalk-neo", dtype=torch.bfloat16)
+    contrast = ContrastSet(["Tom was sad and cried."], ["Tom was happy and smiled."])
+    fine, coarse = (collect(model, contrast, "hook_resid_post", pool="mean") for model in (tinytalk, half))
+    for site in fine.sites:
+        assert (fine.source[site] - coarse.source[site]).abs().max() < 0.1 * fine.source[site].std()
+    edit = random_edit(tinytalk).restrict(find_sites(tinytalk, "hook_resid_post", layers=[3]))
+    ids = tinytalk.tokenizer(["Tom was sad"], return_tensors="pt").input_ids
+    with edit.on(tinytalk), edit.on(half):
+        expected, found = logits(tinytalk, ids), logits(half, ids).float()
+    assert (expected - found).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.real
+def test_real_models(real_model: Any, shared: Path, tmp_path: Path) -> None:
+    assert is_ready(real_model)
+    assert host_of(real_model).provenance["weights"] == "raw"
+    assert host_of(real_model).provenance["model"]
+    copied = tmp_path / "copied"
+    name = "tinytalk-neo" if host_of(real_model).n_layers == 8 else "stories260K"
+    shutil.copytree(shared / "models" / name, copied)
+    again = load_model(copied)
+    ids = torch.tensor([[1, 5, 9, 7, 30]])
+    assert torch.equal(logits(again, ids), logits(real_model, ids))

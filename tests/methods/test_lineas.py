@@ -1,0 +1,261 @@
+"""LinEAS: its loss against a plain one, gradients, safeguards, sparsity, and what it must never do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lens_steer.activations.collect import collect
+from lens_steer.activations.whole_texts import pool_texts
+from lens_steer.contrast import ContrastSet
+from lens_steer.errors import ActivationError, ContrastError, LensSteerWarning, ModelError, SettingError, SiteError
+from lens_steer.host.sites import find_sites
+from lens_steer.host.tokens import tokenize
+from lens_steer.host.trunk import frozen
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.end_to_end import EndToEndLoss
+from lens_steer.methods.lineas import LinEAS
+from lens_steer.ranking.wasserstein import wasserstein
+from tests.families import sentences
+
+
+@pytest.fixture(scope="module")
+def contrast() -> ContrastSet:
+    return ContrastSet(sentences(10, seed=1, must="sad"), sentences(7, seed=2, must="happy"))
+
+
+def make_loss(
+    model: Any, contrast: ContrastSet, *, micro_batch: int = 99, kind: str = "hook_resid_post"
+) -> EndToEndLoss:
+    sites = find_sites(model, kind)
+    source, target = (tokenize(model, side) for side in (contrast.source, contrast.target))
+    pooled = pool_texts(model, target, sites, "mean", 99)
+    return EndToEndLoss(model, source, pooled, edit_sites=sites, loss_sites=sites, pool="mean", micro_batch=micro_batch)
+
+
+def random_parameters(loss: EndToEndLoss, seed: int = 0) -> torch.Tensor:
+    return 0.1 * torch.randn(len(loss.group), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("kind", ["hook_resid_post", "attn.hook_z", "mlp.hook_post"])
+def test_loss_is_the_squared_wasserstein_distance_of_the_edited_source(
+    tiny: Any, contrast: ContrastSet, kind: str
+) -> None:
+    loss = make_loss(tiny, contrast, kind=kind)
+    parameters = random_parameters(loss)
+    edits = tuple(Edit(site, DiagonalAffine(*pair)) for site, pair in loss.split(parameters).items())
+    plain = collect(tiny, contrast, kind, pool="mean")
+    with Intervention(edits).on(tiny):
+        edited = collect(tiny, contrast, kind, pool="mean")
+    distances = [wasserstein(edited.source[site], plain.target[site], order=2).square().sum() for site in plain.sites]
+    assert loss(parameters) == pytest.approx(float(sum(distances)) / len(distances), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["hook_resid_post", "attn.hook_z"])
+def test_gradient_equals_central_differences(tiny: Any, contrast: ContrastSet, kind: str) -> None:
+    loss = make_loss(tiny, contrast, kind=kind)
+    parameters = random_parameters(loss)
+    with frozen(tiny):
+        _, gradient = loss.with_gradient(parameters)
+    for seed in range(3):
+        direction = torch.randn(len(parameters), generator=torch.Generator().manual_seed(seed))
+        direction /= direction.norm()
+        step = 1e-2
+        slope = (loss(parameters + step * direction) - loss(parameters - step * direction)) / (2 * step)
+        assert float(gradient @ direction) == pytest.approx(slope, rel=5e-3, abs=1e-3 * float(gradient.norm()))
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_micro_batches_give_the_full_gradient(tiny: Any, contrast: ContrastSet, micro_batch: int) -> None:
+    whole, parts = make_loss(tiny, contrast), make_loss(tiny, contrast, micro_batch=micro_batch)
+    parameters = random_parameters(whole)
+    with frozen(tiny):
+        value, gradient = whole.with_gradient(parameters)
+        value_in_parts, gradient_in_parts = parts.with_gradient(parameters)
+    assert value_in_parts == pytest.approx(value, rel=1e-5)
+    assert float((gradient_in_parts - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@pytest.mark.compat
+def test_gamma_max_separates_nothing_from_something(family: Any, contrast: ContrastSet) -> None:
+    method = LinEAS(steps=5, progress=False)
+    ceiling = method.gamma_max(family, contrast)
+    assert replace(method, gamma=1.01 * ceiling).fit(family, contrast).support()["kept"].sum() == 0
+    assert replace(method, gamma=0.9 * ceiling).fit(family, contrast).support()["kept"].sum() > 0
+
+
+def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
+    method = LinEAS(steps=20, optimizer="adam", lr=0.01, progress=False)
+    ceiling = method.gamma_max(tiny, contrast)
+    assert replace(method, gamma=1.01 * ceiling).fit(tiny, contrast).support()["kept"].sum() == 0
+    assert replace(method, gamma=0.9 * ceiling).fit(tiny, contrast).support()["kept"].sum() > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lr": 30.0},
+        {"lr": 1e6},
+        {"optimizer": "adam", "lr": 5.0},
+        {"batch_size": 4},
+        {"batch_size": 4, "lr": 50.0},
+        {"gamma": 0.05},
+        {"loss_sites": "blocks.1.hook_resid_post"},
+    ],
+)
+def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
+    edit = LinEAS(steps=40, progress=False, **settings).fit(tiny, contrast)
+    loss = edit.provenance["loss"]
+    assert loss["training"] <= loss["identity"]
+    assert torch.isfinite(edit.edits[0].map.scale).all()
+
+
+def test_the_reported_loss_is_that_of_the_returned_map(tiny: Any, contrast: ContrastSet) -> None:
+    edit = LinEAS(steps=30, progress=False).fit(tiny, contrast)
+    loss = make_loss(tiny, contrast)
+    parameters = torch.cat([part for e in edit.edits for part in (e.map.scale - 1, e.map.shift)])
+    assert loss(parameters) == pytest.approx(edit.provenance["loss"]["training"], rel=1e-4)
+    assert edit.provenance["loss"]["training"] < 0.9 * edit.provenance["loss"]["identity"]
+
+
+def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) -> None:
+    history = LinEAS(steps=40, lr=1e6, progress=False).fit(tiny, contrast).history
+    events = history[history.event != ""]
+    assert len(events) >= 1
+    assert events.event.str.contains("learning rate / 4").all()
+    before, after = history.lr[events.index[0]], history.lr[events.index[0] + 1]
+    assert after < before / 3.9
+
+
+def test_history_has_a_row_per_step_and_a_cosine_rate(tiny: Any, contrast: ContrastSet) -> None:
+    history = LinEAS(steps=50, lr=0.01, progress=False).fit(tiny, contrast).history
+    assert list(history.columns) == ["step", "loss", "support", "lr", "event", "heldout_loss"]
+    assert history.step.tolist() == list(range(50))
+    assert history.lr.iloc[0] == pytest.approx(0.01)
+    assert history.lr.iloc[25] == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    assert (history.lr.diff().dropna() < 0).all()
+
+
+def test_held_out_texts_stop_the_fit(tiny: Any, contrast: ContrastSet) -> None:
+    holdout = ContrastSet(sentences(30, seed=11, must="sad"), sentences(30, seed=12, must="happy"))
+    train = ContrastSet(sentences(30, seed=13, must="sad"), sentences(30, seed=14, must="happy"))
+    method = LinEAS(steps=400, lr=0.005, holdout=holdout, evaluate_every=2, patience=3, progress=False)
+    edit = method.fit(tiny, train)
+    history = edit.history
+    best = history.heldout_loss.min()
+    assert edit.provenance["loss"]["heldout"] == pytest.approx(best)
+    assert best < make_loss(tiny, holdout)(torch.zeros(128))
+    assert len(history) < 400
+    assert (history.heldout_loss.dropna().tail(3) >= best).all()
+
+
+def test_the_same_seed_gives_the_same_map(tiny: Any, contrast: ContrastSet) -> None:
+    method = LinEAS(steps=10, batch_size=4, seed=3, progress=False)
+    assert method.fit(tiny, contrast) == method.fit(tiny, contrast)
+    assert method.fit(tiny, contrast) != replace(method, seed=4).fit(tiny, contrast)
+
+
+def test_interruption_returns_the_best_so_far(tiny: Any, contrast: ContrastSet) -> None:
+    passes = []
+
+    def interrupt(tensor: Any, hook: Any) -> None:
+        passes.append(1)
+        if len(passes) == 25:
+            raise KeyboardInterrupt
+
+    with tiny.hooks(fwd_hooks=[("blocks.1.hook_resid_post", interrupt)]):
+        with pytest.warns(LensSteerWarning, match=r"interrupted after \d+ of 1000 steps"):
+            edit = LinEAS(progress=False).fit(tiny, contrast)
+    assert edit.provenance["interrupted"]
+    assert edit.provenance["loss"]["training"] < edit.provenance["loss"]["identity"]
+    assert 10 < len(edit.history) < 25
+
+
+class TestPath:
+    def test_support_grows_as_gamma_falls(self, tiny: Any, contrast: ContrastSet) -> None:
+        path = LinEAS(steps=30, progress=False).path(tiny, contrast)
+        frame = path.frame
+        assert len(frame) == len(path.interventions) == 8
+        assert frame.gamma_ratio.iloc[0] == pytest.approx(1.0)
+        assert frame.gamma_ratio.iloc[-1] == pytest.approx(0.01)
+        assert frame.support.iloc[0] == 0
+        assert frame.support.iloc[-1] > 10
+        assert (frame.loss <= frame.identity_loss + 1e-9).all()
+        assert [int(edit.support().kept.sum()) for edit in path.interventions] == frame.support.tolist()
+
+    def test_warm_start_needs_no_step_to_be_as_good(self, tiny: Any, contrast: ContrastSet) -> None:
+        method = LinEAS(steps=40, progress=False)
+        ceiling = method.gamma_max(tiny, contrast)
+        path = method.path(tiny, contrast, gammas=[0.1 * ceiling, 0.5 * ceiling])
+        assert path.frame.gamma.tolist() == [0.5 * ceiling, 0.1 * ceiling]
+        one_step = replace(method, steps=1).path(tiny, contrast, gammas=[0.5 * ceiling])
+        assert path.frame.loss.iloc[1] < one_step.frame.loss.iloc[0]
+
+
+class TestRefusals:
+    def test_too_few_texts(self, tiny: Any) -> None:
+        with pytest.raises(ContrastError, match="at least 4"):
+            LinEAS().fit(tiny, ContrastSet(sentences(3, seed=1), sentences(9, seed=2)))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"steps": 0},
+            {"lr": -1.0},
+            {"gamma": -0.1},
+            {"batch_size": 0},
+            {"optimizer": "lbfgs"},
+            {"gamma": 1.0, "l1": 0.0, "group": 0.0},
+        ],
+    )
+    def test_settings_out_of_range(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises((SettingError, TypeError), match="LinEAS|optimizer"):
+            LinEAS(**wrong)
+
+    def test_sites_that_no_loss_reaches(self, tiny: Any, contrast: ContrastSet) -> None:
+        with pytest.raises(SiteError, match="behind the last loss site"):
+            LinEAS(loss_sites="blocks.0.hook_resid_post").fit(tiny, contrast)
+
+    def test_training_mode(self, tiny: Any, contrast: ContrastSet) -> None:
+        tiny.train()
+        try:
+            with pytest.raises(ModelError, match="training mode"):
+                LinEAS().fit(tiny, contrast)
+        finally:
+            tiny.eval()
+
+    def test_foreign_activations(self, tiny: Any, contrast: ContrastSet) -> None:
+        with pytest.raises(ActivationError, match="pooled by max"):
+            LinEAS(sites="mlp.hook_post").fit(tiny, contrast, activations=collect(tiny, contrast))
+        with pytest.raises(ActivationError, match="lack 2 sites"):
+            LinEAS().fit(tiny, contrast, activations=collect(tiny, contrast, pool="mean"))
+        other = contrast.swap()
+        with pytest.raises(ActivationError, match="other texts"):
+            LinEAS(sites="mlp.hook_post").fit(tiny, other, activations=collect(tiny, contrast, pool="mean"))
+
+
+def test_given_activations_change_nothing(tiny: Any, contrast: ContrastSet) -> None:
+    acts = collect(tiny, contrast, "hook_resid_post", pool="mean")
+    method = LinEAS(steps=5, progress=False)
+    with_them, without = method.fit(tiny, contrast, activations=acts), method.fit(tiny, contrast)
+    for one, other in zip(with_them.edits, without.edits, strict=True):
+        torch.testing.assert_close(one.map.shift, other.map.shift, rtol=1e-3, atol=1e-5)
+
+
+def test_flags_of_a_foreign_model_are_restored(tiny: Any, contrast: ContrastSet) -> None:
+    parameters = list(tiny.parameters())
+    parameters[0].requires_grad_(True)
+    try:
+        LinEAS(steps=2, progress=False).fit(tiny, contrast)
+        assert parameters[0].requires_grad
+        assert parameters[0].grad is None
+        assert not any(parameter.requires_grad for parameter in parameters[1:])
+    finally:
+        parameters[0].requires_grad_(False)

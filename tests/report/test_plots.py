@@ -1,0 +1,175 @@
+"""Figures show the numbers of their results, say what their axes are, and fit into a file."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from lens_steer.activations.activations import Activations
+from lens_steer.effects.downstream import DownstreamShift
+from lens_steer.errors import SettingError
+from lens_steer.evaluation.evaluation import Evaluation
+from lens_steer.host.sites import Site
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import Chain, DiagonalAffine
+from lens_steer.methods.lineas_path import LinEASPath
+from lens_steer.ranking.experts import ExpertRanking, rank_experts
+from lens_steer.report.plots import plot
+
+
+def ranking(units: int = 20, kinds: tuple[str, ...] = ("mlp.hook_post",)) -> ExpertRanking:
+    generator = np.random.default_rng(0)
+    names = [f"blocks.{layer}.{kind}" for layer in range(3) for kind in kinds]
+    source = {name: generator.normal(size=(12, units)) for name in names}
+    target = {name: generator.normal(size=(10, units)) for name in names}
+    source["blocks.1.mlp.hook_post"][:, 4] += 4
+    return rank_experts(Activations.from_arrays(source=source, target=target, name="a concept"))
+
+
+def intervention(layers: int = 3, width: int = 40) -> Intervention:
+    edits = []
+    for layer in range(layers):
+        scale, shift = torch.ones(width), torch.zeros(width)
+        scale[: 5 * layer], shift[layer] = 0.5, -2.0
+        edits.append(Edit(Site(f"blocks.{layer}.hook_out", layer, "hook_out", width), DiagonalAffine(scale, shift)))
+    return Intervention(tuple(edits), {"method": "a method"})
+
+
+def shift(texts: tuple[str, ...] = ("heldout", "neutral", "foreign")) -> DownstreamShift:
+    rows = [
+        {"texts": kind, "edited": edited, "site": f"blocks.{layer}.hook_out", "layer": layer, "unit": unit}
+        | {"before": 0.0 if kind == "neutral" else 2.0, "after": 0.5 + layer, "sd": 2.0, "target_moved": 0.1}
+        for kind in texts
+        for edited, first in (("layer 0", 0), ("layer 1", 1), ("all", 0))
+        for layer in range(first, 3)
+        for unit in range(4)
+    ]
+    frame = pd.DataFrame(rows)
+    frame["before_sd"], frame["after_sd"] = frame["before"] / frame["sd"], frame["after"] / frame["sd"]
+    return DownstreamShift(frame, {"method": "a method", "foreign": "other", "strength": 1.0, "edited_layers": [0, 1]})
+
+
+def path() -> LinEASPath:
+    ratio = np.geomspace(1, 0.01, 5)
+    columns = {"gamma": ratio * 0.1, "gamma_ratio": ratio, "support": [0, 3, 20, 40, 50], "sites_used": [0, 1, 2, 3, 3]}
+    losses = {"loss": [1.0, 0.8, 0.6, 0.5, 0.45], "identity_loss": 1.0, "heldout_loss": [1.0, 0.9, 0.8, 0.8, 0.85]}
+    return LinEASPath(tuple(intervention() for _ in ratio), pd.DataFrame({**columns, **losses}))
+
+
+def evaluation() -> Evaluation:
+    rows = [
+        ("effect", 0.4, 0.1, -0.3, -0.4, -0.2, "mean score", 8),
+        ("cost", 12.0, 13.0, 1.0, 0.5, 1.5, "perplexity", 9),
+    ]
+    names = ["measure", "before", "after", "change", "low", "high", "unit", "n"]
+    return Evaluation(pd.DataFrame(rows, columns=names), pd.DataFrame(), pd.DataFrame(), {})
+
+
+RESULTS = [shift(), ranking(), intervention(), path(), evaluation()]
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
+def test_every_axis_has_a_title_and_every_font_is_one(result: Any) -> None:
+    figure = result.plot() if hasattr(result, "plot") else plot(result)
+    assert isinstance(figure, go.Figure)
+    assert figure.layout.title.text
+    assert "Helvetica" in figure.layout.font.family
+    layout = figure.layout.to_plotly_json()
+    for letter in "xy":
+        titles = [
+            axis.get("title", {}).get("text") for name, axis in layout.items() if name.startswith(f"{letter}axis")
+        ]
+        assert any(titles) or isinstance(result, Evaluation)
+    html = figure.to_html(include_plotlyjs=False)
+    assert "NaN" not in html.split("Plotly.newPlot")[1]
+
+
+def test_downstream_cells_are_the_matrices() -> None:
+    result = shift()
+    figure = plot(result)
+    wanted = [result.matrix("heldout"), result.matrix("foreign"), result.collateral("neutral")]
+    assert len(figure.data) == 3
+    for cells, matrix in zip(figure.data, wanted, strict=True):
+        np.testing.assert_array_equal(cells.z, matrix)
+        assert list(cells.y) == ["layer 0", "layer 1", "all"]
+        assert list(cells.x) == [0, 1, 2]
+    axis = figure.layout.coloraxis
+    assert (axis.cmid, axis.cmin, axis.cmax) == (0, -axis.cmax, min(1.0, np.nanmax(np.abs(wanted[0]))))
+    assert len(plot(shift(("heldout",))).data) == 1
+
+
+def test_ranking_marks_the_best_unit_and_chance() -> None:
+    figure = plot(ranking())
+    notes = [note.text for note in figure.layout.annotations]
+    best = ranking().frame.iloc[0]
+    assert f"blocks.1.mlp.hook_post[4]: {best['heldout_auroc']:.2f}" in notes
+    assert figure.layout.shapes[0].y0 == 0.5
+    assert sum(len(trace.x) for trace in figure.data) == 60
+    assert "held-out" in figure.layout.yaxis.title.text
+
+
+def test_large_rankings_are_thinned_and_say_so() -> None:
+    result = ranking(units=2000, kinds=("mlp.hook_post", "hook_resid_post"))
+    figure = plot(result)
+    drawn = sum(len(trace.x) for trace in figure.data)
+    assert 1500 < drawn <= 1801
+    assert f"{drawn:,} of 12,000 units" in figure.layout.title.text
+    points = np.concatenate([trace.y for trace in figure.data])
+    scores = result.frame["heldout_auroc"]
+    assert points.max() == pytest.approx(scores.max())
+    assert points.min() == pytest.approx(scores.min())
+
+
+def test_intervention_rows_are_sorted_changes_and_support() -> None:
+    figure = plot(intervention())
+    scale, moved, bars = figure.data
+    assert list(scale.y) == ["0", "1", "2"]
+    np.testing.assert_allclose(scale.z.max(axis=1), [0, 0.5, 0.5])
+    assert (np.diff(scale.z, axis=1) <= 0).all()
+    # Ranks are logarithmic but whole here: the first 10 units of layer 2 are scaled.
+    ranks = np.array(scale.customdata[0])
+    np.testing.assert_array_equal(scale.z[2] > 0, ranks <= 10)
+    assert (moved.z[:, 0] == 2).all()
+    assert [int(text) for text in bars.text] == [1, 5, 10]
+
+
+def test_a_map_that_is_not_diagonal_leaves_its_row_empty() -> None:
+    edits = intervention().edits
+    chain = Edit(edits[0].site, Chain((edits[0].map, edits[0].map)), edits[0].scope)
+    figure = plot(Intervention((chain, *edits[1:])))
+    assert np.isnan(figure.data[0].z[0]).all()
+    assert int(figure.data[2].text[0]) == 1
+
+
+def test_evaluation_interval_lies_around_the_change() -> None:
+    lines = [trace for trace in plot(evaluation()).data if trace.mode == "lines"]
+    np.testing.assert_allclose([trace.x for trace in lines], [[0.0, 0.2], [12.5, 13.5]])
+
+
+def test_path_draws_losses_and_support() -> None:
+    names = [trace.name for trace in plot(path()).data[:2]]
+    assert names == ["training texts", "held-out texts"]
+    without = path()
+    without.frame["heldout_loss"] = np.nan
+    assert len(plot(without).data) == len(plot(path()).data) - 1
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(SettingError, match="no figure of dict"):
+        plot({})
+    frame = pd.concat([ranking().frame, ranking().frame.assign(concept="second")])
+    with pytest.raises(SettingError, match="concept"):
+        plot(ExpertRanking(frame, ranking().activations))
+
+
+def test_plots_are_loaded_only_when_drawn() -> None:
+    import subprocess
+
+    code = "import sys, lens_steer.report.plots; sys.exit('plotly' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
