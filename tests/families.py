@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,8 +52,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(folder, add_bos_token=True)
 
 
-def make_tiny(family: str, *, seed: int = 0) -> Any:
-    """Return a hosted random model of a family."""
+def random_model(family: str, *, seed: int = 0) -> Any:
+    """Return a random Hugging Face model of a family."""
     torch.manual_seed(seed)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = AutoConfig.for_model(family, **CONFIGS[family], **special)
@@ -63,7 +64,18 @@ def make_tiny(family: str, *, seed: int = 0) -> Any:
             torch.nn.init.normal_(parameter, std=0.3)
         elif "bias" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    return load_model(model, tokenizer=make_tokenizer())
+    return model
+
+
+def make_tiny(family: str, *, seed: int = 0) -> Any:
+    """Return a hosted random model of a family."""
+    return load_model(random_model(family, seed=seed), tokenizer=make_tokenizer())
+
+
+def save_tiny(family: str, directory: Path) -> None:
+    """Write a random model and its tokenizer as a directory, as a user has them."""
+    random_model(family).save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
 
 
 def sentences(n: int, *, seed: int = 0, must: str | None = None, length: tuple[int, int] = (3, 9)) -> list[str]:

@@ -1,0 +1,1 @@
+"""Studies: library calls only, one question per file."""

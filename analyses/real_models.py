@@ -1,0 +1,161 @@
+"""Expert units and steering on two small real models: the tables of the README.
+
+`python -m analyses.real_models experts` and `python -m analyses.real_models steering` write csv files into
+`analyses/tables/`. They need the models and data that lie in `../shared`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import lens_steer as ls
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+TABLES = Path(__file__).with_name("tables")
+SAD = ["sad", "sadly", "cried", "cry", "crying", "tears", "upset", "lonely"]  # the concept file's own keywords
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A contrast and how to read it; `n` texts a side."""
+
+    name: str
+    read: Callable[[], ls.ContrastSet]
+
+
+def concepts() -> tuple[Concept, ...]:
+    """Return two lexical concepts, one of style and one of opinion, 125 or 400 texts a side."""
+    data = SHARED / "data"
+    tweets = data / "hate_offensive_tweets" / "labeled_data.csv"
+    return (
+        Concept("sad", lambda: ls.read_contrast(data / "story_concepts" / "sad.json", n=125)),
+        Concept("dog", lambda: ls.read_contrast(data / "story_concepts" / "dog.json", n=165)),
+        Concept(
+            "offensive tweet",
+            lambda: ls.read_contrast(tweets, text="tweet", label="class", source=["0", "1"], target="2", n=400),
+        ),
+        Concept(
+            "positive review (sst2)",
+            lambda: ls.read_contrast(data / "sst2" / "train.csv", text="sentence", label="label", n=400),
+        ),
+    )
+
+
+def expert_table() -> pd.DataFrame:
+    """Return, per model and concept: the best unit and linear probe on held-out texts, and a shuffled control."""
+    rows = []
+    for name in ("tinytalk-neo", "stories260K"):
+        model = ls.load_model(SHARED / "models" / name)
+        for concept in concepts():
+            contrast = concept.read()
+            ranking = ls.rank_experts(ls.collect(model, contrast), seed=SEED)
+            best = ranking.top(1).iloc[0]
+            probes = ranking.probes()
+            null = ls.rank_experts(ls.collect(model, contrast.shuffled(SEED)), seed=SEED).top(1).iloc[0]
+            rows.append(
+                {
+                    "model": name,
+                    "concept": concept.name,
+                    "texts a side": len(contrast.source),
+                    "best unit": f"{best.site}[{best.unit}]",
+                    "held-out AUROC": best.heldout_auroc,
+                    "all texts, 95 % interval": f"{best.auroc:.3f} [{best.auroc_low:.3f}, {best.auroc_high:.3f}]",
+                    "best site's probe": probes["probe_auroc"].max(),
+                    "units with q < 0.05": int((ranking.frame["q_value"] < 0.05).sum()),
+                    "of units": len(ranking.frame),
+                    "shuffled labels": null.heldout_auroc,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def edits(model: Any, contrast: ls.ContrastSet) -> Iterator[tuple[str, str, ls.Intervention]]:
+    """Yield (method, control, intervention): AurA, LinEAS at three supports, and their null controls."""
+    small = contrast.subsample(32, seed=SEED)
+    shuffled = contrast.shuffled(SEED)
+    yield "AurA", "", ls.AurA().fit(model, contrast)
+    yield "AurA", "shuffled labels", ls.AurA().fit(model, shuffled)
+    lineas = ls.LinEAS(sites="hook_resid_post")
+    ceiling = lineas.gamma_max(model, small)
+    kept = {}
+    for label, share in (("dense", 0.0), ("middle", 0.1), ("sparse", 0.5)):
+        edit = replace(lineas, gamma=share * ceiling).fit(model, small)
+        kept[label] = len(edit.units())
+        yield f"LinEAS {label}", "", edit
+    null = replace(lineas, gamma=0.1 * ceiling).fit(model, shuffled.subsample(32, seed=SEED))
+    yield "LinEAS middle", "shuffled labels", null
+    sites = ls.find_sites(model, "hook_resid_post")
+    units = ls.random_units(sites, kept["sparse"], seed=SEED)
+    activations = ls.collect(model, contrast, "hook_resid_post")
+    yield "ablation", "random units", ls.ablate(units, mode="mean", activations=activations)
+
+
+def steering_table(*, prompts: int = 150, samples: int = 2) -> pd.DataFrame:
+    """Return effect and cost of steering tinytalk-neo away from "sad", on prompts and texts that no fit has seen."""
+    model = ls.load_model(SHARED / "models" / "tinytalk-neo")
+    whole = ls.read_contrast(SHARED / "data" / "story_concepts" / "sad.json")
+    train, held = whole.split(test=0.5, seed=SEED)
+    starts = [" ".join(str(text).split()[:4]) for text in held.source + held.target][:prompts]
+    before = None
+    rows = []
+    for method, control, edit in edits(model, train):
+        strengths = (0.5, 1.0, 1.5) if not control else (1.0,)
+        for strength in strengths:
+            result = ls.evaluate(
+                model,
+                edit,
+                prompts=starts,
+                scorer=ls.WordList(SAD, name="sad words"),
+                neutral=held.target,
+                strength=strength,
+                samples=samples,
+                max_new_tokens=30,
+                seed=SEED,
+                before=before,
+            )
+            before = before or result
+            effect, cost = result.frame.iloc[0], result.frame.iloc[1]
+            support = edit.support()
+            rows.append(
+                {
+                    "method": method,
+                    "control": control,
+                    "strength": strength,
+                    "units": int(support["kept"].sum()),
+                    "of units": int(support["units"].sum()),
+                    "sad texts before": effect.before,
+                    "after": effect.after,
+                    "change": effect.change,
+                    "change low": effect.low,
+                    "change high": effect.high,
+                    "perplexity before": cost.before,
+                    "perplexity after": cost.after,
+                }
+            )
+            print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Write one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=["experts", "steering"])
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    table = expert_table() if chosen.table == "experts" else steering_table()
+    TABLES.mkdir(exist_ok=True)
+    table.round(4).to_csv(TABLES / f"{chosen.table}.csv", index=False)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
