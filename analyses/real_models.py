@@ -98,12 +98,15 @@ def edits(model: Any, contrast: ls.ContrastSet) -> Iterator[tuple[str, str, ls.I
     yield "ablation", "random units", ls.ablate(units, mode="mean", activations=activations)
 
 
-def steering_table(*, prompts: int = 150, samples: int = 2) -> pd.DataFrame:
-    """Return effect and cost of steering tinytalk-neo away from "sad", on prompts and texts that no fit has seen."""
+def steering_table(*, samples: int = 8) -> pd.DataFrame:
+    """Return effect and cost of steering tinytalk-neo away from "sad", on texts that no fit has seen.
+
+    Prompts are the first four words of sad sentences; a continuation counts as sad if it holds one of the keywords.
+    """
     model = ls.load_model(SHARED / "models" / "tinytalk-neo")
     whole = ls.read_contrast(SHARED / "data" / "story_concepts" / "sad.json")
     train, held = whole.split(test=0.5, seed=SEED)
-    starts = [" ".join(str(text).split()[:4]) for text in held.source + held.target][:prompts]
+    starts = [" ".join(str(text).split()[:4]) for text in held.source]
     before = None
     rows = []
     for method, control, edit in edits(model, train):

@@ -23,6 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::lens_steer.errors.LensSteerWarning")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not SHARED.is_dir():
+        terminalreporter.write_line(f"tests marked real were skipped: there is no {SHARED.name}/ beside the repository")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Into the report, so that CI can count the tests of each mark.
     for item in items:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from lens_steer.activations.activations import Activations, BySite
 from lens_steer.activations.moments import MomentSums, Scratch
@@ -22,6 +21,7 @@ from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.host.trunk import Visit, trunk
+from lens_steer.progress import progress_bar
 
 
 def collect(
@@ -35,7 +35,7 @@ def collect(
     special_in_pool: bool = False,
     overflow: Overflow = "truncate",
     store: str | Path | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Activations:
     """Run every text once and keep one value per text and unit, and the token moments of each side.
 
@@ -108,7 +108,7 @@ def _stream(model: nn.Module, sink: _Sink, batch_size: int, saved: Progress | No
             sink.restore(shard)
     device = host_of(model).device
     batches = list(sink.tokens.batches(batch_size))
-    bar = tqdm(batches, desc="collect", unit="batch", disable=not progress)
+    bar = progress_bar(batches, desc="collect", unit="batch", show=progress)
     with torch.no_grad(), trunk(model, sink.visits) as run:
         for number, (rows, batch) in enumerate(bar):
             if number < done:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from lens_steer.activations.pooling import Pool
 from lens_steer.contrast import ContrastSet, Row
@@ -18,6 +17,7 @@ from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def downstream_shift(
     by_layer: bool = True,
     batch_size: int | None = None,
     check_model: bool = True,
-    progress: bool = False,
+    progress: bool = True,
 ) -> DownstreamShift:
     """Measure the distance between source and target at every later site and unit, before and after an edit.
 
@@ -176,7 +176,7 @@ def downstream_shift(
     layers = sorted({site.layer for site in edited})
     parts = _parts(intervention, layers if by_layer else [])
     frames = []
-    for name, part in tqdm(parts.items(), desc="downstream shift", unit="edit", disable=not progress):
+    for name, part in progress_bar(parts.items(), desc="downstream shift", unit="edit", show=progress):
         later = _reached(host, measured, part.sites)
         if not later:
             continue  # these edits come after everything that is measured

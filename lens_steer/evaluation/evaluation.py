@@ -71,7 +71,7 @@ def evaluate(
     chat: ChatFormat = None,
     confidence: float = 0.95,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
     before: Evaluation | None = None,
 ) -> Evaluation:
     """Generate from every prompt and measure neutral texts, without and with an intervention.

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
-from tqdm.auto import tqdm
 
 from lens_steer.contrast import ChatFormat
 from lens_steer.errors import SettingError, TokenError
@@ -15,6 +14,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.decode import Decoding, decode
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.progress import progress_bar
 
 _TOKEN_BUDGET = 8192
 
@@ -33,7 +33,7 @@ def generate(
     chat: ChatFormat = None,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> list[str]:
     """Return the continuation of every prompt, in their order, without the prompt and without special tokens.
 
@@ -83,7 +83,7 @@ def generate(
     continuations = [""] * len(tokens)
     with edited(model, intervention, strength):
         batches = _batches(tokens, max_new_tokens, batch_size)
-        for rows in tqdm(batches, desc="generate", unit="batch", disable=not progress):
+        for rows in progress_bar(batches, desc="generate", unit="batch", show=progress):
             batch = [tokens.ids[row] for row in rows]
             for row, new in zip(rows, decode(model, batch, decoding, rows=rows), strict=True):
                 continuations[row] = _continuation(tokenizer, tokens.ids[row], new)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import ModelError, SettingError, TokenError
@@ -20,6 +19,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import whole_texts
 from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.progress import progress_bar
 
 Reduction = Literal["token", "text"]
 _LOGIT_BUDGET = 2**26  # numbers in the logits of one batch: 256 MiB in float32
@@ -48,7 +48,7 @@ def perplexity(
     reduction: Reduction = "token",
     chat: ChatFormat = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> float:
     """Return exp of the mean next-token negative log-likelihood, from 1 (certain) upwards.
 
@@ -97,7 +97,7 @@ def text_losses(
     strength: float = 1.0,
     chat: ChatFormat = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> TextLosses:
     """Return each text's summed loss and token count, from which perplexities and their intervals follow."""
     if isinstance(texts, str):
@@ -114,7 +114,7 @@ def text_losses(
     sums = np.zeros(len(tokens))
     with torch.no_grad(), edited(model, intervention, strength), whole_texts(model):
         batches = list(tokens.batches(batch_size or _batch_size(model, tokens)))
-        for rows, batch in tqdm(batches, desc="perplexity", unit="batch", disable=not progress):
+        for rows, batch in progress_bar(batches, desc="perplexity", unit="batch", show=progress):
             sums[rows] = _batch_losses(model, batch)
     if not np.isfinite(sums).all():
         raise ModelError(

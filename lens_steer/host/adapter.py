@@ -11,6 +11,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +24,15 @@ from lens_steer.errors import ModelError, SiteError
 
 Announce = Callable[[Tensor | None, Tensor | None, int], None]
 """Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache)."""
+
+
+@dataclass(frozen=True)
+class Firing:
+    """How a hook point fires in one forward pass: its rank among all, its tensor's shape, and how often."""
+
+    order: int
+    shape: tuple[int, ...]
+    times: int
 
 
 class Host(ABC):
@@ -106,13 +116,14 @@ class Host(ABC):
         return next(length for length in (5, 6, 7, 9, 10, 11) if length not in taken)
 
     @cached_property
-    def _fired(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Canonical name -> (order, shape), from one forward pass of the trunk over `probe_length` tokens."""
-        fired: dict[str, tuple[int, tuple[int, ...]]] = {}
+    def _fired(self) -> dict[str, Firing]:
+        """Canonical name -> how it fired, in one forward pass of the trunk over `probe_length` tokens."""
+        fired: dict[str, Firing] = {}
 
         def note(tensor: Any, hook: Any) -> None:
             if isinstance(tensor, Tensor):
-                fired.setdefault(hook.name, (len(fired), tuple(tensor.shape)))
+                first = fired.get(hook.name, Firing(len(fired), tuple(tensor.shape), 0))
+                fired[hook.name] = replace(first, times=first.times + 1)
 
         names = sorted({self.canonical(name) for name in self.hook_names if name.startswith("blocks.")})
         ids = self.probe_ids(self.probe_length)
@@ -147,14 +158,13 @@ class Host(ABC):
             for hooks, own in hidden:
                 hooks.update(own)
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a hook point's tensor on `probe_length` tokens; None where it does not fire."""
-        fired = self._fired.get(self.canonical(name))
-        return None if fired is None else fired[1]
+    def firing(self, name: str) -> Firing | None:
+        """Return how a hook point fires in a forward pass; None where it does not."""
+        return self._fired.get(self.canonical(name))
 
     def firing_order(self, name: str) -> int:
         """Rank of a hook point in a forward pass."""
-        return self._fired[self.canonical(name)][0]
+        return self._fired[self.canonical(name)].order
 
     def probe_ids(self, length: int) -> Int[Tensor, "1 pos"]:
         """Return fixed token ids, spread over the vocabulary: the same for every copy of a model."""

@@ -74,11 +74,31 @@ def _boot(name: str, **settings: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
+        if "hf_model" not in settings:
+            _require_safetensors(name, settings["revision"])
         model = TransformerBridge.boot_transformers(name, **settings)
-    except OSError as error:
-        raise ModelError(f"no model {name!r}: neither a local directory nor reachable on the hub ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model {name!r}: neither a local directory that can be loaded nor reachable on the hub ({error})"
+        ) from error
     host_of(model)
     return model
+
+
+def _require_safetensors(name: str, revision: str | None) -> None:
+    """Refuse a checkpoint that has its weights in pickles only, before anything would unpickle them."""
+    from transformer_lens.supported_models import MODEL_ALIASES
+    from transformers.utils.hub import cached_file
+
+    place = next((official for official, aliases in MODEL_ALIASES.items() if name in aliases), name)
+    cached_file(place, "config.json", revision=revision)
+    for weights in ("model.safetensors", "model.safetensors.index.json"):
+        if cached_file(place, weights, revision=revision, _raise_exceptions_for_missing_entries=False) is not None:
+            return
+    raise ModelError(
+        f"{name!r} has no model.safetensors; lens_steer reads no pickles (pytorch_model.bin): if you trust the file, "
+        "convert it once with transformers (from_pretrained, then save_pretrained)"
+    )
 
 
 def _wrap(model: nn.Module, *, device: Any, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None) -> Any:

@@ -128,9 +128,12 @@ def _unknown(pattern: str, hits: list[str], names: list[str]) -> str:
 def site_at(host: Host, name: str) -> Site:
     """Return the site of one hook name, from a probe of the model; SiteError where it fires without units."""
     layer, kind = split_name(name)
-    shape = host.shape(name)
-    if shape is None:
+    firing = host.firing(name)
+    if firing is None:
         raise SiteError(f"{name} never fires in a forward pass of this model; it may need a set_use_* switch first")
+    if firing.times > 1:
+        raise SiteError(f"{name} fires {firing.times} times in one forward pass: it is no single activation")
+    shape = firing.shape
     if not _has_units(kind, shape, host.probe_length):
         raise SiteError(f"{name} has shape {shape} on {host.probe_length} tokens: it has no unit axis")
     heads = shape[2] if len(shape) == 4 else 1
@@ -164,7 +167,10 @@ def preset_kinds(host: Host, preset: str) -> tuple[str, ...]:
     norm = "hook_out" if "ln1.hook_out" in kinds else "hook_normalized"
     sandwich = f"ln1_post.{norm}" in kinds
     post_norms = (f"ln1_post.{norm}", f"ln2_post.{norm}") if sandwich else (f"ln2.{norm}",)
-    norms = tuple(f"{ln}.{norm}" for ln in ("ln1", "ln1_post", "ln2", "ln2_post") if f"{ln}.{norm}" in kinds)
+    # A HookedTransformer normalises the inputs of q, k and v one by one: its ln1 fires three times and is no site.
+    before_attention = ("ln1",) if norm == "hook_out" else ()
+    every_norm = (*before_attention, "ln1_post", "ln2", "ln2_post")
+    norms = tuple(f"{ln}.{norm}" for ln in every_norm if f"{ln}.{norm}" in kinds)
     presets: dict[str, tuple[str, ...]] = {
         "paper:aura": (*mlp_in, mlp_out),
         "paper:act": (*norms, attn_out, mlp_out),

@@ -59,7 +59,7 @@ def load_intervention(directory: Path) -> Intervention:
     except (SafetensorError, KeyError, TypeError) as error:
         raise ArtifactError(f"{directory} is damaged: {error}") from error
     fingerprint = {
-        name: SiteReading(reading["mean"], reading["spread"], tuple(reading["sample"]))
+        name: SiteReading(reading["mean"], reading["spread"], tuple(reading["token_means"]), tuple(reading["sample"]))
         for name, reading in about["fingerprint"].items()
     }
     low, high = about["strengths"]

@@ -16,16 +16,19 @@ from lens_steer.host.trunk import Visit, trunk
 
 _TOKENS = 16
 _SAMPLES = 16
-# A bfloat16 copy moves a site's values by about 1 % of their spread on the models measured; other weights by 100 %.
-_TOLERANCE = 0.15
+# In shares of a site's spread. On the models measured a bfloat16 copy moves single values by up to 0.29 and a token's
+# mean over units by up to 0.008; other weights move single values by about 1.4, centred ones the means by over 0.036.
+_VALUE_TOLERANCE = 0.5
+_MEAN_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class SiteReading:
-    """Mean, spread and some single values of one site on the probe."""
+    """One site on the probe: mean and spread of its values, the mean over units of each token, some single values."""
 
     mean: float
     spread: float
+    token_means: tuple[float, ...]
     sample: tuple[float, ...]
 
 
@@ -38,8 +41,8 @@ def read_fingerprint(model: nn.Module, sites: Sequence[Site]) -> dict[str, SiteR
             values = activation[0].float().cpu()
             flat = values.flatten()
             chosen = torch.linspace(0, flat.numel() - 1, _SAMPLES).long()
-            sample = tuple(round(float(value), 6) for value in flat[chosen])
-            readings[site.name] = SiteReading(float(values.mean()), float(values.std()), sample)
+            token_means, sample = (tuple(round(float(v), 6) for v in part) for part in (values.mean(1), flat[chosen]))
+            readings[site.name] = SiteReading(float(values.mean()), float(values.std()), token_means, sample)
 
         return read
 
@@ -82,6 +85,10 @@ def require_same_model(model: nn.Module, expected: Mapping[str, SiteReading], si
 
 
 def _alike(one: SiteReading, other: SiteReading) -> bool:
-    scale = _TOLERANCE * max(one.spread, 1e-6)
-    values = [(one.mean, other.mean), (one.spread, other.spread), *zip(one.sample, other.sample, strict=True)]
-    return len(one.sample) == len(other.sample) and all(abs(a - b) <= scale for a, b in values)
+    """Compare in shares of the spread: means tightly, single values loosely."""
+    spread = max(one.spread, 1e-6)
+    means = zip((one.mean, *one.token_means), (other.mean, *other.token_means), strict=True)
+    values = zip((one.spread, *one.sample), (other.spread, *other.sample), strict=True)
+    return all(abs(a - b) <= _MEAN_TOLERANCE * spread for a, b in means) and all(
+        abs(a - b) <= _VALUE_TOLERANCE * spread for a, b in values
+    )

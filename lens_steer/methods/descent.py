@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_steer.errors import LensSteerWarning
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
+from lens_steer.progress import progress_bar
 
 Optimizer = Literal["sgd", "adam"]
 Rows = tuple[list[int], list[int]] | None
@@ -23,7 +23,6 @@ Rows = tuple[list[int], list[int]] | None
 _FLOOR = 0.001  # the cosine schedule ends at this share of the learning rate
 _PATIENCE = 10  # steps above the start before the step size is judged too large
 _BACKOFF = 4.0
-_MOVED = 1e-5  # a deviation above this counts as support
 
 
 @runtime_checkable
@@ -86,21 +85,23 @@ def descend(
     *,
     start: Tensor,
     batches: Iterator[Rows],
+    support: Callable[[Tensor], int],
     heldout: Callable[[Tensor], float] | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Minimise loss + gamma penalty and return the best iterate, never one worse than the identity.
 
-    A loss that is not finite, or stays above that of the identity for ten steps, sends the descent back to the best
-    point with a quarter of the learning rate; the history says so. With held-out texts the best iterate is the one
-    with the smallest held-out loss. Ctrl-C ends it early and returns the best so far, with a warning.
+    `support` counts, for the record, what a point edits. A loss that is not finite, or stays above that of the
+    identity for ten steps, sends the descent back to the best point with a quarter of the learning rate; the history
+    says so. With held-out texts the best iterate is the one with the smallest held-out loss. Ctrl-C ends it early and
+    returns the best so far, with a warning.
     """
-    run = _Run(loss, settings, start, heldout)
-    bar = tqdm(range(settings.steps), desc="LinEAS", unit="step", disable=not progress, delay=2)
+    run = _Run(loss, settings, start, support, heldout)
+    bar = progress_bar(range(settings.steps), desc="LinEAS", unit="step", show=progress)
     try:
         for step in bar:
             run.step(step, next(batches))
-            bar.set_postfix(loss=f"{run.last_loss:.4g}", support=run.support, refresh=False)
+            bar.set_postfix(loss=f"{run.last_loss:.4g}", support=support(run.parameters), refresh=False)
             if run.stopped_improving:
                 break
         run.consider(run.parameters)
@@ -115,8 +116,15 @@ def descend(
 class _Run:
     """The state of one descent."""
 
-    def __init__(self, loss: Loss, settings: Descent, start: Tensor, heldout: Callable[[Tensor], float] | None) -> None:
-        self._loss, self._settings, self._heldout = loss, settings, heldout
+    def __init__(
+        self,
+        loss: Loss,
+        settings: Descent,
+        start: Tensor,
+        support: Callable[[Tensor], int],
+        heldout: Callable[[Tensor], float] | None,
+    ) -> None:
+        self._loss, self._settings, self._support, self._heldout = loss, settings, support, heldout
         identity = torch.zeros_like(start)
         self._identity_loss = loss(identity)
         self.parameters = start.clone()
@@ -129,11 +137,6 @@ class _Run:
         self._reset_moments()
         if bool(start.any()):
             self.consider(start)
-
-    @property
-    def support(self) -> int:
-        """Parameters that deviate from the identity."""
-        return int((self.parameters.abs() > _MOVED).sum())
 
     @property
     def stopped_improving(self) -> bool:
@@ -159,7 +162,7 @@ class _Run:
             if step % settings.evaluate_every == 0 and (rows is not None or self._heldout is not None):
                 self.consider(self.parameters)
             self.parameters = self._update(gradient, lr)
-        record = {"step": step, "loss": value, "support": self.support, "lr": lr, "event": event}
+        record = {"step": step, "loss": value, "support": self._support(self.parameters), "lr": lr, "event": event}
         self.best.history.append({**record, "heldout_loss": self._heldout_now})
         self._heldout_now = float("nan")
 

@@ -61,6 +61,11 @@ class EndToEndLoss:
         parts = torch.split(parameters, [site.width for site in self._edit_sites for _ in range(2)])
         return {site: (1 + parts[2 * place], parts[2 * place + 1]) for place, site in enumerate(self._edit_sites)}
 
+    def support(self, parameters: Float[Tensor, " parameter"], *, tol: float = 1e-5) -> int:
+        """Return how many units a point edits: |scale - 1| > tol or |shift| > tol."""
+        moved = [((scale - 1).abs() > tol) | (shift.abs() > tol) for scale, shift in self.split(parameters).values()]
+        return int(sum(int(part.sum()) for part in moved))
+
     def _visit(self, site: Site) -> Visit:
         edited, measured = site in self._edit_sites, site in self._loss_sites
 

@@ -151,7 +151,15 @@ class LinEAS:
         )
         heldout = None if self.holdout is None else problem.heldout_loss
         batches = _draw(problem.counts, self.batch_size, self.seed)
-        return descend(problem.loss, settings, start=start, batches=batches, heldout=heldout, progress=self.progress)
+        return descend(
+            problem.loss,
+            settings,
+            start=start,
+            batches=batches,
+            support=problem.loss.support,
+            heldout=heldout,
+            progress=self.progress,
+        )
 
     @contextmanager
     def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[_Problem]:

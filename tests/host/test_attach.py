@@ -19,7 +19,7 @@ from lens_steer.host.trunk import frozen, trunk
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from tests.families import make_tiny
-from tests.host.handles import handles, logits
+from tests.handles import handles, logits
 
 pytestmark = pytest.mark.compat
 
@@ -107,6 +107,13 @@ def test_nesting_is_then(host_model: Any) -> None:
     assert (both - alone).abs().max() > 0.1
     assert torch.equal(logits(host_model, IDS), before)
     assert handles(host_model) == hanging
+
+
+def test_fitted_interventions_nest(host_model: Any) -> None:
+    sites = ("hook_resid_post", "mlp.hook_post")
+    outer, inner = (Intervention.fitted(host_model, random_edit(host_model, site).edits) for site in sites)
+    with outer.on(host_model, strength=2.0), inner.on(host_model):
+        logits(host_model, IDS)
 
 
 def test_the_same_intervention_twice(host_model: Any) -> None:

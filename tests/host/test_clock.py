@@ -18,7 +18,7 @@ from lens_steer.host.clock import PositionClock, TokenPositions, whole_texts
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import trunk
-from tests.host.handles import handles
+from tests.handles import handles
 
 pytestmark = pytest.mark.compat
 

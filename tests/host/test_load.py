@@ -20,7 +20,7 @@ from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
 from tests.compat import make_hooked_tiny
 from tests.families import make_tiny, make_tokenizer, sentences
-from tests.host.handles import logits
+from tests.handles import logits
 from tests.host.test_attach import random_edit
 
 pytestmark = pytest.mark.compat
@@ -184,7 +184,9 @@ def forbid_pickles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_pickled_weights_are_refused_unread(directory: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
     """transformers would read them with torch.load(weights_only=True): still an unpickler."""
     (directory / "model.safetensors").unlink()
-    torch.save(plain().state_dict(), directory / ("pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin"))
+    torch.save(
+        plain().state_dict(), directory / ("pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin")
+    )
     if sharded:
         index = {"metadata": {}, "weight_map": dict.fromkeys(plain().state_dict(), "pytorch_model-00001-of-00001.bin")}
         (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))

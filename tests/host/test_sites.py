@@ -13,7 +13,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import Site, find_sites, split_name
 from tests.families import CONFIGS, make_tiny, make_tokenizer
-from tests.host.handles import handles
+from tests.handles import handles
 
 pytestmark = pytest.mark.compat
 

@@ -1,4 +1,4 @@
-"""Tokens: one BOS, masks that never look at ids, what pools may read, chat formats, pairs, and texts that are too long."""
+"""Tokens: one BOS, masks that never look at ids, what pools may read, chat formats, pairs, too long texts."""
 
 from __future__ import annotations
 
