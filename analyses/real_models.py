@@ -82,6 +82,7 @@ def edits(model: Any, contrast: ls.ContrastSet) -> Iterator[tuple[str, str, ls.I
     small = contrast.subsample(32, seed=SEED)
     shuffled = contrast.shuffled(SEED)
     yield "AurA", "", ls.AurA().fit(model, contrast)
+    yield "AurA, the paper's sites", "", ls.AurA(sites="paper:aura").fit(model, contrast)
     yield "AurA", "shuffled labels", ls.AurA().fit(model, shuffled)
     lineas = ls.LinEAS(sites="hook_resid_post")
     ceiling = lineas.gamma_max(model, small)
@@ -110,7 +111,7 @@ def steering_table(*, samples: int = 8) -> pd.DataFrame:
     before = None
     rows = []
     for method, control, edit in edits(model, train):
-        strengths = (0.5, 1.0, 1.5) if not control else (1.0,)
+        strengths = (1.0,) if control or method.endswith("sites") else (0.5, 1.0, 1.5)
         for strength in strengths:
             result = ls.evaluate(
                 model,

@@ -123,7 +123,7 @@ class Intervention:
         """
         edits = self._at(strength)
         if check_model and self.fingerprint:
-            require_same_model(model, self.fingerprint, self.sites)
+            require_same_model(model, self.fingerprint, self.sites, dtype=self.provenance.get("dtype", "float32"))
         writes = [(edit.site, edit.write()) for edit in edits]
         with attach(model, writes, clock=not all(edit.scope.is_all for edit in edits)):
             yield
@@ -165,7 +165,10 @@ class Intervention:
                 continue
             before = edits[last].map
             edits[last] = replace(edits[last], map=before.then(new.map) or Chain((before, new.map)))
-        about = {"method": "then", "parts": [dict(self.provenance), dict(later.provenance)]}
+        parts = [dict(self.provenance), dict(later.provenance)]
+        # The fingerprints of both are compared at once, as coarsely as the coarser of them needs.
+        dtype = next((part["dtype"] for part in parts if part.get("dtype", "float32") != "float32"), "float32")
+        about = {"method": "then", "parts": parts, "dtype": dtype}
         strengths = (max(self.strengths[0], later.strengths[0]), min(self.strengths[1], later.strengths[1]))
         return Intervention(tuple(edits), about, {**later.fingerprint, **self.fingerprint}, strengths)
 
