@@ -31,8 +31,15 @@ if TYPE_CHECKING:
     from lens_steer.interventions.intervention import Edit as Edit
     from lens_steer.interventions.intervention import Intervention as Intervention
     from lens_steer.interventions.maps import DiagonalAffine as DiagonalAffine
+    from lens_steer.methods.activation_transport import GaussianAcT as GaussianAcT
+    from lens_steer.methods.activation_transport import LinearAcT as LinearAcT
+    from lens_steer.methods.activation_transport import MeanAcT as MeanAcT
     from lens_steer.methods.aura import AurA as AurA
+    from lens_steer.methods.caa import CAA as CAA
+    from lens_steer.methods.damp import Damp as Damp
+    from lens_steer.methods.damp import Det0 as Det0
     from lens_steer.methods.lineas import LinEAS as LinEAS
+    from lens_steer.methods.self_conditioning import SelfCond as SelfCond
     from lens_steer.ranking.experts import ExpertRanking as ExpertRanking
     from lens_steer.ranking.experts import rank_experts as rank_experts
     from lens_steer.ranking.probe import probe_sites as probe_sites
@@ -42,18 +49,25 @@ if TYPE_CHECKING:
 _HOMES = {
     "Activations": "activations.activations",
     "AurA": "methods.aura",
+    "CAA": "methods.caa",
     "ConceptClassifier": "evaluation.scorers",
     "ContrastSet": "contrast",
+    "Damp": "methods.damp",
+    "Det0": "methods.damp",
     "DiagonalAffine": "interventions.maps",
     "Edit": "interventions.intervention",
     "Evaluation": "evaluation.evaluation",
     "ExpertRanking": "ranking.experts",
+    "GaussianAcT": "methods.activation_transport",
     "Intervention": "interventions.intervention",
     "LabelledTexts": "contrast",
     "LensSteerError": "errors",
     "LensSteerWarning": "errors",
     "LinEAS": "methods.lineas",
+    "LinearAcT": "methods.activation_transport",
+    "MeanAcT": "methods.activation_transport",
     "Scope": "host.scope",
+    "SelfCond": "methods.self_conditioning",
     "Site": "host.sites",
     "Unit": "host.units",
     "WordList": "evaluation.scorers",

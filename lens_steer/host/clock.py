@@ -7,6 +7,7 @@ or not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ class TokenPositions:
     ids: Int[Tensor, "text pos"] | None
 
 
+class _Pass(threading.local):
+    """The pass under way; each thread knows its own, because passes of several may halt and take turns."""
+
+    prompt_length: Tensor | None = None
+    last_ids: Tensor | None = None
+    now: TokenPositions | None = None
+
+
 class PositionClock:
     """Follows the forward passes of one model from the moment it is started.
 
@@ -42,19 +51,17 @@ class PositionClock:
 
     def __init__(self, model: nn.Module) -> None:
         self._host = host_of(model)
-        self._prompt_length: Tensor | None = None
-        self._last_ids: Tensor | None = None
-        self._now: TokenPositions | None = None
+        self._pass = _Pass()
         self._handles = self._host.on_forward(self._announce)
 
     @property
     def now(self) -> TokenPositions:
         """The positions of the forward pass under way."""
-        if self._now is None:
+        if self._pass.now is None:
             raise ModelError(
                 "the model ran without ids or a mask, so positions are unknown: pass token ids, not embeddings"
             )
-        return self._now
+        return self._pass.now
 
     def stop(self) -> None:
         """Stop listening."""
@@ -65,21 +72,21 @@ class PositionClock:
         if self._host.probing:
             return
         if ids is None:
-            self._now, self._last_ids = None, None
+            self._pass.now, self._pass.last_ids = None, None
             return
         rows, length = ids.shape
         if mask is None or mask.ndim != 2:
             full = torch.ones(rows, cached + length, dtype=torch.bool, device=ids.device)
         else:
             full = mask.bool()
-        if self._prompt_length is None or (cached == 0 and not self._continues(ids)):
-            self._prompt_length = full.sum(1)
-        self._last_ids = ids if cached == 0 else None
+        if self._pass.prompt_length is None or (cached == 0 and not self._continues(ids)):
+            self._pass.prompt_length = full.sum(1)
+        self._pass.last_ids = ids if cached == 0 else None
         position = (full.long().cumsum(1) - 1)[:, -length:]
-        self._now = TokenPositions(position, self._prompt_length, full[:, -length:], ids)
+        self._pass.now = TokenPositions(position, self._pass.prompt_length, full[:, -length:], ids)
 
     def _continues(self, ids: Tensor) -> bool:
-        last = self._last_ids
+        last = self._pass.last_ids
         return (
             not self._host.whole_texts
             and last is not None

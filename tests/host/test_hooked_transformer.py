@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_steer.activations.collect import collect
 from lens_steer.contrast import ContrastSet
+from lens_steer.effects.downstream import downstream_shift
 from lens_steer.errors import ArtifactError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.scope import Scope
@@ -233,6 +234,16 @@ def test_an_edit_of_the_stream_is_refused_on_folded_weights() -> None:
         pass
     with edit.on(folded, check_model=False):
         pass
+
+
+def test_downstream_shift(hooked_tinytalk: Any, tinytalk: Any) -> None:
+    edit = AurA(sites="mlp.hook_post").fit(tinytalk, CONTRAST)
+    here, there = (
+        downstream_shift(model, edit, CONTRAST, by_layer=False).frame for model in (hooked_tinytalk, tinytalk)
+    )
+    assert here.site.tolist() == there.site.tolist()
+    np.testing.assert_allclose(here.after, there.after, rtol=1e-3, atol=1e-4)
+    assert (there.after - there.before).abs().max() > 0.01
 
 
 def test_one_artifact_on_both_hosts(hooked_tinytalk: Any, tinytalk: Any, tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from lens_steer.methods.activation_transport import GaussianAcT, LinearAcT, MeanAcT
 from lens_steer.methods.aura import AurA
+from lens_steer.methods.caa import CAA
+from lens_steer.methods.damp import Damp, Det0
 from lens_steer.methods.fitting import Method
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.methods.self_conditioning import SelfCond
 
 METHODS: dict[str, Method] = {
     "aura": AurA(),
@@ -12,4 +16,14 @@ METHODS: dict[str, Method] = {
     "lineas": LinEAS(steps=4, lr=0.001, progress=False),
     "lineas at the heads": LinEAS(sites="attn.hook_z", steps=4, lr=0.001, progress=False),
     "lineas sparse": LinEAS(steps=4, gamma=1e-3, optimizer="adam", lr=0.01, progress=False),
+    "det0": Det0(k=10),
+    "damp": Damp(k=20),
+    "selfcond": SelfCond(k=5),
+    "selfcond by tokens": SelfCond(k=5, value="p90", statistic="token"),
+    "mean act": MeanAcT(batch_size=6),
+    "gaussian act": GaussianAcT(support="unbounded"),
+    "linear act": LinearAcT(sites=("mlp.hook_post", "hook_resid_post"), batch_size=6, moves="source"),
+    "linear act at once": LinearAcT(sites="attn.hook_z", causal=False, support=(0.1, 0.9)),
+    "caa": CAA(),
+    "caa at a layer": CAA(sites="attn.hook_z", layers=(-1,), pool="mean", multiplier=3.0),
 }

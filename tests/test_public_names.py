@@ -1,0 +1,39 @@
+"""The public names: all there, cheap to import, and the same in the lazy table as for the type checker."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lens_steer
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("name", lens_steer.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(lens_steer, name).__name__.startswith(name)
+
+
+def test_the_type_checker_sees_the_same_names() -> None:
+    source = Path(lens_steer.__file__).read_text(encoding="utf-8")
+    block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
+    seen = {
+        (alias.asname, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {(name, f"lens_steer.{home}") for name, home in lens_steer._HOMES.items()}
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'LoRA'"):
+        _ = lens_steer.LoRA
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    heavy = ("torch", "numpy", "pandas", "transformer_lens")
+    code = f"import sys, lens_steer; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
