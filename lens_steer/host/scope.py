@@ -26,17 +26,22 @@ class Scope:
         Only positions from this one on (0 is a row's first real token).
     special:
         Token ids that `no_special` leaves alone.
+    stop:
+        Only positions before this one; None for no end.
     """
 
     name: ScopeName = "all"
     start: int = 0
     special: tuple[int, ...] = ()
+    stop: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScopeName):
             raise SettingError(f"no scope is named {self.name!r}; there are {', '.join(get_args(ScopeName))}")
         if self.start < 0:
             raise SettingError(f"a scope starts at position 0 or later, not {self.start}")
+        if self.stop is not None and self.stop <= self.start:
+            raise SettingError(f"a scope from position {self.start} to before {self.stop} holds no token")
         if (self.name == "no_special") != bool(self.special):
             raise SettingError(
                 "the scope no_special needs the ids to leave alone: Scope.without_special(model.tokenizer)"
@@ -55,11 +60,13 @@ class Scope:
     @property
     def is_all(self) -> bool:
         """Whether every token is meant, so that no clock is needed."""
-        return self.name == "all" and self.start == 0
+        return self.name == "all" and self.start == 0 and self.stop is None
 
     def mask(self, positions: TokenPositions) -> Bool[Tensor, "text pos"]:
         """Return which real tokens of a forward pass are meant; pads never are."""
         inside = positions.real & (positions.position >= self.start)
+        if self.stop is not None:
+            inside = inside & (positions.position < self.stop)
         end = positions.prompt_length[:, None]
         if self.name == "prompt":
             inside = inside & (positions.position < end)

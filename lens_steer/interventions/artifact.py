@@ -69,5 +69,5 @@ def load_intervention(directory: Path) -> Intervention:
 def _edit(number: int, row: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     prefix = f"{number}."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    scope = Scope(row["scope"]["name"], row["scope"]["start"], tuple(row["scope"]["special"]))
+    scope = Scope(**{**row["scope"], "special": tuple(row["scope"]["special"])})
     return Edit(Site(**row["site"]), build_map(row["map"], own), scope)

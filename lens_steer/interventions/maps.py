@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -218,8 +219,16 @@ class Chain(ActivationMap):
         return torch.stack([part.moved(tol) for part in self._maps]).any(0)
 
 
+# Kinds with a file of their own, which is loaded when a saved map is of that kind: each has `rebuilt(spec, tensors)`.
+_HOMES = {"ProjectOut": "lens_steer.interventions.project_out"}
+
+
 def build_map(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ActivationMap:
     """Make a map from what `spec` and `tensors` gave; MapError for a kind this version does not know."""
+    if spec["kind"] in _HOMES:
+        home = getattr(import_module(_HOMES[spec["kind"]]), spec["kind"])
+        rebuilt: ActivationMap = home.rebuilt(spec, tensors)
+        return rebuilt
     if spec["kind"] == "DiagonalAffine":
         return DiagonalAffine(**tensors)
     if spec["kind"] == "Chain":

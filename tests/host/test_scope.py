@@ -28,6 +28,10 @@ SCOPES = {
     "no special": SPECIAL,
     "prompt from 1": Scope("prompt", start=1),
     "generated from 8": Scope("generated", start=8),
+    "before 4": Scope(stop=4),
+    "only 3": Scope(start=3, stop=4),
+    "prompt 1 to 3": Scope("prompt", start=1, stop=3),
+    "generated before 8": Scope("generated", stop=8),
 }
 ROWS = [[1, 5, 9, 2, 30, 31], [1, 8], [1, 12, 13, 14], [1]]
 STEPS = 5
@@ -43,7 +47,8 @@ def meant(scope: Scope, ids: list[int], prompt: int) -> list[bool]:
         "last": lambda place: place >= prompt - 1,
         "no_special": lambda place: ids[place] not in scope.special,
     }
-    return [rules[scope.name](place) and place >= scope.start for place in range(len(ids))]
+    window = range(scope.start, len(ids) if scope.stop is None else scope.stop)
+    return [rules[scope.name](place) and place in window for place in range(len(ids))]
 
 
 def by_hand(model: Any, intervention: Intervention, scope: Scope, ids: list[int], prompt: int) -> Tensor:
@@ -201,6 +206,7 @@ def test_a_scope_by_name() -> None:
     assert as_scope(SPECIAL) is SPECIAL
     assert Scope("all").is_all
     assert not Scope.from_position(1).is_all
+    assert not Scope(stop=9).is_all
     assert SPECIAL.special == (0, 1, 2, 3)
 
 
@@ -208,6 +214,8 @@ def test_a_scope_by_name() -> None:
     ("settings", "says"),
     [
         ({"start": -1}, "position 0 or later, not -1"),
+        ({"start": 3, "stop": 3}, "from position 3 to before 3 holds no token"),
+        ({"stop": 0}, "holds no token"),
         ({"name": "no_special"}, "Scope.without_special"),
         ({"name": "prompt", "special": (1,)}, "no_special"),
     ],
