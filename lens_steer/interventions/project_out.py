@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -61,7 +60,6 @@ class ProjectOut(ActivationMap):
 
     def then(self, later: ActivationMap) -> None:
         """Return None: what comes later reads units that this map has mixed."""
-        return
 
     def inverse(self) -> ProjectOut:
         """Return the map that gives h back; MapError near strength 1, where nothing along the direction is left."""
