@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lens_steer.host.units import Unit as Unit
     from lens_steer.interventions.ablation import ablate as ablate
     from lens_steer.interventions.ablation import random_units as random_units
+    from lens_steer.interventions.bake import bake as bake
     from lens_steer.interventions.intervention import Edit as Edit
     from lens_steer.interventions.intervention import Intervention as Intervention
     from lens_steer.interventions.maps import DiagonalAffine as DiagonalAffine
@@ -72,6 +73,7 @@ _HOMES = {
     "Unit": "host.units",
     "WordList": "evaluation.scorers",
     "ablate": "interventions.ablation",
+    "bake": "interventions.bake",
     "collect": "activations.collect",
     "downstream_shift": "effects.downstream",
     "evaluate": "evaluation.evaluation",

@@ -1,4 +1,4 @@
-"""The command line: rank, fit, ablate, generate, evaluate and sites, on the user's own model and texts.
+"""The command line: rank, fit, ablate, generate, evaluate, bake and sites, on the user's own model and texts.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
@@ -290,6 +290,32 @@ def evaluate(
     result, scorer = evaluate_edit(hosted, edit, contrast, prompts, words, seed, batch_size, decoding)
     show_evaluation(result, scorer, edit)
     write_run(out, "evaluate", settings, {"scores": result.frame, "texts": result.texts})
+
+
+@app.command()
+def bake(
+    model: Model,
+    intervention: Annotated[Path, typer.Option(help="A directory that `fit` wrote.")],
+    out: Out,
+    strength: Strength = 1.0,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Write a plain Hugging Face model with an intervention folded into its weights, exactly or not at all."""
+    from transformers import AutoTokenizer
+
+    from lens_steer.directories import new_directory
+    from lens_steer.interventions.bake import bake as bake_weights
+    from lens_steer.interventions.intervention import Intervention
+
+    require_free_place(out)
+    edit = Intervention.load(intervention)
+    baked = bake_weights(load(model, device, dtype), edit, strength)
+    with new_directory(out) as place:
+        baked.save_pretrained(place)
+        # The checkpoint's own: the hosted one has been made to add BOS.
+        AutoTokenizer.from_pretrained(model).save_pretrained(place)
+    typer.echo(f"saved in {out}")
 
 
 def main() -> None:

@@ -134,6 +134,7 @@ class _Run:
         self._lr_share = 1.0
         self._above = 0
         self._stale = 0
+        self._heldout_now = nan  # the held-out loss measured since the last record
         self._reset_moments()
         if bool(start.any()):
             self.consider(start)
@@ -165,8 +166,6 @@ class _Run:
         record = {"step": step, "loss": value, "support": self._support(self.parameters), "lr": lr, "event": event}
         self.best.history.append({**record, "heldout_loss": self._heldout_now})
         self._heldout_now = float("nan")
-
-    _heldout_now = float("nan")
 
     def consider(self, parameters: Tensor) -> None:
         """Evaluate a point on all rows, and on held-out texts where there are any, and keep it if it is best."""

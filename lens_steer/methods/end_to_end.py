@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,9 @@ from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.ranking.wasserstein import quantile_coupling
+
+Chunk = tuple[list[int], TokenBatch]
+"""Rows that pass through the model together, and their padded tokens."""
 
 
 class EndToEndLoss:
@@ -45,7 +49,6 @@ class EndToEndLoss:
         self._loss_sites = tuple(loss_sites)
         self._pool: Pool = pool
         self._micro_batch = micro_batch
-        self._batches: dict[tuple[int, ...], list[tuple[list[int], TokenBatch]]] = {}
         self._edits: dict[str, tuple[Tensor, Tensor]] = {}
         self._pooled: dict[Site, Tensor] = {}
         self._couplings: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
@@ -112,18 +115,19 @@ class EndToEndLoss:
             start = stop
         return loss.item(), gradient
 
-    def _chunks(self, rows: Sequence[int] | None) -> list[tuple[list[int], TokenBatch]]:
-        """Return padded batches of the rows; those of all rows are made once."""
-        key = () if rows is None else tuple(rows)
-        if key in self._batches:
-            return self._batches[key]
-        device = host_of(self._model).device
-        chunks = [(rows_, batch.to(device)) for rows_, batch in self._source.batches(self._micro_batch, rows=rows)]
-        if rows is None:
-            self._batches[key] = chunks
-        return chunks
+    def _chunks(self, rows: Sequence[int] | None) -> list[Chunk]:
+        """Return padded batches of the rows."""
+        return self._all_chunks if rows is None else self._padded(rows)
 
-    def _forward(self, parameters: Tensor, chunk: tuple[list[int], TokenBatch]) -> dict[Site, Tensor]:
+    @cached_property
+    def _all_chunks(self) -> list[Chunk]:
+        return self._padded(None)
+
+    def _padded(self, rows: Sequence[int] | None) -> list[Chunk]:
+        device = host_of(self._model).device
+        return [(chosen, batch.to(device)) for chosen, batch in self._source.batches(self._micro_batch, rows=rows)]
+
+    def _forward(self, parameters: Tensor, chunk: Chunk) -> dict[Site, Tensor]:
         _, batch = chunk
         self._edits = {site.name: pair for site, pair in self.split(parameters).items()}
         self._batch_pool = TokenPool(batch.pooled)
@@ -133,7 +137,7 @@ class EndToEndLoss:
         pooled, self._pooled = self._pooled, {}
         return pooled
 
-    def _pooled_source(self, parameters: Tensor, chunks: list[tuple[list[int], TokenBatch]]) -> dict[Site, Tensor]:
+    def _pooled_source(self, parameters: Tensor, chunks: list[Chunk]) -> dict[Site, Tensor]:
         parts = [self._forward(parameters, chunk) for chunk in chunks]
         return {site: torch.cat([part[site] for part in parts]) for site in self._loss_sites}
 

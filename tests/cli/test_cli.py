@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from lens_steer import cli
 from lens_steer.errors import LensSteerError
+from lens_steer.host.load import load_model
 from lens_steer.interventions.intervention import Intervention
 from tests.families import save_tiny, sentences
 
@@ -89,6 +92,17 @@ def test_a_labelled_table_and_aura(place: Path) -> None:
     lens_steer(place, f"fit {table} --method aura --sites mlp.hook_post,hook_mlp_out --out @aura")
     kinds = {site.kind for site in Intervention.load(place / "aura").sites}
     assert kinds == {"mlp.hook_post", "hook_mlp_out"}
+
+
+def test_bake(place: Path) -> None:
+    lens_steer(place, f"fit {TEXTS} --method aura --out @bakeable")
+    lens_steer(place, "bake --model @model --intervention @bakeable --out @baked")
+    plain = AutoModelForCausalLM.from_pretrained(place / "baked")
+    ids = AutoTokenizer.from_pretrained(place / "baked")("the dog was sad", return_tensors="pt").input_ids
+    hosted = load_model(place / "model")
+    with Intervention.load(place / "bakeable").on(hosted):
+        expected = hosted(ids)
+    torch.testing.assert_close(plain(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_sites(place: Path) -> None:

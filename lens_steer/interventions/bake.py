@@ -1,0 +1,293 @@
+"""Baking: an intervention's diagonal maps folded into the weights, exactly, as a plain Hugging Face model.
+
+A map before or after a linear part is another linear part, so most sites of a block can be folded; what stands on the
+residual stream cannot, since nothing multiplies it there. Folding is done in float64 and rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lens_steer.errors import MapError, ModelError, SettingError
+from lens_steer.host.adapter import Host, host_of
+from lens_steer.host.sites import Site, split_name
+from lens_steer.host.weights import PlainWeights, Projection
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Weight = Float[Tensor, "out in"]
+Out = Float[Tensor, " out"]
+Unit = Float[Tensor, " unit"]
+
+_PROBE_TOKENS = 16
+_HOOKS = "or keep it as hooks, `with intervention.on(model)`"
+
+
+def bake(
+    model: nn.Module, intervention: Intervention, strength: float = 1.0, *, check_model: bool = True
+) -> PreTrainedModel:
+    """Return a plain Hugging Face model with the intervention at this strength in its weights.
+
+    Its logits are the hooked model's up to rounding, about 1e-6 of the largest in float32; they are compared on a probe
+    before it is returned. `save_pretrained` writes what plain transformers loads. It shares nothing with the hosted
+    model, which stays as it is. A shift may switch biases on in the config (Llama's `attention_bias`, `mlp_bias`).
+
+    Raises
+    ------
+    MapError
+        An edit cannot be folded: it acts inside an interval or for some tokens only, its map is not diagonal, it scales
+        the residual stream, it shifts where this architecture has no bias, or its site has no weights beside it. The
+        message says which edit, why, and what is nearest.
+    ModelError
+        The model is a HookedTransformer, or its weights were folded, or the baked model does not give its logits.
+    SiteError, ArtifactError
+        As for `Intervention.on`; `check_model=False` allows weights that the intervention was not fitted on.
+
+    """
+    if not math.isfinite(strength):
+        raise SettingError(f"a strength is a finite number, not {strength}")
+    weights = PlainWeights(model)
+    host = host_of(model)
+    edits = intervention.scaled(strength).edits if strength != 0.0 else ()
+    for edit in edits:
+        _require_diagonal(edit)
+    ids = host.probe_ids(min(_PROBE_TOKENS, host.context))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad(), host.bare(), intervention.on(model, strength, check_model=check_model):
+        hooked = host.logits(ids, mask)
+    for fold, rule in _plan(host, edits):
+        rule(weights, fold)
+    baked = weights.build()
+    with torch.no_grad():
+        _require_equal(baked(input_ids=ids, attention_mask=mask.long()).logits, hooked)
+    return baked
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """All edits of one hook point as one map, in float64, and the parts of its block that stand beside it."""
+
+    site: Site
+    parts: tuple[str, ...]
+    scale: Unit
+    shift: Unit
+
+    @property
+    def scales(self) -> bool:
+        """Whether any unit is scaled."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def shifts(self) -> bool:
+        """Whether any unit is shifted."""
+        return bool(self.shift.any())
+
+    def refused(self, reason: str, nearest: str) -> MapError:
+        """Return the error of a fold that is impossible."""
+        return MapError(f"{self.site.name} cannot be baked: {reason}. Nearest: {nearest}, {_HOOKS}")
+
+
+def map_outputs(weight: Weight, bias: Out, scale: Out, shift: Out) -> tuple[Weight, Out]:
+    """Return weight and bias of x -> scale * (weight x + bias) + shift."""
+    return scale[:, None] * weight, scale * bias + shift
+
+
+def map_inputs(weight: Weight, bias: Out, scale: Tensor, shift: Tensor) -> tuple[Weight, Out]:
+    """Return weight and bias of x -> weight (scale * x + shift) + bias."""
+    return weight * scale, bias + weight @ shift
+
+
+def _projections(weights: PlainWeights, fold: Fold) -> list[Projection]:
+    """Find the projections beside a site; MapError where there is none, or a shift finds no bias."""
+    found = [weights.projection(fold.site.layer, part) for part in fold.parts]
+    present = [projection for projection in found if projection is not None]
+    if not present:
+        raise fold.refused(
+            f"this {weights.architecture} model has no projection {fold.parts[-1]} whose weights can be told apart",
+            "hook_mlp_out or hook_attn_out, where the model has them",
+        )
+    _require_biases(weights, fold, present)
+    return present
+
+
+def _require_biases(weights: PlainWeights, fold: Fold, projections: list[Projection]) -> None:
+    without = [projection.module for projection in projections if not weights.has_bias(projection)]
+    if fold.shifts and without:
+        raise fold.refused(
+            f"its shift needs a bias, and {weights.architecture}'s {', '.join(without)} has none that the config could "
+            "switch on",
+            _nearest_shift(weights, fold),
+        )
+
+
+def _nearest_shift(weights: PlainWeights, fold: Fold) -> str:
+    for last, sites in (("attn.o", "attn.hook_z or hook_attn_out"), ("mlp.out", "mlp.hook_post or hook_mlp_out")):
+        projection = weights.projection(fold.site.layer, last)
+        if last[:4] == fold.parts[0][:4] and projection is not None and weights.has_bias(projection):
+            return f"a shift at {sites}, whose projection has a bias"
+    return "a scale without a shift (AurA, Damp, ablate to zero)"
+
+
+def _fold_outputs(weights: PlainWeights, fold: Fold) -> None:
+    for projection in _projections(weights, fold):
+        weights.write(projection, *map_outputs(*weights.read(projection), fold.scale, fold.shift))
+
+
+def _fold_inputs(weights: PlainWeights, fold: Fold) -> None:
+    for projection in _projections(weights, fold):
+        weights.write(projection, *map_inputs(*weights.read(projection), fold.scale, fold.shift))
+
+
+def _fold_norm(weights: PlainWeights, fold: Fold, *, normalized: bool = False) -> None:
+    """Scale the norm's weight; the shift goes into its bias, or through what reads it into theirs."""
+    (part,) = fold.parts
+    norm = weights.norm(fold.site.layer, part)
+    if norm is None:
+        raise fold.refused("this norm has no weight of its own", "the inputs of the projections that read it")
+    weight, bias = weights.read_norm(norm)
+    shift = weight * fold.shift if normalized else fold.shift
+    if fold.shifts and not norm.biased:
+        _shift_readers(weights, fold, list(weights.readers(fold.site.layer, norm)), shift)
+    weights.write_norm(norm, fold.scale * weight, (bias if normalized else fold.scale * bias) + shift)
+
+
+def _fold_normalized(weights: PlainWeights, fold: Fold) -> None:
+    """Fold the value before weight and bias: a shift there reaches the output times the weight."""
+    _fold_norm(weights, fold, normalized=True)
+
+
+def _shift_readers(weights: PlainWeights, fold: Fold, readers: list[Projection], shift: Unit) -> None:
+    if not readers:
+        raise fold.refused(
+            "this norm has no bias, and no projection reads it (it norms a branch's output, say)",
+            "a scale without a shift there",
+        )
+    _require_biases(weights, fold, readers)
+    for reader in readers:
+        weights.write(reader, *map_inputs(*weights.read(reader), torch.ones_like(shift), shift))
+
+
+def _fold_stream_after(weights: PlainWeights, fold: Fold) -> None:
+    """Put a shift of a block's output into what its MLP writes last."""
+    _require_no_scale(fold)
+    if weights.norm(fold.site.layer, "ln2_post") is not None:
+        raise fold.refused(
+            "a norm stands between the MLP's bias and the stream", "a scale at hook_mlp_out or hook_attn_out"
+        )
+    _fold_outputs(weights, fold)
+
+
+def _fold_stream_before(weights: PlainWeights, fold: Fold) -> None:
+    """Put a shift of a block's input into the block before, or before the first block into the embedding."""
+    if fold.site.layer > 0:
+        site = Site(fold.site.name, fold.site.layer - 1, fold.site.kind, fold.site.width)
+        _fold_stream_after(weights, Fold(site, fold.parts, fold.scale, fold.shift))
+        return
+    _require_no_scale(fold)
+    if not weights.shift_embedding(fold.shift):
+        raise fold.refused(
+            f"{weights.architecture} has no learned positions, and its token embedding is scaled or tied to the "
+            "unembedding",
+            "the same shift at blocks.0.hook_resid_post, where the MLP has a bias",
+        )
+
+
+def _require_no_scale(fold: Fold) -> None:
+    if fold.scales:
+        raise fold.refused(
+            f"it scales {int((fold.scale != 1).sum())} units of the residual stream, where what earlier blocks wrote "
+            "passes by every weight",
+            "a shift there (CAA, MeanAcT), or the method at hook_mlp_out and hook_attn_out or a norm (paper:lineas)",
+        )
+
+
+Rule = Callable[[PlainWeights, Fold], None]
+
+# Canonical kind -> rule and the parts of the block that it changes. Rules on what a part gives out are applied from the
+# first site to the last, rules on what a part takes in from the last to the first: the nearest to the weights first.
+_OUTGOING: dict[str, tuple[Rule, tuple[str, ...]]] = {
+    **{f"{part}.hook_out": (_fold_outputs, (part,)) for part in ("attn.q", "attn.k", "attn.v", "attn.o")},
+    **{f"{part}.hook_out": (_fold_outputs, (part,)) for part in ("mlp.gate", "mlp.in", "mlp.out")},
+    "attn.hook_out": (_fold_outputs, ("attn.o",)),
+    "mlp.hook_out": (_fold_outputs, ("mlp.out",)),
+    "hook_out": (_fold_stream_after, ("mlp.out",)),
+    "hook_in": (_fold_stream_before, ("mlp.out",)),
+}
+_INCOMING: dict[str, tuple[Rule, tuple[str, ...]]] = {
+    **{f"{part}.hook_in": (_fold_inputs, (part,)) for part in ("attn.q", "attn.k", "attn.v", "attn.o")},
+    **{f"{part}.hook_in": (_fold_inputs, (part,)) for part in ("mlp.gate", "mlp.in", "mlp.out")},
+    "attn.hook_in": (_fold_inputs, ("attn.q", "attn.k", "attn.v")),
+    "mlp.hook_in": (_fold_inputs, ("mlp.gate", "mlp.in")),
+    **{f"{norm}.hook_out": (_fold_norm, (norm,)) for norm in ("ln1", "ln1_post", "ln2", "ln2_post")},
+    **{f"{norm}.hook_normalized": (_fold_normalized, (norm,)) for norm in ("ln1", "ln1_post", "ln2", "ln2_post")},
+}
+
+
+def _plan(host: Host, edits: tuple[Edit, ...]) -> list[tuple[Fold, Rule]]:
+    """Join the edits of each hook point into one and order the folds; MapError for a site that no rule covers."""
+    joined: dict[str, Fold] = {}
+    for edit in edits:
+        name = host.canonical(edit.site.name)
+        earlier = joined.get(name)
+        scale, shift = (getattr(edit.map, part).cpu().double() for part in ("scale", "shift"))
+        if earlier is not None:
+            scale, shift = scale * earlier.scale, scale * earlier.shift + shift
+        joined[name] = Fold(edit.site if earlier is None else earlier.site, (), scale, shift)
+    moving = sorted((n for n, fold in joined.items() if fold.scales or fold.shifts), key=host.firing_order)
+    outgoing: list[tuple[Fold, Rule]] = []
+    incoming: list[tuple[Fold, Rule]] = []
+    for name in moving:
+        kind, fold = split_name(name)[1], joined[name]
+        if kind not in _OUTGOING and kind not in _INCOMING:
+            raise fold.refused(
+                "no weights stand directly beside it",
+                "the sites attn.hook_q, hook_k, hook_v and hook_z, mlp.hook_pre and hook_post, hook_attn_out, "
+                "hook_mlp_out and the norms' outputs",
+            )
+        rule, parts = (_OUTGOING if kind in _OUTGOING else _INCOMING)[kind]
+        place = (Fold(fold.site, parts, fold.scale, fold.shift), rule)
+        (outgoing if kind in _OUTGOING else incoming).append(place)
+    return [*outgoing, *reversed(incoming)]
+
+
+def _require_diagonal(edit: Edit) -> None:
+    """Refuse what weights cannot do: some tokens only, units that depend on each other, an interval."""
+    name, nearest = edit.site.name, _HOOKS.removeprefix("or ")
+    if not edit.scope.is_all:
+        raise MapError(
+            f"{name} cannot be baked: its scope is {edit.scope.name!r} from position {edit.scope.start}, and weights "
+            f'act on every token. Nearest: intervention.scoped("all"), or {nearest}'
+        )
+    if not isinstance(edit.map, DiagonalAffine):
+        raise MapError(
+            f"{name} cannot be baked: its map is a {type(edit.map).__name__}, not one scale and shift per unit. "
+            f"Nearest: a method with diagonal maps, such as LinEAS or MeanAcT, or {nearest}"
+        )
+    if edit.map.low is not None and edit.map.high is not None:
+        inside = edit.map.moved(0.0) & (torch.isfinite(edit.map.low) | torch.isfinite(edit.map.high))
+        if bool(inside.any()):
+            raise MapError(
+                f"{name} cannot be baked: {int(inside.sum())} units are mapped inside an interval only, and weights "
+                f'act on every value. Nearest: fit with support="unbounded", or {nearest}'
+            )
+
+
+def _require_equal(baked: Tensor, hooked: Tensor) -> None:
+    """Raise ModelError unless both logits agree to what rounding explains in their dtype."""
+    tolerance = 1e-4 if baked.dtype in (torch.float32, torch.float64) else 0.1
+    difference, largest = (baked - hooked).abs().max(), hooked.abs().max()
+    if not difference <= tolerance * largest:
+        raise ModelError(
+            f"the baked model's logits differ from the hooked model's by {float(difference / largest):.1e} of the "
+            f"largest: this architecture does not compute what its sites say, {_HOOKS.removeprefix('or ')}"
+        )
