@@ -29,8 +29,8 @@ def load_model(
     Parameters
     ----------
     model:
-        A hub name, a local directory, a Hugging Face model, a `TransformerBridge` or a `HookedTransformer`. What is
-        already a TransformerLens model is returned itself.
+        A hub name, a local directory, "microworld" (the embedded model), a Hugging Face model, a `TransformerBridge` or
+        a `HookedTransformer`. What is already a TransformerLens model is returned itself.
     device, dtype:
         Where and in which precision the weights are kept. A model that was passed in keeps its own dtype.
     tokenizer:
@@ -62,6 +62,10 @@ def load_model(
 
 
 def _resolve(name: str | Path) -> str:
+    if name == "microworld":
+        from lens_steer.microworld.checkpoint import embedded_checkpoint
+
+        return str(embedded_checkpoint())
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
         path = Path(name).expanduser()
         if not (path / "config.json").is_file():

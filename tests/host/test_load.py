@@ -19,7 +19,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
 from tests.compat import make_hooked_tiny
-from tests.families import make_tiny, make_tokenizer, sentences
+from tests.families import make_tiny, make_tokenizer, save_tiny, sentences
 from tests.handles import logits
 from tests.host.test_attach import random_edit
 
@@ -286,3 +286,9 @@ def test_real_models(real_model: Any, shared: Path, tmp_path: Path) -> None:
     again = load_model(copied)
     ids = torch.tensor([[1, 5, 9, 7, 30]])
     assert torch.equal(logits(again, ids), logits(real_model, ids))
+
+
+def test_the_microworld_is_read_from_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny("gpt2", tmp_path)
+    monkeypatch.setattr("lens_steer.microworld.checkpoint.embedded_checkpoint", lambda: tmp_path)
+    assert load_model("microworld").cfg.n_layers == 2
