@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lens_steer.interventions.intervention import Edit as Edit
     from lens_steer.interventions.intervention import Intervention as Intervention
     from lens_steer.interventions.maps import DiagonalAffine as DiagonalAffine
+    from lens_steer.interventions.project_out import ProjectOut as ProjectOut
+    from lens_steer.methods.act_add import ActAdd as ActAdd
     from lens_steer.methods.activation_transport import GaussianAcT as GaussianAcT
     from lens_steer.methods.activation_transport import LinearAcT as LinearAcT
     from lens_steer.methods.activation_transport import MeanAcT as MeanAcT
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from lens_steer.methods.caa import CAA as CAA
     from lens_steer.methods.damp import Damp as Damp
     from lens_steer.methods.damp import Det0 as Det0
+    from lens_steer.methods.iti import ITI as ITI
     from lens_steer.methods.lineas import LinEAS as LinEAS
+    from lens_steer.methods.repe import RepE as RepE
     from lens_steer.methods.self_conditioning import SelfCond as SelfCond
     from lens_steer.ranking.experts import ExpertRanking as ExpertRanking
     from lens_steer.ranking.experts import rank_experts as rank_experts
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from lens_steer.report.plots import plot as plot
 
 _HOMES = {
+    "ActAdd": "methods.act_add",
     "Activations": "activations.activations",
     "AurA": "methods.aura",
     "CAA": "methods.caa",
@@ -60,6 +65,7 @@ _HOMES = {
     "Evaluation": "evaluation.evaluation",
     "ExpertRanking": "ranking.experts",
     "GaussianAcT": "methods.activation_transport",
+    "ITI": "methods.iti",
     "Intervention": "interventions.intervention",
     "LabelledTexts": "contrast",
     "LensSteerError": "errors",
@@ -67,6 +73,8 @@ _HOMES = {
     "LinEAS": "methods.lineas",
     "LinearAcT": "methods.activation_transport",
     "MeanAcT": "methods.activation_transport",
+    "ProjectOut": "interventions.project_out",
+    "RepE": "methods.repe",
     "Scope": "host.scope",
     "SelfCond": "methods.self_conditioning",
     "Site": "host.sites",

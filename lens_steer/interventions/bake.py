@@ -264,9 +264,12 @@ def _require_diagonal(edit: Edit) -> None:
     """Refuse what weights cannot do: some tokens only, units that depend on each other, an interval."""
     name, nearest = edit.site.name, _HOOKS.removeprefix("or ")
     if not edit.scope.is_all:
+        # Without its window of positions an edit such as ActAdd's is another one altogether.
+        whole = edit.scope.start == 0 and edit.scope.stop is None
+        wider = 'intervention.scoped("all"), or ' if whole else ""
         raise MapError(
-            f"{name} cannot be baked: its scope is {edit.scope.name!r} from position {edit.scope.start}, and weights "
-            f'act on every token. Nearest: intervention.scoped("all"), or {nearest}'
+            f"{name} cannot be baked: it is for some tokens only ({edit.scope}), and weights act on every one. "
+            f"Nearest: {wider}{nearest}"
         )
     if not isinstance(edit.map, DiagonalAffine):
         raise MapError(

@@ -192,7 +192,7 @@ def split_rows(label: Tensor, share: float, seed: int) -> tuple[Bool[Tensor, " t
         if min(count, len(rows) - count) < _FEWEST_TEXTS:
             raise SettingError(
                 f"{len(rows)} {'source' if side else 'target'} texts are too few to hold out {share:.0%} of them: "
-                "give more texts, or holdout=None"
+                "give more texts, or hold out none (rank_experts: holdout=None)"
             )
         held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return ~held & (label >= 0), held

@@ -129,7 +129,7 @@ def test_empty_prompt_needs_a_bos(tiny: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_interventions_that_do_not_fit_are_refused(tiny: Any) -> None:
     (site, *_) = find_sites(tiny, "hook_resid_post")
-    elsewhere = {site.name: SiteReading(9.0, 9.0, (9.0,) * 16)}
+    elsewhere = {site.name: SiteReading(9.0, 9.0, (9.0,) * 16, (9.0,) * 16)}
     foreign = Intervention((Edit(site, DiagonalAffine.identity(32)),), fingerprint=elsewhere)
     with pytest.raises(ArtifactError, match="other weights"):
         generate(tiny, ["the"], intervention=foreign)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from lens_steer.methods.act_add import ActAdd
 from lens_steer.methods.activation_transport import GaussianAcT, LinearAcT, MeanAcT
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.damp import Damp, Det0
 from lens_steer.methods.fitting import Method
+from lens_steer.methods.iti import ITI
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.methods.repe import RepE
 from lens_steer.methods.self_conditioning import SelfCond
 
 METHODS: dict[str, Method] = {
@@ -26,4 +29,10 @@ METHODS: dict[str, Method] = {
     "linear act at once": LinearAcT(sites="attn.hook_z", causal=False, support=(0.1, 0.9)),
     "caa": CAA(),
     "caa at a layer": CAA(sites="attn.hook_z", layers=(-1,), pool="mean", multiplier=3.0),
+    "iti": ITI(k=3),
+    "iti along the probe": ITI(k=1, alpha=-4.0, direction="probe", sites="attn.hook_v"),
+    "act add": ActAdd(pair=0, layers=(1,)),
+    "act add of two prompts": ActAdd(prompts=("sad dog", "the happy dog ran"), multiplier=2.0, sites="mlp.hook_post"),
+    "repe": RepE(pairing="random"),
+    "repe projected out": RepE(mode="project_out", pairing="random", pool="mean", layers=(-1,)),
 }
