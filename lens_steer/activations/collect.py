@@ -153,7 +153,7 @@ class _Sink:
         self._sites = sites
         self._values = {site.name: torch.empty(len(tokens), site.width) for site in sites}
         self._sums = {site.name: MomentSums(2 * labels.shape[1], site.width) for site in sites}
-        self._rows: list[int] = []
+        self._rows = torch.empty(0, dtype=torch.long)
         self._since_shard: list[int] = []
         self._scratch = Scratch()
         self._check = torch.zeros((), dtype=torch.float64)
@@ -170,7 +170,7 @@ class _Sink:
 
     def begin(self, rows: list[int], batch: TokenBatch) -> None:
         """Prepare what the sites of one batch share."""
-        self._rows = rows
+        self._rows = torch.tensor(rows)
         self._since_shard += rows
         self._tokens = TokenPool(batch.pooled)
         labels = self._labels[rows].to(batch.ids.device)
@@ -182,9 +182,9 @@ class _Sink:
         def visit(activation: Tensor, batch: TokenBatch) -> None:
             pooled = self._tokens(activation, self._pool)
             sums.add(activation, self._tokens, self._sides, self._scratch)
-            # Not finite as soon as one value is: a token spoils the sums of its side, or (of no side) its row's pool.
-            self._check = self._check.to(pooled.device) + sums.second.sum() + pooled.double().sum()
-            values[self._rows] = pooled.cpu()
+            # Not finite as soon as one pooled token is, of whatever side: zero times infinity is not a number.
+            self._check = self._check.to(pooled.device) + sums.second.sum()
+            values.index_copy_(0, self._rows, pooled.cpu())
 
         return visit
 

@@ -52,15 +52,11 @@ class Tokens:
     def batch(self, rows: Sequence[int]) -> TokenBatch:
         """Pad these rows on the right into one batch."""
         length = max(len(self.ids[row]) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
-        mask = torch.zeros((len(rows), length), dtype=torch.bool)
-        pooled = torch.zeros((len(rows), length), dtype=torch.bool)
-        for place, row in enumerate(rows):
-            count = len(self.ids[row])
-            ids[place, :count] = torch.tensor(self.ids[row])
-            mask[place, :count] = True
-            pooled[place, :count] = torch.tensor(self.pooled[row])
-        return TokenBatch(ids, mask, pooled)
+        pads = [length - len(self.ids[row]) for row in rows]
+        ids = [(*self.ids[row], *(self.pad_id,) * pad) for row, pad in zip(rows, pads, strict=True)]
+        pooled = [(*self.pooled[row], *(False,) * pad) for row, pad in zip(rows, pads, strict=True)]
+        real = torch.arange(length)[None] < length - torch.tensor(pads)[:, None]
+        return TokenBatch(torch.tensor(ids), real, torch.tensor(pooled))
 
     def batches(self, batch_size: int, *, rows: Sequence[int] | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
         """Yield (rows, batch), longest texts first: little padding, and memory runs out at once or never."""
