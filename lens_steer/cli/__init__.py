@@ -33,6 +33,7 @@ from lens_steer.cli.options import (
     Words,
     chat_of,
     contrast_of,
+    halves_of,
     lines_of,
     load,
     pattern_of,
@@ -139,14 +140,14 @@ def fit(
     batch_size: BatchSize = None,
     seed: Seed = 0,
 ) -> None:
-    """Fit an intervention that moves the model from source towards target, and save it."""
+    """Fit an intervention that moves the model from source towards target, on half of the texts, and save it."""
     from dataclasses import replace
 
     from lens_steer.methods.aura import AurA
     from lens_steer.methods.lineas import LinEAS
 
     require_free_place(out)
-    contrast = contrast_of(texts, text, label, source, target, chat, n, seed)
+    contrast, _ = halves_of(contrast_of(texts, text, label, source, target, chat, None, seed), n, seed)
     hosted = load(model, device, dtype)
     where: dict[str, Any] = {} if sites is None else {"sites": pattern_of(sites)}
     if method == "aura":
@@ -242,7 +243,7 @@ def ablate(
     settings = dict(locals())
     if mode not in ("zero", "mean", "target_mean"):
         raise SettingError(f"no mode is named {mode!r}; there are zero, mean and target_mean")
-    contrast = contrast_of(texts, text, label, source, target, chat, n, seed)
+    contrast = contrast_of(texts, text, label, source, target, chat, None, seed)
     chosen = pd.read_csv(units) if units.is_file() else None
     if chosen is None:
         raise SettingError(f"there is no file {units}: give the experts.csv of `lens-steer rank`")
@@ -251,7 +252,9 @@ def ablate(
     acts = None if mode == "zero" else collect(hosted, contrast, sorted(set(listed["site"])), batch_size=batch_size)
     edit = ablate_units(listed, mode=mode, activations=acts)  # type: ignore[arg-type]
     decoding = {"strength": strength, "max_new_tokens": max_new_tokens, "temperature": temperature}
-    result, scorer = evaluate_edit(hosted, edit, contrast, prompts, words, seed, batch_size, decoding)
+    result, scorer = evaluate_edit(
+        hosted, edit, halves_of(contrast, n, seed), prompts, words, seed, batch_size, decoding
+    )
     show_evaluation(result, scorer, edit)
     write_run(out, "ablate", settings, {"scores": result.frame, "texts": result.texts}, edit)
 
@@ -283,11 +286,13 @@ def evaluate(
 
     require_free_place(out)
     settings = dict(locals())
-    contrast = contrast_of(texts, text, label, source, target, chat, n, seed)
+    contrast = contrast_of(texts, text, label, source, target, chat, None, seed)
     edit = Intervention.load(intervention)
     hosted = load(model, device, dtype)
     decoding = {"strength": strength, "max_new_tokens": max_new_tokens, "temperature": temperature}
-    result, scorer = evaluate_edit(hosted, edit, contrast, prompts, words, seed, batch_size, decoding)
+    result, scorer = evaluate_edit(
+        hosted, edit, halves_of(contrast, n, seed), prompts, words, seed, batch_size, decoding
+    )
     show_evaluation(result, scorer, edit)
     write_run(out, "evaluate", settings, {"scores": result.frame, "texts": result.texts})
 

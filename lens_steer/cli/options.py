@@ -69,6 +69,14 @@ def contrast_of(
     return read_contrast(name, chat=chat_of(chat), n=n, seed=seed, **columns)  # type: ignore[arg-type]
 
 
+def halves_of(contrast: ContrastSet, n: int | None, seed: int) -> tuple[ContrastSet, ContrastSet]:
+    """Split the texts in two, n a side of each: `fit` sees the first, `evaluate` and `ablate` score on the second."""
+    first, second = contrast.split(test=0.5, seed=seed)
+    if n is None:
+        return first, second
+    return first.subsample(n, seed=seed), second.subsample(min(n, len(second.source), len(second.target)), seed=seed)
+
+
 def lines_of(path: Path) -> list[str]:
     """Read prompts, one a line."""
     if not path.is_file():

@@ -25,18 +25,18 @@ _MOST_PROMPTS = 100
 def evaluate_edit(
     hosted: Any,
     edit: Intervention,
-    contrast: ContrastSet,
+    halves: tuple[ContrastSet, ContrastSet],
     prompts: Path | None,
     words: str | None,
     seed: int,
     batch_size: int | None,
     decoding: dict[str, Any],
 ) -> tuple[Evaluation, Scorer]:
-    """Score on the half of the texts that the classifier has not seen."""
+    """Score on the second half of the texts, which neither `fit` nor the classifier has seen."""
     from lens_steer.evaluation.evaluation import evaluate as evaluate_edit
     from lens_steer.evaluation.scorers import ConceptClassifier, WordList
 
-    train, held = contrast.split(test=0.5, seed=seed)
+    train, held = halves
     scorer: Scorer = WordList(words.split(",")) if words else ConceptClassifier.fit(train, seed=seed)
     rows = lines_of(prompts) if prompts else _beginnings(held)
     result = evaluate_edit(
@@ -46,7 +46,7 @@ def evaluate_edit(
         scorer=scorer,
         neutral=held.target,
         seed=seed,
-        chat=contrast.chat,
+        chat=held.chat,
         batch_size=batch_size,
         **decoding,
     )

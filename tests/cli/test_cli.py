@@ -15,6 +15,7 @@ from lens_steer import cli
 from lens_steer.errors import LensSteerError
 from lens_steer.host.load import load_model
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.reading import read_contrast
 from tests.families import save_tiny, sentences
 
 
@@ -146,3 +147,13 @@ def test_main_turns_an_error_into_one_line(
     said = capsys.readouterr().err.strip()
     assert said.startswith("lens-steer: ")
     assert "\n" not in said
+
+
+def test_evaluate_scores_on_texts_that_fit_has_not_seen(place: Path) -> None:
+    lens_steer(place, f"fit {TEXTS} --method aura --seed 3 --out @half")
+    lens_steer(place, f"evaluate {TEXTS} --intervention @half --seed 3 --max-new-tokens 2 --out @unseen")
+    contrast = read_contrast((place / "sad.txt", place / "other.txt"))
+    first, second = contrast.split(test=0.5, seed=3)
+    assert Intervention.load(place / "half").provenance["data"] == first.data_hash
+    prompts = set(pd.read_csv(place / "unseen" / "texts.csv").prompt)
+    assert prompts == {" ".join(str(text).split()[:4]) for text in second.source}
