@@ -93,11 +93,11 @@ def rank(
     seed: Seed = 0,
 ) -> None:
     """Rank the units by how well each tells source from target; writes experts.csv and probes.csv."""
+    settings = dict(locals())
     from lens_steer.activations.collect import collect
     from lens_steer.ranking.experts import rank_experts
 
     require_free_place(out)
-    settings = dict(locals())
     contrast = contrast_of(texts, text, label, source, target, chat, n, seed)
     hosted = load(model, device, dtype)
     activations = collect(hosted, contrast, pattern_of(sites), pool=pool_of(pool), batch_size=batch_size)
@@ -180,13 +180,13 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Continue prompts with and without an intervention; writes texts.csv."""
+    settings = dict(locals())
     import pandas as pd
 
     from lens_steer.evaluation.generation import generate as generate_texts
     from lens_steer.interventions.intervention import Intervention
 
     require_free_place(out)
-    settings = dict(locals())
     rows = lines_of(prompts)
     hosted = load(model, device, dtype)
     edits = {"plain": None} if intervention is None else {"plain": None, "edited": Intervention.load(intervention)}
@@ -234,13 +234,13 @@ def ablate(
     seed: Seed = 0,
 ) -> None:
     """Ablate listed units and write the scores of generated texts before and after, and the perplexity cost."""
+    settings = dict(locals())
     import pandas as pd
 
     from lens_steer.activations.collect import collect
     from lens_steer.interventions.ablation import ablate as ablate_units
 
     require_free_place(out)
-    settings = dict(locals())
     if mode not in ("zero", "mean", "target_mean"):
         raise SettingError(f"no mode is named {mode!r}; there are zero, mean and target_mean")
     contrast = contrast_of(texts, text, label, source, target, chat, None, seed)
@@ -282,10 +282,10 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Score generated texts before and after an intervention, and the perplexity of held-out target texts."""
+    settings = dict(locals())
     from lens_steer.interventions.intervention import Intervention
 
     require_free_place(out)
-    settings = dict(locals())
     contrast = contrast_of(texts, text, label, source, target, chat, None, seed)
     edit = Intervention.load(intervention)
     hosted = load(model, device, dtype)

@@ -84,10 +84,8 @@ def write_run(
         if edit is not None:
             edit.save(place / "interventions" / command)
         versions = {name: version(name) for name in ("lens-steer", "transformer-lens", "transformers", "torch")}
-        plain = {name: value for name, value in settings.items() if name != "settings" and not callable(value)}
-        write_json(
-            place / "run.json", {"command": command, "arguments": sys.argv[1:], "settings": plain, "versions": versions}
-        )
+        about = {"command": command, "arguments": sys.argv[1:], "settings": settings, "versions": versions}
+        write_json(place / "run.json", about)
     typer.echo(f"written to {out}")
 
 

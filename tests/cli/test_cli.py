@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_the_main_job(place: Path) -> None:
 
     said = lens_steer(place, f"ablate {TEXTS} --units @rank/experts.csv --top 20 --max-new-tokens 4 --out @ablate")
     assert "20 units moved" in said
+    settings = json.loads((place / "ablate" / "run.json").read_text())["settings"]
+    assert set(settings) == set(inspect.signature(cli.ablate).parameters)
     scores = pd.read_csv(place / "ablate" / "scores.csv")
     assert scores.measure.tolist() == ["effect", "cost"]
     assert len(Intervention.load(place / "ablate" / "interventions" / "ablate").units()) == 20
