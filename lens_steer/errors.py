@@ -49,9 +49,5 @@ class MicroworldError(LensSteerError):
     """A word, attribute or contrast is not part of the embedded language, or its checkpoint is damaged."""
 
 
-class MissingExtraError(LensSteerError):
-    """An optional package is needed; the message names what to install."""
-
-
 class LensSteerWarning(UserWarning):
     """Base of every warning: something was done that the caller may not have meant."""

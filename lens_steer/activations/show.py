@@ -18,7 +18,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import find_sites, site_at
 from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
-from lens_steer.host.trunk import Visit, trunk
+from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
 
 if TYPE_CHECKING:
@@ -181,12 +181,11 @@ def _units_of(model: nn.Module, units: UnitsLike) -> tuple[Unit, ...]:
 def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int) -> list[Tensor]:
     """Run every text once and keep the chosen units' values at every token: per text [pos, unit]."""
     values = [torch.empty(length, len(units)) for length in tokens.lengths]
-    rows_now: list[int] = []
 
     def reader(columns: list[int], indices: list[int]) -> Visit:
         def read(activation: Tensor, batch: TokenBatch) -> None:
             kept = activation[..., indices].float().cpu()
-            for place, row in enumerate(rows_now):
+            for place, row in enumerate(batch.rows):
                 values[row][:, columns] = kept[place, : len(values[row])]
 
         return read
@@ -195,11 +194,7 @@ def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch
     for site in dict.fromkeys(unit.site for unit in units):
         columns = [column for column, unit in enumerate(units) if unit.site == site]
         visits[site] = reader(columns, [units[column].index for column in columns])
-    device = host_of(model).device
-    with torch.no_grad(), trunk(model, visits) as run:
-        for rows, batch in tokens.batches(batch_size):
-            rows_now[:] = rows
-            run(batch.to(device))
+    run_texts(model, tokens, visits, batch_size)
     for row, text in enumerate(values):
         if len(bad := (~torch.isfinite(text)).nonzero()):
             token, column = bad[0].tolist()

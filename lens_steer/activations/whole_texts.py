@@ -11,7 +11,7 @@ from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
-from lens_steer.host.trunk import Visit, trunk
+from lens_steer.host.trunk import Visit, run_texts
 
 Pooled = Mapping[Site, Tensor]
 """Site -> pooled values, float32 [text, unit]."""
@@ -21,16 +21,12 @@ def pool_texts(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Po
     """Return the pooled values of all texts at some sites: no gradients, the model's device, the order of the texts."""
     device = host_of(model).device
     values = {site: torch.empty(len(tokens), site.width, device=device) for site in sites}
-    rows_now: list[int] = []
 
     def reader(site: Site) -> Visit:
         def read(activation: Tensor, batch: TokenBatch) -> None:
-            values[site][rows_now] = TokenPool(batch.pooled)(activation, pool)
+            values[site][list(batch.rows)] = TokenPool(batch.pooled)(activation, pool)
 
         return read
 
-    with torch.no_grad(), trunk(model, {site: reader(site) for site in sites}) as run:
-        for rows, batch in tokens.batches(batch_size):
-            rows_now[:] = rows
-            run(batch.to(device))
+    run_texts(model, tokens, {site: reader(site) for site in sites}, batch_size)
     return values

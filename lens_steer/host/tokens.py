@@ -22,15 +22,16 @@ Overflow = Literal["truncate", "refuse"]
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A right-padded batch: `mask` marks real tokens, `pooled` those that pools read."""
+    """A right-padded batch of the texts `rows`: `mask` marks real tokens, `pooled` those that pools read."""
 
     ids: Int[Tensor, "text pos"]
     mask: Bool[Tensor, "text pos"]
     pooled: Bool[Tensor, "text pos"]
+    rows: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on another device."""
-        return TokenBatch(self.ids.to(device), self.mask.to(device), self.pooled.to(device))
+        return TokenBatch(self.ids.to(device), self.mask.to(device), self.pooled.to(device), self.rows)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Tokens:
         ids = [(*self.ids[row], *(self.pad_id,) * pad) for row, pad in zip(rows, pads, strict=True)]
         pooled = [(*self.pooled[row], *(False,) * pad) for row, pad in zip(rows, pads, strict=True)]
         real = torch.arange(length)[None] < length - torch.tensor(pads)[:, None]
-        return TokenBatch(torch.tensor(ids), real, torch.tensor(pooled))
+        return TokenBatch(torch.tensor(ids), real, torch.tensor(pooled), tuple(rows))
 
     def batches(self, batch_size: int, *, rows: Sequence[int] | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
         """Yield (rows, batch), longest texts first: little padding, and memory runs out at once or never."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from lens_steer.errors import SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import whole_texts
 from lens_steer.host.sites import Site
-from lens_steer.host.tokens import TokenBatch
+from lens_steer.host.tokens import TokenBatch, Tokens
 
 Visit = Callable[[Float[Tensor, "text pos unit"], TokenBatch], Tensor | None]
 """Sees a site's activation (heads flattened) of a batch; returns what shall stand there, or None to leave it."""
@@ -83,6 +84,14 @@ def trunk(model: nn.Module, visits: Mapping[Site, Visit]) -> Iterator[Callable[[
 
     with host.hooks((site.name, hook_of(site, visit)) for site, visit in visits.items()), whole_texts(model):
         yield run
+
+
+def run_texts(model: nn.Module, tokens: Tokens, visits: Mapping[Site, Visit], batch_size: int) -> None:
+    """Run all texts through the trunk without gradients; a visit finds its texts in `batch.rows`."""
+    device = host_of(model).device
+    with torch.no_grad(), trunk(model, visits) as run:
+        for _, batch in tokens.batches(batch_size):
+            run(batch.to(device))
 
 
 @contextmanager

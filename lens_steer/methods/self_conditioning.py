@@ -13,10 +13,9 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError
-from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
-from lens_steer.host.trunk import Visit, trunk
+from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
@@ -121,8 +120,6 @@ def _token_values(
 
         return read
 
-    device = host_of(model).device
-    with torch.no_grad(), trunk(model, {site: reader(site) for site in chosen}) as run:
-        for _, batch in tokens.batches(batch_size or default_batch_size(tokens)):
-            run(batch.to(device))
+    visits = {site: reader(site) for site in chosen}
+    run_texts(model, tokens, visits, batch_size or default_batch_size(tokens))
     return {site: torch.cat(of_site) for site, of_site in parts.items()}
