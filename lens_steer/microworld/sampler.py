@@ -40,13 +40,26 @@ def sample(n: int, *, seed: int = 0, **attributes: str) -> list[Document]:
     sampler = Sampler.of(grammar)
     documents: list[Document] = []
     for block in range(-(-n // BLOCK)):
-        values, ids = sampler.draw(BLOCK, stream=(seed, block), given=attributes)
+        walk = sampler.draw(BLOCK, stream=(seed, block), given=attributes)
+        values, ids = walk.values, walk.ids
         for row in range(min(BLOCK, n - len(documents))):
             length = int((ids[row] >= 0).sum()) - 1
             text = " ".join(map(grammar.words.__getitem__, ids[row, :length].tolist()))
             drawn = {each.name: each.values[values[row, k]] for k, each in enumerate(grammar.attributes)}
             documents.append(Document(text, drawn))
     return documents
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Walk:
+    """Documents as they were drawn, a row each: attribute values, token ids (-1 after the end), and the node and the
+    registers (word ids, negative while empty) before each word.
+    """
+
+    values: Int[Array, "row attribute"]
+    ids: Int[Array, "row position"]
+    node: Int[Array, "row position"]
+    memory: Int[Array, "row position register"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,10 +152,8 @@ class Sampler:
             np.stack(forms),
         )
 
-    def draw(
-        self, n: int, *, stream: tuple[int, ...], given: Mapping[str, str]
-    ) -> tuple[Int[Array, "row attribute"], Int[Array, "row position"]]:
-        """Attribute values and token ids of `n` documents, each ending with `<eos>` and filled up with -1."""
+    def draw(self, n: int, *, stream: tuple[int, ...], given: Mapping[str, str]) -> Walk:
+        """Draw `n` documents, each ending with `<eos>`."""
         rng = np.random.default_rng(list(stream))
         fixed = self.grammar.check(given)
         values = np.stack([
@@ -151,19 +162,22 @@ class Sampler:
         ], axis=-1)  # fmt: skip
         node = np.full(n, self.grammar.automaton.start)
         memory = np.full((n, max(self.grammar.registers, 1)), -2)
-        columns, rows = [], np.arange(n)
+        columns: list[tuple[Array, Array, Array]] = []
+        rows = np.arange(n)
         while len(rows):
             uniform = rng.random((2, n))[:, rows]
             arc = self.arcs.pick(node[rows], values[rows], uniform[0])
             said = self._say(rows, arc, values, memory, uniform[1], rng)
+            before = node.copy(), memory.astype(np.int16)
             keeps = self.store[arc] >= 0
             memory[rows[keeps], self.store[arc[keeps]]] = said[keeps]
             column = np.full(n, -1)
             column[rows] = said
-            columns.append(column)
+            columns.append((column, *before))
             node[rows] = self.target[arc]
             rows = rows[node[rows] != END]
-        return values, np.stack(columns, axis=-1)
+        ids, nodes, memories = (np.stack(part, axis=1) for part in zip(*columns))
+        return Walk(values, ids, nodes, memories)
 
     def _say(
         self,

@@ -9,27 +9,49 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
 
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import BOS, PAD
+from lens_steer.microworld.laws import Laws
 from lens_steer.microworld.sampler import Sampler
-from lens_steer.microworld.shapes import Array, Int
+from lens_steer.microworld.shapes import Array, Bool, Float, Int
 
 CHUNK = 8192
 _TRAINING_STREAM = 977
 
 
-def chunk_batches(seed: int, chunk: int, batch_tokens: int) -> list[Int[Array, "text position"]]:
-    """The batches of a chunk: rows of token ids, `<bos>` first and `<eos>` last, filled up with `<pad>`.
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """Rows of token ids, `<bos>` first and `<eos>` last, filled up with `<pad>`; and before each word after `<bos>` the
+    number of its law (-1 at the padding) and the registers.
+    """
 
-    Texts of like length go together; a batch holds at most `batch_tokens` tokens, padding included.
+    ids: Int[Array, "text position"]
+    law: Int[Array, "text word"]
+    memory: Int[Array, "text word register"]
+
+    @property
+    def words(self) -> Bool[Array, "text word"]:
+        """Where a word follows that is not padding."""
+        return self.law >= 0
+
+    def targets(self) -> Float[Array, "n vocabulary"]:
+        """The law of every word where `words` is true, row by row."""
+        return Laws.of(english()).fill(self.law[self.words], self.memory[self.words])
+
+
+def chunk_batches(seed: int, chunk: int, batch_tokens: int) -> list[Batch]:
+    """The batches of a chunk. Texts of like length go together; a batch holds at most `batch_tokens` tokens, padding
+    included.
     """
     grammar = english()
-    _, drawn = Sampler.of(grammar).draw(CHUNK, stream=(seed, chunk, _TRAINING_STREAM), given={})
-    ids = np.concatenate([np.full((CHUNK, 1), grammar.ids[BOS]), drawn], axis=-1)
+    walk = Sampler.of(grammar).draw(CHUNK, stream=(seed, chunk, _TRAINING_STREAM), given={})
+    law = Laws.of(grammar).number(walk)
+    ids = np.concatenate([np.full((CHUNK, 1), grammar.ids[BOS]), walk.ids], axis=-1)
     lengths = (ids >= 0).sum(-1)
     order = np.argsort(lengths, kind="stable")
     batches, first = [], 0
@@ -37,16 +59,15 @@ def chunk_batches(seed: int, chunk: int, batch_tokens: int) -> list[Int[Array, "
         last = first + 1
         while last < CHUNK and (last + 1 - first) * lengths[order[last]] <= batch_tokens:
             last += 1
-        rows = ids[order[first:last], : lengths[order[last - 1]]]
-        batches.append(np.where(rows < 0, grammar.ids[PAD], rows).astype(np.int16))
+        rows, width = order[first:last], lengths[order[last - 1]]
+        padded = np.where(ids[rows, :width] < 0, grammar.ids[PAD], ids[rows, :width])
+        batches.append(Batch(padded.astype(np.int16), law[rows, : width - 1], walk.memory[rows, : width - 1]))
         first = last
     shuffled = np.random.default_rng([seed, chunk, _TRAINING_STREAM + 1]).permutation(len(batches))
     return [batches[index] for index in shuffled]
 
 
-def stream_batches(
-    seed: int, batch_tokens: int, *, skip: int = 0, workers: int = 0
-) -> Generator[Int[Array, "text position"], None, None]:
+def stream_batches(seed: int, batch_tokens: int, *, skip: int = 0, workers: int = 0) -> Generator[Batch, None, None]:
     """Batches without end, from number `skip` on."""
     if workers == 0:
         for batches in _inline(seed, batch_tokens):
@@ -54,7 +75,7 @@ def stream_batches(
             skip = max(0, skip - len(batches))
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        ahead: deque[Future[list[Int[Array, "text position"]]]] = deque(
+        ahead: deque[Future[list[Batch]]] = deque(
             pool.submit(chunk_batches, seed, chunk, batch_tokens) for chunk in range(2 * workers)
         )
         chunk = len(ahead)
@@ -70,7 +91,7 @@ def stream_batches(
                 future.cancel()
 
 
-def _inline(seed: int, batch_tokens: int) -> Iterator[list[Int[Array, "text position"]]]:
+def _inline(seed: int, batch_tokens: int) -> Iterator[list[Batch]]:
     chunk = 0
     while True:
         yield chunk_batches(seed, chunk, batch_tokens)

@@ -10,7 +10,8 @@ from tests.microworld.brute_force import all_documents, cut_down
 
 def test_sampled_frequencies_are_the_listed_probabilities():
     grammar, n = cut_down(), 200_000
-    values, ids = Sampler.of(grammar).draw(n, stream=(3, 1), given={})
+    walk = Sampler.of(grammar).draw(n, stream=(3, 1), given={})
+    values, ids = walk.values, walk.ids
     expected: dict = {}
     for words, entries in all_documents().items():
         for chosen, p in entries:
