@@ -14,6 +14,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.decode import Decoding, decode
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.strengths import Strength, as_strengths
 from lens_steer.progress import progress_bar
 
 _TOKEN_BUDGET = 8192
@@ -24,7 +25,7 @@ def generate(
     prompts: Sequence[str],
     *,
     intervention: Intervention | None = None,
-    strength: float = 1.0,
+    strength: Strength = 1.0,
     max_new_tokens: int = 50,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -47,7 +48,7 @@ def generate(
     prompts:
         Texts to continue. They are tokenised as everywhere, with one BOS; the empty prompt is BOS alone.
     intervention, strength:
-        The edit under which the model runs, and how much of it (0 changes nothing).
+        The edit under which the model runs, and how much of it (0 changes nothing): one number, or one per prompt.
     max_new_tokens:
         A row ends there, or before its first EOS.
     temperature, top_p, top_k, repetition_penalty:
@@ -64,7 +65,7 @@ def generate(
     Raises
     ------
     SettingError
-        A setting is out of range, or there is no prompt.
+        A setting is out of range, there is no prompt, or there are other numbers of strengths and prompts.
     TokenError
         A prompt and `max_new_tokens` together exceed the model's context (nothing is cut in silence), or a prompt is
         empty on a model without BOS.
@@ -79,6 +80,9 @@ def generate(
         seed=seed,
     )
     tokens = _prompt_tokens(model, prompts, chat, max_new_tokens)
+    strengths = as_strengths(strength)
+    if isinstance(strengths, tuple) and len(strengths) != len(prompts):
+        raise SettingError(f"{len(strengths)} strengths do not fit {len(prompts)} prompts: give one each, or a number")
     tokenizer = host_of(model).tokenizer
     continuations = [""] * len(tokens)
     with edited(model, intervention, strength):
@@ -90,7 +94,7 @@ def generate(
     return continuations
 
 
-def edited(model: nn.Module, intervention: Intervention | None, strength: float) -> AbstractContextManager[Any]:
+def edited(model: nn.Module, intervention: Intervention | None, strength: Strength) -> AbstractContextManager[Any]:
     """Return the context in which the model runs with this intervention, if there is one."""
     return nullcontext() if intervention is None else intervention.on(model, strength)
 

@@ -16,7 +16,7 @@ from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import whole_texts
+from lens_steer.host.clock import numbered, whole_texts
 from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
@@ -132,7 +132,8 @@ def _batch_size(model: nn.Module, tokens: Tokens) -> int:
 def _batch_losses(model: nn.Module, batch: TokenBatch) -> Float[np.ndarray, " text"]:
     host = host_of(model)
     here = batch.to(host.device)
-    logits = host.logits(here.ids, here.mask)
+    with numbered(batch.rows):
+        logits = host.logits(here.ids, here.mask)
     counted: Bool[Tensor, "text pos"] = here.mask[:, 1:] & here.pooled[:, 1:]
     # Row by row, so that the float32 copies that a log-softmax makes are never larger than one text's.
     sums = [

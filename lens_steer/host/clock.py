@@ -8,9 +8,12 @@ or not.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -34,12 +37,81 @@ class TokenPositions:
     ids: Int[Tensor, "text pos"] | None
 
 
-class _Pass(threading.local):
+_ROWS: ContextVar[tuple[int, ...] | None] = ContextVar("rows", default=None)
+
+
+@contextmanager
+def numbered(rows: Sequence[int]) -> Iterator[None]:
+    """Say which texts of a call the rows of the passes inside are: what is drawn or set per row then follows its text.
+
+    It holds for this thread. Without it, and for no rows, a row's number is its place in the batch.
+    """
+    before = _ROWS.set(tuple(rows) or None)
+    try:
+        yield
+    finally:
+        _ROWS.reset(before)
+
+
+class ForwardPass:
+    """One forward pass as a hook may know it; what costs anything is worked out when it is first asked for.
+
+    `begins` says whether it begins a new prompt, so that all its tokens are a prompt's and none was generated;
+    otherwise it goes on with `prompt`, the pass that began (of a pass that begins: itself). `fresh` is how many of its
+    last positions no pass before it had: all, except where a generation without a cache runs its prompt again. `rows`
+    are the numbers of its texts in the call that they are of, where lens_steer runs them (see `numbered`).
+
+    `memo` is a place for what edits work out once per pass or, at `prompt`, hold for as long as its continuation takes.
+    """
+
+    def __init__(
+        self, ids: Tensor, mask: Tensor | None, cached: int, prompt: ForwardPass | None, *, again: bool
+    ) -> None:
+        self.ids = ids
+        self.cached = cached
+        self.begins = prompt is None
+        self.prompt = self if prompt is None else prompt
+        self.fresh = 1 if again else ids.shape[1]
+        self.rows = _ROWS.get()
+        self.memo: dict[Any, Any] = {}
+        self._mask = mask
+
+    @cached_property
+    def positions(self) -> TokenPositions:
+        """Where its tokens stand."""
+        rows, length = self.ids.shape
+        if len(self.prompt.ids) != rows:
+            raise ModelError(
+                f"this pass of {rows} rows goes on with a cache, and the last prompt had {len(self.prompt.ids)}: run "
+                "the prompt inside the context, with the same rows"
+            )
+        position = (self._full.long().cumsum(1) - 1)[:, -length:]
+        return TokenPositions(position, self.prompt.prompt_length, self._full[:, -length:], self.ids)
+
+    @cached_property
+    def prompt_length(self) -> Int[Tensor, " text"]:
+        """Number of real tokens of each row, if it begins a prompt."""
+        return self._full.sum(1)
+
+    @cached_property
+    def fresh_tokens(self) -> int | Tensor:
+        """How many real tokens no pass before it had; a number, or a tensor that need not be waited for."""
+        return self.ids.shape[0] * self.fresh if self._mask is None else self._mask[:, -self.fresh :].bool().sum()
+
+    @cached_property
+    def _full(self) -> Bool[Tensor, "text all"]:
+        """Which tokens are real, those in the cache included."""
+        if self._mask is not None:
+            return self._mask.bool()
+        rows, length = self.ids.shape
+        return torch.ones(rows, self.cached + length, dtype=torch.bool, device=self.ids.device)
+
+
+class _Thread(threading.local):
     """The pass under way; each thread knows its own, because passes of several may halt and take turns."""
 
-    prompt_length: Tensor | None = None
-    last_ids: Tensor | None = None
-    now: TokenPositions | None = None
+    now: ForwardPass | None = None
+    last: ForwardPass | None = None  # the last one that had ids
 
 
 class PositionClock:
@@ -51,17 +123,13 @@ class PositionClock:
 
     def __init__(self, model: nn.Module) -> None:
         self._host = host_of(model)
-        self._pass = _Pass()
+        self._thread = _Thread()
         self._handles = self._host.on_forward(self._announce)
 
     @property
-    def now(self) -> TokenPositions:
-        """The positions of the forward pass under way."""
-        if self._pass.now is None:
-            raise ModelError(
-                "the model ran without ids or a mask, so positions are unknown: pass token ids, not embeddings"
-            )
-        return self._pass.now
+    def now(self) -> ForwardPass | None:
+        """The forward pass under way; None where it has no token ids."""
+        return self._thread.now
 
     def stop(self) -> None:
         """Stop listening."""
@@ -71,28 +139,33 @@ class PositionClock:
     def _announce(self, ids: Tensor | None, mask: Tensor | None, cached: int) -> None:
         if self._host.probing:
             return
+        here = self._thread
         if ids is None:
-            self._pass.now, self._pass.last_ids = None, None
+            here.now = None
             return
-        rows, length = ids.shape
-        if mask is None or mask.ndim != 2:
-            full = torch.ones(rows, cached + length, dtype=torch.bool, device=ids.device)
-        else:
-            full = mask.bool()
-        if self._pass.prompt_length is None or (cached == 0 and not self._continues(ids)):
-            self._pass.prompt_length = full.sum(1)
-        self._pass.last_ids = ids if cached == 0 else None
-        position = (full.long().cumsum(1) - 1)[:, -length:]
-        self._pass.now = TokenPositions(position, self._pass.prompt_length, full[:, -length:], ids)
+        again = cached == 0 and self._continues(ids)
+        prompt = here.last.prompt if here.last is not None and (cached > 0 or again) else None
+        whole = mask if mask is not None and mask.ndim == 2 else None
+        here.now = here.last = ForwardPass(ids, whole, cached, prompt, again=again)
 
     def _continues(self, ids: Tensor) -> bool:
-        last = self._pass.last_ids
+        last = self._thread.last
         return (
             not self._host.whole_texts
             and last is not None
-            and ids.shape == (last.shape[0], last.shape[1] + 1)
-            and torch.equal(ids[:, :-1], last)
+            and not last.cached
+            and ids.shape == (last.ids.shape[0], last.ids.shape[1] + 1)
+            and torch.equal(ids[:, :-1], last.ids)
         )
+
+
+def positions_of(forward: ForwardPass | None) -> TokenPositions:
+    """Return a pass's positions; ModelError where they are unknown."""
+    if forward is None:
+        raise ModelError(
+            "the model ran without ids or a mask, so positions are unknown: pass token ids, not embeddings"
+        )
+    return forward.positions
 
 
 @contextmanager

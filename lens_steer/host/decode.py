@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.host.adapter import BridgeHost, Host, host_of
-from lens_steer.host.clock import whole_texts
+from lens_steer.host.clock import numbered, whole_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,9 @@ def decode(
 ) -> list[list[int]]:
     """Continue prompts, given as token ids, in one batch; each row's new ids end before its first EOS.
 
-    `rows` number the random streams. What a row becomes depends on its prompt, its number and `decoding` alone: neither
-    its neighbours nor an edit change its stream, so that a steered and an unsteered text are drawn with the same luck.
+    `rows` number the random streams, and what edits set or draw per row. What a row becomes depends on its prompt, its
+    number and `decoding` alone: neither its neighbours nor an edit change its stream, so that a steered and an
+    unsteered text are drawn with the same luck.
     """
     host = host_of(model)
     ids, mask = _left_padded(prompts)
@@ -72,7 +73,7 @@ def decode(
     ends = _stop_ids(host)
     processors = _processors(decoding, rows)
     # Every pass over a filled cache is a step and every other one a new prompt: nothing is left for a clock to guess.
-    with torch.no_grad(), whole_texts(model):
+    with torch.no_grad(), whole_texts(model), numbered(rows):
         run = _bridge_generate if isinstance(host, BridgeHost) else _hooked_generate
         new = run(host, ids, mask, processors, decoding.max_new_tokens, ends)
     return [_until(row, ends) for row in new.tolist()]

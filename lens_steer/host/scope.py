@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lens_steer.errors import ModelError, SettingError
+from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.host.clock import TokenPositions
 
-ScopeName = Literal["all", "prompt", "generated", "last", "no_special"]
+ScopeName = Literal["all", "prompt", "generated", "last", "no_special", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,22 @@ class Scope:
 
     name:
         `all`; `prompt`: up to the prompt's last token; `generated`: after it; `last`: the prompt's last token and every
-        generated one; `no_special`: all but the ids in `special`.
+        generated one; `no_special`: all but the ids in `special`; `tokens`: the ids in `tokens`, wherever they stand.
     start:
         Only positions from this one on (0 is a row's first real token).
     special:
         Token ids that `no_special` leaves alone.
     stop:
         Only positions before this one; None for no end.
+    tokens:
+        Token ids that `tokens` means.
     """
 
     name: ScopeName = "all"
     start: int = 0
     special: tuple[int, ...] = ()
     stop: int | None = None
+    tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScopeName):
@@ -46,11 +50,26 @@ class Scope:
             raise SettingError(
                 "the scope no_special needs the ids to leave alone: Scope.without_special(model.tokenizer)"
             )
+        if (self.name == "tokens") != bool(self.tokens):
+            raise SettingError('the scope tokens needs ids, at least one: Scope.of_tokens([" not"], model.tokenizer)')
 
     @classmethod
     def without_special(cls, tokenizer: object) -> Scope:
         """Return the scope of all tokens but this tokenizer's special ones."""
         return cls("no_special", special=tuple(sorted(special_ids(tokenizer))))
+
+    @classmethod
+    def of_tokens(cls, tokens: Iterable[int | str], tokenizer: Any = None) -> Scope:
+        """Return the scope of the tokens in a set, given as ids or as strings that are one token each.
+
+        A string is taken as it stands, so that where a tokenizer keeps the space before a word in the word's token,
+        "dog" and " dog" are two tokens. TokenError for a string that is no single known token; SettingError for
+        strings without a tokenizer and for an empty set.
+        """
+        if isinstance(tokens, str):
+            raise SettingError(f"a set of tokens is a list: write a single one as [{tokens!r}]")
+        ids = {_single_token(token, tokenizer) if isinstance(token, str) else int(token) for token in tokens}
+        return cls("tokens", tokens=tuple(sorted(ids)))
 
     @classmethod
     def from_position(cls, start: int) -> Scope:
@@ -61,6 +80,17 @@ class Scope:
     def is_all(self) -> bool:
         """Whether every token is meant, so that no clock is needed."""
         return self.name == "all" and self.start == 0 and self.stop is None
+
+    @property
+    def everywhere(self) -> Scope:
+        """The same scope at all positions."""
+        return replace(self, start=0, stop=None)
+
+    @classmethod
+    def rebuilt(cls, spec: Mapping[str, Any]) -> Scope:
+        """Return the scope that was written down as plain data."""
+        lists = {name: tuple(value) for name, value in spec.items() if isinstance(value, list | tuple)}
+        return cls(**{**spec, **lists})
 
     def mask(self, positions: TokenPositions) -> Bool[Tensor, "text pos"]:
         """Return which real tokens of a forward pass are meant; pads never are."""
@@ -74,12 +104,40 @@ class Scope:
             inside = inside & (positions.position >= end)
         elif self.name == "last":
             inside = inside & (positions.position >= end - 1)
-        elif self.name == "no_special":
+        elif self.name in ("no_special", "tokens"):
             if positions.ids is None:
-                raise ModelError("the scope no_special needs token ids, and this forward pass had none")
-            special = torch.tensor(self.special, device=positions.ids.device)
-            inside = inside & ~torch.isin(positions.ids, special)
+                raise ModelError(f"the scope {self.name} needs token ids, and this forward pass had none")
+            listed = torch.tensor(self.special or self.tokens, device=positions.ids.device)
+            inside = inside & torch.isin(positions.ids, listed, invert=self.name == "no_special")
         return inside
+
+    def within(self, window: Scope) -> Scope | None:
+        """Return this scope at the positions that another one has too; None where they share none.
+
+        Only the other's `start` and `stop` are looked at.
+        """
+        start = max(self.start, window.start)
+        stop = min((end for end in (self.stop, window.stop) if end is not None), default=None)
+        return None if stop is not None and stop <= start else replace(self, start=start, stop=stop)
+
+    def __str__(self) -> str:
+        """Return the name, and what narrows it."""
+        ids = f" {list(self.special or self.tokens)}" if self.special or self.tokens else ""
+        window = "" if self.start == 0 else f" from position {self.start}"
+        return f"{self.name}{ids}{window}" + ("" if self.stop is None else f" before position {self.stop}")
+
+
+def _single_token(text: str, tokenizer: Any) -> int:
+    if tokenizer is None:
+        raise SettingError(f"{text!r} is a string: give model.tokenizer to turn it into a token, or give token ids")
+    ids: list[int] = list(tokenizer(text, add_special_tokens=False).input_ids)
+    if len(ids) != 1 or (ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token):
+        pieces = ", ".join(repr(piece) for piece in tokenizer.convert_ids_to_tokens(ids))
+        raise TokenError(
+            f"a set of tokens takes strings that are one token each, and {text!r} is {len(ids)} for this tokenizer "
+            f"({pieces}): mind the space before a word, or give the ids that are meant"
+        )
+    return ids[0]
 
 
 def special_ids(tokenizer: Any) -> set[int]:

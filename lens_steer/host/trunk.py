@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lens_steer.errors import SiteError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import whole_texts
+from lens_steer.host.clock import numbered, whole_texts
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 
@@ -77,7 +77,8 @@ def trunk(model: nn.Module, visits: Mapping[Site, Visit]) -> Iterator[Callable[[
         current[:] = [batch]
         waiting.update(site.name for site in visits)
         try:
-            host.trunk(batch.ids, batch.mask)
+            with numbered(batch.rows):
+                host.trunk(batch.ids, batch.mask)
         except _AllSitesVisited:
             return
         raise SiteError(f"{', '.join(sorted(waiting))} did not fire in a forward pass")

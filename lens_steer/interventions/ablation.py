@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.errors import SettingError, UnitError
+from lens_steer.errors import ActivationError, SettingError, UnitError
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.interventions.resample import Resample
 
-AblationMode = Literal["zero", "mean", "target_mean", "value"]
+AblationMode = Literal["zero", "mean", "target_mean", "resample", "value"]
 
 
 def ablate(
@@ -23,9 +24,12 @@ def ablate(
     mode: AblationMode = "zero",
     value: float | None = None,
     activations: Activations | None = None,
+    seed: int = 0,
     model: nn.Module | None = None,
 ) -> Intervention:
     """Return the intervention that holds units at a constant on every token.
+
+    In mode "resample" the constant is another one for each row.
 
     Parameters
     ----------
@@ -34,11 +38,15 @@ def ablate(
         units or of (site name, index) pairs.
     mode:
         zero; mean: the unit's mean over the tokens of source and target texts; target_mean: over those of the target
-        texts (token means whatever the pool: a maximum is no typical value of a token); value: the number `value`.
+        texts (token means whatever the pool: a maximum is no typical value of a token); resample: for each row the
+        mean over the tokens of one target text, drawn for the row, the same text at every site; value: the number
+        `value`.
     value:
         The constant of mode "value".
     activations:
-        From `collect`; needed by the means.
+        From `collect`; needed by the means and, with `pool="mean"`, by resample.
+    seed:
+        Of the draws of mode "resample", which depend on it and on a row's number alone (see `Resample`).
     model:
         Only to look up the width of sites that are given by name.
 
@@ -47,13 +55,20 @@ def ablate(
     UnitError
         A unit does not exist, appears twice, or its site's width is unknown.
     SettingError
-        `value` or `activations` are missing, or given where the mode has no use for them.
+        `value` or `activations` are missing, or a value is given where the mode has no use for it.
+    ActivationError
+        Mode "resample", and the activations are pooled otherwise than by the mean: no text's token means are in them.
 
     """
     if (mode == "value") != (value is not None):
         raise SettingError('value= goes with mode="value", and only with it')
-    if mode in ("mean", "target_mean") and activations is None:
+    if mode in ("mean", "target_mean", "resample") and activations is None:
         raise SettingError(f'mode="{mode}" needs activations= from lens_steer.collect')
+    if mode == "resample" and activations is not None and activations.pool != "mean":
+        raise ActivationError(
+            f'mode="resample" takes the mean over each text\'s tokens, and these activations are pooled by '
+            f'{activations.pool}: collect them with pool="mean"'
+        )
     chosen = as_units(units, sites=_known_sites(activations, model))
     if len(set(chosen)) < len(chosen):
         twice = next(unit for unit in chosen if chosen.count(unit) > 1)
@@ -62,10 +77,14 @@ def ablate(
     for unit in chosen:
         by_site.setdefault(unit.site, []).append(unit.index)
     edits = [
-        _hold(site, indices, _constant(site, mode, value, activations))
+        _draw(site, indices, activations, seed)
+        if mode == "resample" and activations is not None
+        else _hold(site, indices, _constant(site, mode, value, activations))
         for site, indices in sorted(by_site.items(), key=_order)
     ]
     provenance: dict[str, Any] = {"method": f"ablate {mode}", "units": [str(unit) for unit in chosen], "value": value}
+    if mode == "resample":
+        provenance["seed"] = seed
     if activations is not None:
         provenance["activations"] = dict(activations.provenance)
     return Intervention(tuple(edits), provenance, strengths=(0.0, 1.0))
@@ -94,6 +113,11 @@ def _hold(site: Site, indices: list[int], constant: Tensor) -> Edit:
     scale[indices] = 0.0
     shift[indices] = constant[indices]
     return Edit(site, DiagonalAffine(scale, shift))
+
+
+def _draw(site: Site, indices: list[int], activations: Activations, seed: int) -> Edit:
+    values = activations.target[site][:, indices]
+    return Edit(site, Resample(site.width, torch.tensor(indices), values, seed=seed))
 
 
 def random_units(sites: tuple[Site, ...], k: int, *, seed: int) -> tuple[Unit, ...]:

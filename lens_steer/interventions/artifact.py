@@ -17,6 +17,7 @@ from lens_steer.host.sites import Site
 from lens_steer.interventions.fingerprint import SiteReading
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import build_map
+from lens_steer.interventions.row_gate import RowGate
 
 FORMAT = 1
 _MAPS, _ABOUT = "maps.safetensors", "intervention.json"
@@ -29,7 +30,12 @@ def save_intervention(intervention: Intervention, directory: Path) -> Path:
         edits: list[dict[str, Any]] = []
         for number, edit in enumerate(intervention.edits):
             tensors |= {f"{number}.{name}": value.contiguous() for name, value in edit.map.tensors().items()}
-            edits.append({"site": asdict(edit.site), "map": edit.map.spec(), "scope": asdict(edit.scope)})
+            row = {"site": asdict(edit.site), "map": edit.map.spec(), "scope": asdict(edit.scope)}
+            if edit.gate is not None:
+                row["gate"] = edit.gate.spec()
+                # A copy, because several edits may have one gate and safetensors refuses what shares memory.
+                tensors[f"gate.{number}.direction"] = edit.gate.direction.clone()
+            edits.append(row)
         save_file(tensors, place / _MAPS)
         about = {
             "format": FORMAT,
@@ -69,5 +75,5 @@ def load_intervention(directory: Path) -> Intervention:
 def _edit(number: int, row: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     prefix = f"{number}."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    scope = Scope(**{**row["scope"], "special": tuple(row["scope"]["special"])})
-    return Edit(Site(**row["site"]), build_map(row["map"], own), scope)
+    gate = RowGate.rebuilt(row["gate"], tensors[f"gate.{number}.direction"]) if "gate" in row else None
+    return Edit(Site(**row["site"]), build_map(row["map"], own), Scope.rebuilt(row["scope"]), gate)

@@ -1,14 +1,15 @@
-"""Baking: an intervention's diagonal maps folded into the weights, exactly, as a plain Hugging Face model.
+"""Baking: an intervention's affine maps folded into the weights, exactly, as a plain Hugging Face model.
 
-A map before or after a linear part is another linear part, so most sites of a block can be folded; what stands on the
-residual stream cannot, since nothing multiplies it there. Folding is done in float64 and rounded once, at the end.
+An affine map before or after a linear part makes another linear part with it, so most sites of a block can be folded;
+what stands on the residual stream cannot, since nothing multiplies it there. Folding is done in float64 and rounded
+once, at the end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,12 @@ from lens_steer.errors import MapError, ModelError, SettingError
 from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.sites import Site, split_name
 from lens_steer.host.weights import PlainWeights, Projection
+from lens_steer.interventions.gated_map import Gated
 from lens_steer.interventions.intervention import Edit, Intervention
-from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.interventions.low_rank import LowRankAffine
+from lens_steer.interventions.maps import ActivationMap, Chain, DiagonalAffine
+from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.interventions.resample import Resample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,9 +33,24 @@ if TYPE_CHECKING:
 Weight = Float[Tensor, "out in"]
 Out = Float[Tensor, " out"]
 Unit = Float[Tensor, " unit"]
+Linear = Float[Tensor, " unit"] | Float[Tensor, "unit unit"]
+"""What multiplies the units: one scale each, or a matrix [to, from] where they are mixed."""
 
 _PROBE_TOKENS = 16
-_HOOKS = "or keep it as hooks, `with intervention.on(model)`"
+# Affine without bounds; a DiagonalAffine has some at times, and a Chain is what its parts are.
+_AFFINE = (LowRankAffine, ProjectOut)
+# Map -> why weights cannot do it, and what is nearest.
+_REFUSED: dict[type[ActivationMap], tuple[str, str]] = {
+    Gated: (
+        "its gate decides token by token how far it acts, and weights act on every one alike",
+        "the map without its gate (Gated.map)",
+    ),
+    Resample: (
+        "every row has drawn a constant of its own, and weights know no rows",
+        'the same units at their mean, ablate(mode="target_mean")',
+    ),
+}
+_KEEP = "keep it as hooks, `with intervention.on(model)`"
 
 
 def bake(
@@ -45,9 +65,10 @@ def bake(
     Raises
     ------
     MapError
-        An edit cannot be folded: it acts inside an interval or for some tokens only, its map is not diagonal, it scales
-        the residual stream, it shifts where this architecture has no bias, or its site has no weights beside it. The
-        message says which edit, why, and what is nearest.
+        An edit cannot be folded: it acts inside an interval or for some tokens or rows only, its map is not affine, it
+        scales or mixes units of the residual stream, it mixes those of a norm that no projection reads, it shifts where
+        this architecture has no bias, or its site has no weights beside it. The message says which edit, why, and what
+        is nearest.
     ModelError
         The model is a HookedTransformer, or its weights were folded, or the baked model does not give its logits.
     SiteError, ArtifactError
@@ -60,7 +81,8 @@ def bake(
     host = host_of(model)
     edits = intervention.scaled(strength).edits if strength != 0.0 else ()
     for edit in edits:
-        _require_diagonal(edit)
+        _require_everywhere(edit)
+        _require_affine(edit.site, edit.map)
     ids = host.probe_ids(min(_PROBE_TOKENS, host.context))
     mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad(), host.bare(), intervention.on(model, strength, check_model=check_model):
@@ -79,13 +101,20 @@ class Fold:
 
     site: Site
     parts: tuple[str, ...]
-    scale: Unit
+    linear: Linear
     shift: Unit
 
     @property
-    def scales(self) -> bool:
-        """Whether any unit is scaled."""
-        return bool((self.scale != 1).any())
+    def mixes(self) -> bool:
+        """Whether units depend on each other."""
+        return self.linear.ndim == 2
+
+    @property
+    def multiplied(self) -> int:
+        """How many units are anything but themselves before the shift."""
+        if not self.mixes:
+            return int((self.linear != 1).sum())
+        return int((self.linear != torch.eye(len(self.shift), dtype=self.linear.dtype)).any(1).sum())
 
     @property
     def shifts(self) -> bool:
@@ -94,17 +123,22 @@ class Fold:
 
     def refused(self, reason: str, nearest: str) -> MapError:
         """Return the error of a fold that is impossible."""
-        return MapError(f"{self.site.name} cannot be baked: {reason}. Nearest: {nearest}, {_HOOKS}")
+        return MapError(f"{self.site.name} cannot be baked: {reason}. Nearest: {nearest}, or {_KEEP}")
 
 
-def map_outputs(weight: Weight, bias: Out, scale: Out, shift: Out) -> tuple[Weight, Out]:
-    """Return weight and bias of x -> scale * (weight x + bias) + shift."""
-    return scale[:, None] * weight, scale * bias + shift
+def map_outputs(weight: Weight, bias: Out, linear: Linear, shift: Out) -> tuple[Weight, Out]:
+    """Return weight and bias of x -> linear (weight x + bias) + shift."""
+    return times(linear, weight.T).T, times(linear, bias) + shift
 
 
-def map_inputs(weight: Weight, bias: Out, scale: Tensor, shift: Tensor) -> tuple[Weight, Out]:
-    """Return weight and bias of x -> weight (scale * x + shift) + bias."""
-    return weight * scale, bias + weight @ shift
+def map_inputs(weight: Weight, bias: Out, linear: Linear, shift: Tensor) -> tuple[Weight, Out]:
+    """Return weight and bias of x -> weight (linear x + shift) + bias."""
+    return (weight * linear if linear.ndim == 1 else weight @ linear), bias + weight @ shift
+
+
+def times(linear: Linear, rows: Float[Tensor, "*row unit"]) -> Float[Tensor, "*row unit"]:
+    """Multiply the units of every row."""
+    return rows * linear if linear.ndim == 1 else rows @ linear.T
 
 
 def _projections(weights: PlainWeights, fold: Fold) -> list[Projection]:
@@ -140,25 +174,34 @@ def _nearest_shift(weights: PlainWeights, fold: Fold) -> str:
 
 def _fold_outputs(weights: PlainWeights, fold: Fold) -> None:
     for projection in _projections(weights, fold):
-        weights.write(projection, *map_outputs(*weights.read(projection), fold.scale, fold.shift))
+        weights.write(projection, *map_outputs(*weights.read(projection), fold.linear, fold.shift))
 
 
 def _fold_inputs(weights: PlainWeights, fold: Fold) -> None:
     for projection in _projections(weights, fold):
-        weights.write(projection, *map_inputs(*weights.read(projection), fold.scale, fold.shift))
+        weights.write(projection, *map_inputs(*weights.read(projection), fold.linear, fold.shift))
 
 
 def _fold_norm(weights: PlainWeights, fold: Fold, *, normalized: bool = False) -> None:
-    """Scale the norm's weight; the shift goes into its bias, or through what reads it into theirs."""
+    """Scale the norm's weight; the shift goes into its bias, or like a mixture into what reads the norm."""
     (part,) = fold.parts
     norm = weights.norm(fold.site.layer, part)
     if norm is None:
         raise fold.refused("this norm has no weight of its own", "the inputs of the projections that read it")
+    readers = list(weights.readers(fold.site.layer, norm))
+    if fold.mixes:
+        if normalized or not readers:
+            raise fold.refused(
+                "it mixes units where the norm's weight, one number per unit, is all that stands beside it",
+                "the norm's hook_out" if readers else "attn.o.hook_out or mlp.out.hook_out, before that norm",
+            )
+        _map_readers(weights, fold, readers, fold.linear, fold.shift)
+        return
     weight, bias = weights.read_norm(norm)
     shift = weight * fold.shift if normalized else fold.shift
     if fold.shifts and not norm.biased:
-        _shift_readers(weights, fold, list(weights.readers(fold.site.layer, norm)), shift)
-    weights.write_norm(norm, fold.scale * weight, (bias if normalized else fold.scale * bias) + shift)
+        _map_readers(weights, fold, readers, torch.ones_like(shift), shift)
+    weights.write_norm(norm, fold.linear * weight, (bias if normalized else fold.linear * bias) + shift)
 
 
 def _fold_normalized(weights: PlainWeights, fold: Fold) -> None:
@@ -166,7 +209,7 @@ def _fold_normalized(weights: PlainWeights, fold: Fold) -> None:
     _fold_norm(weights, fold, normalized=True)
 
 
-def _shift_readers(weights: PlainWeights, fold: Fold, readers: list[Projection], shift: Unit) -> None:
+def _map_readers(weights: PlainWeights, fold: Fold, readers: list[Projection], linear: Linear, shift: Unit) -> None:
     if not readers:
         raise fold.refused(
             "this norm has no bias, and no projection reads it (it norms a branch's output, say)",
@@ -174,12 +217,12 @@ def _shift_readers(weights: PlainWeights, fold: Fold, readers: list[Projection],
         )
     _require_biases(weights, fold, readers)
     for reader in readers:
-        weights.write(reader, *map_inputs(*weights.read(reader), torch.ones_like(shift), shift))
+        weights.write(reader, *map_inputs(*weights.read(reader), linear, shift))
 
 
 def _fold_stream_after(weights: PlainWeights, fold: Fold) -> None:
     """Put a shift of a block's output into what its MLP writes last."""
-    _require_no_scale(fold)
+    _require_shift_only(fold)
     if weights.norm(fold.site.layer, "ln2_post") is not None:
         raise fold.refused(
             "a norm stands between the MLP's bias and the stream", "a scale at hook_mlp_out or hook_attn_out"
@@ -191,9 +234,9 @@ def _fold_stream_before(weights: PlainWeights, fold: Fold) -> None:
     """Put a shift of a block's input into the block before, or before the first block into the embedding."""
     if fold.site.layer > 0:
         site = Site(fold.site.name, fold.site.layer - 1, fold.site.kind, fold.site.width)
-        _fold_stream_after(weights, Fold(site, fold.parts, fold.scale, fold.shift))
+        _fold_stream_after(weights, replace(fold, site=site))
         return
-    _require_no_scale(fold)
+    _require_shift_only(fold)
     if not weights.shift_embedding(fold.shift):
         raise fold.refused(
             f"{weights.architecture} has no learned positions, and its token embedding is scaled or tied to the "
@@ -202,11 +245,11 @@ def _fold_stream_before(weights: PlainWeights, fold: Fold) -> None:
         )
 
 
-def _require_no_scale(fold: Fold) -> None:
-    if fold.scales:
+def _require_shift_only(fold: Fold) -> None:
+    if fold.multiplied:
         raise fold.refused(
-            f"it scales {int((fold.scale != 1).sum())} units of the residual stream, where what earlier blocks wrote "
-            "passes by every weight",
+            f"it {'mixes' if fold.mixes else 'scales'} {fold.multiplied} units of the residual stream, where what "
+            "earlier blocks wrote passes by every weight",
             "a shift there (CAA, MeanAcT), or the method at hook_mlp_out and hook_attn_out or a norm (paper:lineas)",
         )
 
@@ -239,11 +282,11 @@ def _plan(host: Host, edits: tuple[Edit, ...]) -> list[tuple[Fold, Rule]]:
     for edit in edits:
         name = host.canonical(edit.site.name)
         earlier = joined.get(name)
-        scale, shift = (getattr(edit.map, part).cpu().double() for part in ("scale", "shift"))
+        linear, shift = _linear_and_shift(edit.map)
         if earlier is not None:
-            scale, shift = scale * earlier.scale, scale * earlier.shift + shift
-        joined[name] = Fold(edit.site if earlier is None else earlier.site, (), scale, shift)
-    moving = sorted((n for n, fold in joined.items() if fold.scales or fold.shifts), key=host.firing_order)
+            linear, shift = _after(linear, earlier.linear), times(linear, earlier.shift) + shift
+        joined[name] = Fold(edit.site if earlier is None else earlier.site, (), linear, shift)
+    moving = sorted((n for n, fold in joined.items() if fold.multiplied or fold.shifts), key=host.firing_order)
     outgoing: list[tuple[Fold, Rule]] = []
     incoming: list[tuple[Fold, Rule]] = []
     for name in moving:
@@ -255,33 +298,72 @@ def _plan(host: Host, edits: tuple[Edit, ...]) -> list[tuple[Fold, Rule]]:
                 "hook_mlp_out and the norms' outputs",
             )
         rule, parts = (_OUTGOING if kind in _OUTGOING else _INCOMING)[kind]
-        place = (Fold(fold.site, parts, fold.scale, fold.shift), rule)
+        place = (replace(fold, parts=parts), rule)
         (outgoing if kind in _OUTGOING else incoming).append(place)
     return [*outgoing, *reversed(incoming)]
 
 
-def _require_diagonal(edit: Edit) -> None:
-    """Refuse what weights cannot do: some tokens only, units that depend on each other, an interval."""
-    name, nearest = edit.site.name, _HOOKS.removeprefix("or ")
-    if not edit.scope.is_all:
-        # Without its window of positions an edit such as ActAdd's is another one altogether.
-        whole = edit.scope.start == 0 and edit.scope.stop is None
-        wider = 'intervention.scoped("all"), or ' if whole else ""
+def _linear_and_shift(affine: ActivationMap) -> tuple[Linear, Unit]:
+    """Return what an affine map multiplies by and adds, in float64."""
+    if isinstance(affine, DiagonalAffine):
+        return affine.scale.cpu().double(), affine.shift.cpu().double()
+    # Any other affine map says it best itself: where it sends zero, and each unit alone.
+    origin = torch.zeros(affine.width, dtype=torch.float64)
+    with torch.no_grad():
+        shift = affine(origin[None])[0]
+        columns = affine(torch.eye(affine.width, dtype=torch.float64)) - shift
+    return columns.T, shift
+
+
+def _after(later: Linear, earlier: Linear) -> Linear:
+    """Return the product of two maps' linear parts, the earlier one acting first."""
+    if later.ndim == 1 and earlier.ndim == 1:
+        return later * earlier
+    earlier = torch.diag(earlier) if earlier.ndim == 1 else earlier
+    return times(later, earlier.T).T
+
+
+def _require_everywhere(edit: Edit) -> None:
+    if edit.gate is not None:
         raise MapError(
-            f"{name} cannot be baked: it is for some tokens only ({edit.scope}), and weights act on every one. "
-            f"Nearest: {wider}{nearest}"
+            f"{edit.site.name} cannot be baked: a gate decides on the prompt of each row whether it is steered, and "
+            f"weights act on every row. Nearest: the intervention without its gate, or {_KEEP}"
         )
-    if not isinstance(edit.map, DiagonalAffine):
+    if edit.scope.is_all:
+        return
+    # Without its window of positions an edit such as ActAdd's is another one altogether.
+    whole = edit.scope.start == 0 and edit.scope.stop is None
+    wider = 'intervention.scoped("all"), or ' if whole else ""
+    raise MapError(
+        f"{edit.site.name} cannot be baked: it is for some tokens only ({edit.scope}), and weights act on every one. "
+        f"Nearest: {wider}{_KEEP}"
+    )
+
+
+def _require_affine(site: Site, of_site: ActivationMap) -> None:
+    """Refuse what weights cannot do: a map inside an interval, behind a gate, or otherwise not affine."""
+    if isinstance(of_site, Chain):
+        for part in of_site.parts:
+            assert isinstance(part, ActivationMap)  # a ModuleList forgets what it holds
+            _require_affine(site, part)
+        return
+    if isinstance(of_site, _AFFINE):
+        return
+    if not isinstance(of_site, DiagonalAffine):
+        reason, nearest = _REFUSED.get(
+            type(of_site),
+            ("weights can only scale, mix and shift units", "a method with diagonal maps, such as LinEAS or MeanAcT"),
+        )
         raise MapError(
-            f"{name} cannot be baked: its map is a {type(edit.map).__name__}, not one scale and shift per unit. "
-            f"Nearest: a method with diagonal maps, such as LinEAS or MeanAcT, or {nearest}"
+            f"{site.name} cannot be baked: its map is a {type(of_site).__name__}, {reason}. Nearest: {nearest}, "
+            f"or {_KEEP}"
         )
-    if edit.map.low is not None and edit.map.high is not None:
-        inside = edit.map.moved(0.0) & (torch.isfinite(edit.map.low) | torch.isfinite(edit.map.high))
+    if of_site.low is not None and of_site.high is not None:
+        inside = of_site.moved(0.0) & (torch.isfinite(of_site.low) | torch.isfinite(of_site.high))
         if bool(inside.any()):
             raise MapError(
-                f"{name} cannot be baked: {int(inside.sum())} units are mapped inside an interval only, and weights "
-                f'act on every value. Nearest: fit with support="unbounded", or {nearest}'
+                f"{site.name} cannot be baked: {int(inside.sum())} units are mapped inside an interval only, and "
+                f'weights act on every value. Nearest: fit with support="unbounded", or {_KEEP}'
             )
 
 
@@ -292,5 +374,5 @@ def _require_equal(baked: Tensor, hooked: Tensor) -> None:
     if not difference <= tolerance * largest:
         raise ModelError(
             f"the baked model's logits differ from the hooked model's by {float(difference / largest):.1e} of the "
-            f"largest: this architecture does not compute what its sites say, {_HOOKS.removeprefix('or ')}"
+            f"largest: this architecture does not compute what its sites say, {_KEEP}"
         )

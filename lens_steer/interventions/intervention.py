@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from lens_steer.errors import MapError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Write, attach
-from lens_steer.host.clock import TokenPositions
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
 from lens_steer.host.units import Unit
 from lens_steer.interventions.fingerprint import SiteReading, read_fingerprint, require_same_model
 from lens_steer.interventions.maps import ActivationMap, Chain
+from lens_steer.interventions.row_gate import RowGate, check_gates
+from lens_steer.interventions.strengths import Strength, as_strengths, warn_if_far
+from lens_steer.interventions.touched import Touched
+from lens_steer.interventions.writes import writes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One map at one site, for the tokens of its scope."""
+    """One map at one site, for the tokens of its scope and the rows for which its gate is open (all without one)."""
 
     site: Site
     map: ActivationMap
     scope: Scope = field(default_factory=Scope)
+    gate: RowGate | None = None
 
     def __post_init__(self) -> None:
         if self.map.width != self.site.width:
@@ -42,23 +46,17 @@ class Edit:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Edit):
             return NotImplemented
-        return self.site == other.site and self.scope == other.scope and self.map.same_as(other.map)
+        same = self.site == other.site and self.scope == other.scope and self.gate == other.gate
+        return same and self.map.same_as(other.map)
 
     def scoped(self, scope: Scope | ScopeName) -> Edit:
-        """Return the same edit for other tokens."""
-        return replace(self, scope=as_scope(scope))
-
-    def write(self) -> Write:
-        """Return what `attach` calls at the site."""
-        if self.scope.is_all:
-            return lambda flat, _positions: self.map(flat)
-
-        def write_in_scope(flat: Tensor, positions: TokenPositions | None) -> Tensor:
-            assert positions is not None  # attach gives them to every edit once any needs the clock
-            inside = self.scope.mask(positions)
-            return torch.where(inside[..., None], self.map(flat), flat)
-
-        return write_in_scope
+        """Return the same edit for other tokens, at the positions it is for; SettingError if none of those is meant."""
+        narrowed = as_scope(scope).within(self.scope)
+        if narrowed is None:
+            raise SettingError(
+                f"the edit at {self.site.name} is for '{self.scope}': '{scope}' shares no position with it"
+            )
+        return replace(self, scope=narrowed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +70,7 @@ class Intervention:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Mapping[str, SiteReading] = field(default_factory=dict)
     strengths: tuple[float, float] = (0.0, 1.0)
+    _latest: list[Touched] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.edits:
@@ -107,44 +106,61 @@ class Intervention:
         return pd.DataFrame(self.provenance.get("history", []))
 
     @contextmanager
-    def on(self, model: nn.Module, strength: float = 1.0, *, check_model: bool = True) -> Iterator[None]:
+    def on(self, model: nn.Module, strength: Strength = 1.0, *, check_model: bool = True) -> Iterator[Touched]:
         """Edit every forward pass of `model` inside the context, on all of TransformerLens's routes.
 
-        Strength s makes every map h -> (1 - s) h + s map(h); 0 changes nothing, to the bit. On leaving, also by an
-        exception, the model is as before. Contexts nest: the inner one acts on what the outer one made.
+        Strength s makes every map h -> (1 - s) h + s map(h); 0 changes nothing, to the bit. A list or tensor of
+        strengths is one per row of every pass: each row becomes what it would be in the same batch at its strength.
+        Where lens_steer runs the texts of a call (`generate`, `collect`, ...), a strength goes with its text, however
+        they are batched. On leaving, also by an exception, the model is as before. Contexts nest: the inner one acts on
+        what the outer one made. The context is given the counts of touched tokens (see `touched`).
+
+        Warns (LensSteerWarning) of a strength that lies farther outside `strengths` than that range is wide, and, on
+        leaving, of edits in whose scope no token was though the model ran.
 
         Raises
         ------
         SiteError, ModelError
-            A site does not exist, has another width or cannot be edited; the model is in training mode.
+            A site does not exist, has another width or cannot be edited; a gate reads a site that comes after what it
+            decides; the model is in training mode.
+        SettingError
+            A strength is not finite; inside, a pass has another number of rows than there are strengths.
         ArtifactError
             The model's edited sites do not look like those of the fit; `check_model=False` allows it.
 
         """
-        edits = self._at(strength)
+        strengths = as_strengths(strength)
+        warn_if_far(strengths, self.strengths, stacklevel=4)
         if check_model and self.fingerprint:
             require_same_model(model, self.fingerprint, self.sites, dtype=self.provenance.get("dtype", "float32"))
-        writes = [(edit.site, edit.write()) for edit in edits]
-        with attach(model, writes, clock=not all(edit.scope.is_all for edit in edits)):
-            yield
+        check_gates(model, self.edits)
+        touched = Touched(self.edits)
+        self._latest[:] = [touched]
+        with attach(model, writes_of(self.edits, strengths, touched)):
+            yield touched
+        touched.warn_of_idle_scopes(stacklevel=4)
 
-    def hooks(self, strength: float = 1.0) -> list[tuple[str, Callable[..., Any]]]:
+    @property
+    def touched(self) -> pd.DataFrame:
+        """How many tokens each edit changed in the latest `on` of this object: see `Touched`; zeros before the first.
+
+        Columns: edit (its number), site, layer, scope, prompt_tokens, generated_tokens.
+        """
+        return self._latest[0].frame if self._latest else Touched(self.edits).frame
+
+    def hooks(self, strength: Strength = 1.0) -> list[tuple[str, Callable[..., Any]]]:
         """Return TransformerLens (hook name, function) pairs for `model.hooks(fwd_hooks=...)`.
 
-        They carry no clock, so SettingError for any scope but all; and no guard looks at the sites: `on` does.
+        They know no positions and no prompts, so SettingError for any scope but all and for gated edits; strengths per
+        row go by a row's place in the batch. No guard looks at the sites, and nothing counts the tokens: `on` does.
         """
-        if not all(edit.scope.is_all for edit in self.edits):
+        if not all(edit.scope.is_all and edit.gate is None for edit in self.edits):
             raise SettingError(
-                "plain hooks see no positions: use `with intervention.on(model)` for scopes other than all"
+                "plain hooks see no positions and no prompts: use `with intervention.on(model)` for scopes other than "
+                "all and for gates"
             )
-        return [(edit.site.name, as_hook(edit.map)) for edit in self._at(strength)]
-
-    def _at(self, strength: float) -> tuple[Edit, ...]:
-        if not torch.isfinite(torch.tensor(strength)):
-            raise SettingError(f"a strength is a finite number, not {strength}")
-        if strength == 0.0:
-            return ()
-        return tuple(replace(edit, map=edit.map.scaled(strength)) for edit in self.edits)
+        writes = writes_of(self.edits, as_strengths(strength), Touched(self.edits))
+        return [(site.name, as_hook(_without_pass(write))) for site, write in writes]
 
     def scaled(self, strength: float) -> Intervention:
         """Return the intervention whose strength 1 is this one's `strength`."""
@@ -154,13 +170,13 @@ class Intervention:
     def then(self, later: Intervention) -> Intervention:
         """Return this intervention followed by `later`.
 
-        At a site that both edit, `later` sees what this one wrote; for equal scopes the two become one map, in closed
-        form where both are diagonal without an interval, so that a strength blends the composition as a whole.
+        At a site that both edit, `later` sees what this one wrote; for equal scopes and gates the two become one map,
+        in closed form where both are diagonal without an interval; a strength then blends the composition as a whole.
         """
         edits = list(self.edits)
         for new in later.edits:
             last = next((place for place in reversed(range(len(edits))) if edits[place].site == new.site), None)
-            if last is None or edits[last].scope != new.scope:
+            if last is None or edits[last].scope != new.scope or edits[last].gate != new.gate:
                 edits.append(new)
                 continue
             before = edits[last].map
@@ -206,8 +222,24 @@ class Intervention:
         return self._derived(tuple(edits), "restrict")
 
     def scoped(self, scope: Scope | ScopeName) -> Intervention:
-        """Return the same edits for other tokens."""
-        return replace(self, edits=tuple(edit.scoped(scope) for edit in self.edits))
+        """Return the same edits for other tokens.
+
+        The positions that an edit is for are part of it and stay: an edit that ActAdd made for position 3 is never one
+        for other positions, and a scope with positions of its own narrows what is there. Edits that share no position
+        with the scope fall away; MapError if none is left.
+        """
+        wanted = as_scope(scope)
+        edits = tuple(edit.scoped(wanted) for edit in self.edits if wanted.within(edit.scope) is not None)
+        if not edits:
+            raise MapError(f"nothing is left: no edit is for a position of the scope '{wanted}'")
+        return replace(self, edits=edits)
+
+    def gated(self, gate: RowGate) -> Intervention:
+        """Return the same edits for the rows for which `gate` is open; MapError where an edit has a gate already."""
+        taken = next((edit for edit in self.edits if edit.gate is not None), None)
+        if taken is not None:
+            raise MapError(f"the edit at {taken.site.name} has a gate already: one gate decides for an edit")
+        return self._derived(tuple(replace(edit, gate=gate) for edit in self.edits), "gated")
 
     def support(self, tol: float = 1e-5) -> pd.DataFrame:
         """Return what is edited: one row per edit.
@@ -266,3 +298,7 @@ class Intervention:
     def _derived(self, edits: tuple[Edit, ...], how: str) -> Intervention:
         derivation = [*self.provenance.get("derivation", []), how]
         return replace(self, edits=edits, provenance={**self.provenance, "derivation": derivation})
+
+
+def _without_pass(write: Write) -> Callable[[Tensor], Tensor | None]:
+    return lambda flat: write(flat, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +41,11 @@ class ActivationMap(nn.Module, ABC):
     @abstractmethod
     def moved(self, tol: float) -> Bool[Tensor, " unit"]:
         """Which units the map changes by more than `tol`."""
+
+    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
+        """Map activations whose rows have these numbers; they matter to a map that draws something for each row."""
+        mapped: Tensor = self(h)
+        return mapped
 
     def spec(self) -> dict[str, Any]:
         """Return the kind of the map and its plain settings, from which `build_map` makes it again."""
@@ -196,6 +201,13 @@ class Chain(ActivationMap):
             mapped = part(mapped)
         return mapped if self.strength == 1.0 else torch.lerp(h, mapped, self.strength)
 
+    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
+        """Apply the parts in order, each to these rows."""
+        mapped = h
+        for part in self._maps:
+            mapped = part.on_rows(mapped, rows)
+        return mapped if self.strength == 1.0 else torch.lerp(h, mapped, self.strength)
+
     def scaled(self, strength: float) -> Chain:
         """Return the blend of input and chain."""
         return Chain(self._maps, self.strength * strength)
@@ -220,7 +232,12 @@ class Chain(ActivationMap):
 
 
 # Kinds with a file of their own, which is loaded when a saved map is of that kind: each has `rebuilt(spec, tensors)`.
-_HOMES = {"ProjectOut": "lens_steer.interventions.project_out"}
+_HOMES = {
+    "Gated": "lens_steer.interventions.gated_map",
+    "LowRankAffine": "lens_steer.interventions.low_rank",
+    "ProjectOut": "lens_steer.interventions.project_out",
+    "Resample": "lens_steer.interventions.resample",
+}
 
 
 def build_map(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ActivationMap:

@@ -14,7 +14,7 @@ from lens_steer.activations.activations import Activations
 from lens_steer.contrast import ChatFormat, ContrastSet, Row
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.guards import require_eval
+from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import TokenBatch, pad_id, tokenize
@@ -31,7 +31,7 @@ class ActAdd:
     The shorter of the two is filled up with spaces at its end. BOS counts as position 0; there, and at every further
     position up to the first token in which the two differ, they do not differ and nothing is added. Each position is an
     edit of its own, of the scope `Scope("prompt", start=position, stop=position + 1)`: a prompt that is shorter
-    than the pair gets what falls on its tokens, and `.scoped(...)` would set all of them to one scope.
+    than the pair gets what falls on its tokens, and `.scoped(...)` leaves each at its position.
 
     The paper edits one layer; several are added to as if each were the only one.
 
@@ -79,8 +79,8 @@ class ActAdd:
             As `find_sites` and `tokenize` say; the model is in training mode.
 
         """
-        require_eval(model)
         sites = find_sites(model, self.sites, layers=self.layers)
+        check_edit_sites(model, sites)
         prompts, chat = self._chosen(contrast)
         ids = _aligned_ids(model, prompts, chat)
         different = (ids[0] != ids[1]).nonzero()[:, 0].tolist()

@@ -21,7 +21,7 @@ from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SiteError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import whole_texts
+from lens_steer.host.clock import numbered, whole_texts
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
@@ -137,7 +137,7 @@ class _Walk:
         _here.walk = self
         try:
             self._wait()
-            with torch.no_grad():  # a thread does not inherit it
+            with torch.no_grad(), numbered(self.rows):  # a thread inherits neither
                 host_of(self._model).trunk(self._batch.ids, self._batch.mask)
             self._at = None
         except _CalledOffError:

@@ -74,6 +74,7 @@ def test_an_edit_that_a_context_already_holds_acts_too(hosted: Any) -> None:
         assert generate(hosted, PROMPTS, max_new_tokens=8) == inside
 
 
+@pytest.mark.filterwarnings("ignore:no token was in the scope")
 def test_one_new_token_at_a_time_starts_a_new_prompt_each_call(tiny: Any) -> None:
     # Each prompt extends the one before by a token, and still none of its tokens was generated.
     prompts = [" ".join(WORDS[:length]) for length in range(1, 20)]

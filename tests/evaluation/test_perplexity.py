@@ -54,6 +54,7 @@ def test_equals_the_plain_loop_on_real_models(real_model: Any) -> None:
     require_plain(real_model, STORIES)
 
 
+@pytest.mark.filterwarnings("ignore:no token was in the scope")
 @pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last"])
 def test_steered_equals_the_plain_loop_under_the_edit(hosted: Any, scope: Any) -> None:
     edit = random_edit(hosted, scope=scope)

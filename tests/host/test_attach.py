@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_steer.activations.collect import collect
 from lens_steer.contrast import ContrastSet
 from lens_steer.host.attach import Write, attach
-from lens_steer.host.clock import TokenPositions
+from lens_steer.host.clock import ForwardPass
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen, trunk
@@ -51,9 +51,9 @@ def by_hand(model: Any, edits: list[Edit], ids: Tensor) -> Tensor:
     return out
 
 
-def passing(site: Site, record: list[TokenPositions | None]) -> tuple[Site, Write]:
-    def write(flat: Tensor, positions: TokenPositions | None) -> Tensor:
-        record.append(positions)
+def passing(site: Site, record: list[ForwardPass | None]) -> tuple[Site, Write]:
+    def write(flat: Tensor, forward: ForwardPass | None) -> Tensor:
+        record.append(forward)
         return flat
 
     return site, write
@@ -83,7 +83,7 @@ def test_writes_at_one_site_act_in_the_order_given(host_model: Any) -> None:
 
     def outcome(writes: list[Write]) -> Tensor:
         with (
-            attach(host_model, [(site, write) for write in writes], clock=False),
+            attach(host_model, [(site, write) for write in writes]),
             host_model.hooks(fwd_hooks=[(site.name, lambda tensor, hook: seen.append(tensor))]),
         ):
             logits(host_model, IDS)
@@ -155,10 +155,10 @@ def test_an_exception_in_a_forward_pass_leaves_nothing(host_model: Any) -> None:
     site = find_sites(host_model, "mlp.hook_post")[1]
     before, hanging = logits(host_model, IDS), handles(host_model)
 
-    def fail(flat: Tensor, positions: TokenPositions | None) -> Tensor:
+    def fail(flat: Tensor, forward: ForwardPass | None) -> Tensor:
         raise RuntimeError("in the middle")
 
-    with pytest.raises(RuntimeError, match="in the middle"), attach(host_model, [(site, fail)], clock=True):
+    with pytest.raises(RuntimeError, match="in the middle"), attach(host_model, [(site, fail)]):
         logits(host_model, IDS)
     assert handles(host_model) == hanging
     assert torch.equal(logits(host_model, IDS), before)
@@ -182,29 +182,29 @@ def test_an_interrupted_collect_leaves_nothing(host_model: Any) -> None:
 def test_two_interventions_never_see_each_others_clock(host_model: Any) -> None:
     """Entering, and first trying, an inner intervention between two steps does not move the outer one's clock."""
     first, second = find_sites(host_model, "attn.hook_q")
-    outer: list[TokenPositions | None] = []
-    inner: list[TokenPositions | None] = []
-    with attach(host_model, [passing(first, outer)], clock=True):
+    outer: list[ForwardPass | None] = []
+    inner: list[ForwardPass | None] = []
+    with attach(host_model, [passing(first, outer)]):
         logits(host_model, IDS)
         fresh = find_sites(host_model, "ln2.hook_normalized")[0]
-        with attach(host_model, [passing(second, inner), passing(fresh, [])], clock=True):
+        with attach(host_model, [passing(second, inner), passing(fresh, [])]):
             longer = torch.cat([IDS, IDS[:, 2:3]], 1)
             logits(host_model, longer)
     assert [p is None for p in outer + inner] == [False] * 3
-    assert [p.prompt_length.tolist() for p in outer if p] == [[6, 6], [6, 6]]
-    assert [p.prompt_length.tolist() for p in inner if p] == [[7, 7]]
+    assert [p.positions.prompt_length.tolist() for p in outer if p] == [[6, 6], [6, 6]]
+    assert [p.positions.prompt_length.tolist() for p in inner if p] == [[7, 7]]
 
 
 def test_looking_around_between_two_steps_does_not_move_the_clock() -> None:
     model = make_tiny("gpt2", seed=7)
-    record: list[TokenPositions | None] = []
+    record: list[ForwardPass | None] = []
     site = find_sites(make_tiny("gpt2", seed=8), "attn.hook_q")[0]
-    with attach(model, [passing(site, record)], clock=True):
+    with attach(model, [passing(site, record)]):
         logits(model, IDS)
         with random_edit(model, "mlp.hook_pre").on(model):
             pass
         logits(model, torch.cat([IDS, IDS[:, 2:3]], 1))
-    assert [p.prompt_length.tolist() for p in record if p] == [[6, 6], [6, 6]]
+    assert [p.positions.prompt_length.tolist() for p in record if p] == [[6, 6], [6, 6]]
 
 
 def test_the_users_own_hooks_stay_and_are_called_once(host_model: Any) -> None:

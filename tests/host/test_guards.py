@@ -179,7 +179,7 @@ def test_each_site_is_tried_once(fresh: Any) -> None:
         check_edit_sites(fresh, [first, first])
         assert forwards.count == 2  # without and with a write
         check_edit_sites(fresh, [first])
-        with attach(fresh, [(first, lambda flat, _: flat)], clock=False):
+        with attach(fresh, [(first, lambda flat, _: flat)]):
             pass
         assert forwards.count == 2
         check_edit_sites(fresh, [first, second])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import jaxtyping
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_steer.errors import SettingError
+from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.clock import TokenPositions
 from lens_steer.host.scope import ALL_TOKENS, Scope, as_scope
 from lens_steer.host.tokens import tokenize
@@ -32,6 +34,8 @@ SCOPES = {
     "only 3": Scope(start=3, stop=4),
     "prompt 1 to 3": Scope("prompt", start=1, stop=3),
     "generated before 8": Scope("generated", stop=8),
+    "some tokens": Scope.of_tokens(range(2, 32, 3)),
+    "some tokens from 2": Scope("tokens", start=2, tokens=tuple(range(5, 64, 2))),
 }
 ROWS = [[1, 5, 9, 2, 30, 31], [1, 8], [1, 12, 13, 14], [1]]
 STEPS = 5
@@ -46,6 +50,7 @@ def meant(scope: Scope, ids: list[int], prompt: int) -> list[bool]:
         "generated": lambda place: place >= prompt,
         "last": lambda place: place >= prompt - 1,
         "no_special": lambda place: ids[place] not in scope.special,
+        "tokens": lambda place: ids[place] in scope.tokens,
     }
     window = range(scope.start, len(ids) if scope.stop is None else scope.stop)
     return [rules[scope.name](place) and place in window for place in range(len(ids))]
@@ -118,6 +123,7 @@ def test_generation_does_what_the_scope_says_in_every_family(family: Any, scope:
 
 
 @pytest.mark.compat
+@pytest.mark.filterwarnings("ignore:no token was in the scope")  # of the shortest rows
 @pytest.mark.parametrize("scope", SCOPES)
 def test_transformer_lens_own_generation(host_model: Any, scope: str) -> None:
     """The same on TransformerLens's own route, on both hosts; it has no steps' logits, so the whole text is scored."""
@@ -218,11 +224,39 @@ def test_a_scope_by_name() -> None:
         ({"stop": 0}, "holds no token"),
         ({"name": "no_special"}, "Scope.without_special"),
         ({"name": "prompt", "special": (1,)}, "no_special"),
+        ({"name": "tokens"}, "Scope.of_tokens"),
+        ({"name": "all", "tokens": (1,)}, "Scope.of_tokens"),
     ],
 )
 def test_refusals(settings: Any, says: str) -> None:
     with pytest.raises(SettingError, match=says):
         Scope(**settings)
+
+
+def test_a_set_of_tokens_by_words() -> None:
+    tokenizer = make_tokenizer()
+    dog, cat = tokenizer("dog cat", add_special_tokens=False).input_ids
+    assert Scope.of_tokens(["dog", cat, "dog"], tokenizer) == Scope("tokens", tokens=tuple(sorted({dog, cat})))
+    with pytest.raises(TokenError, match=r"'dog cat' is 2 for this tokenizer \('dog', 'cat'\)"):
+        Scope.of_tokens(["dog cat"], tokenizer)
+    with pytest.raises(TokenError, match="'zebra' is 1 for this tokenizer"):
+        Scope.of_tokens(["zebra"], tokenizer)
+    with pytest.raises(SettingError, match="give model.tokenizer"):
+        Scope.of_tokens(["dog"])
+    with pytest.raises(SettingError, match="needs ids"):
+        Scope.of_tokens([])
+
+
+def test_within_keeps_both_windows() -> None:
+    assert Scope("last").within(Scope("prompt", start=2, stop=5)) == Scope("last", start=2, stop=5)
+    assert Scope(start=3).within(Scope("prompt", start=2, stop=5)) == Scope(start=3, stop=5)
+    assert Scope(start=5).within(Scope("prompt", start=2, stop=5)) is None
+    assert Scope("prompt", start=4).everywhere == Scope("prompt")
+
+
+def test_a_scope_is_written_and_read_as_plain_data() -> None:
+    for scope in SCOPES.values():
+        assert Scope.rebuilt(json.loads(json.dumps(asdict(scope)))) == scope
 
 
 def test_an_unknown_name() -> None:

@@ -20,8 +20,13 @@ from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.bake import bake, map_inputs, map_outputs
+from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.low_rank import LowRankAffine
 from lens_steer.interventions.maps import ActivationMap, Chain, DiagonalAffine
+from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.interventions.resample import Resample
+from lens_steer.interventions.row_gate import RowGate
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.lineas import LinEAS
@@ -79,6 +84,19 @@ def random_edits(model: Any, kinds: Sequence[str] | str, *, seed: int = 0, **set
     sites = [site for kind in ([kinds] if isinstance(kinds, str) else kinds) for site in find_sites(model, kind)]
     edits = [Edit(site, random_map(site.width, seed + place, **settings)) for place, site in enumerate(sites)]
     return Intervention(tuple(edits))
+
+
+def projections(model: Any, kind: str, *, seed: int = 0) -> Intervention:
+    """Return a projection at every site of a kind, each of a direction of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    sites = find_sites(model, kind)
+    return Intervention(tuple(Edit(s, ProjectOut(torch.randn(s.width, generator=generator))) for s in sites))
+
+
+def low_rank(width: int, seed: int) -> LowRankAffine:
+    generator = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(torch.randn(width, 3, generator=generator)).Q.T
+    return LowRankAffine(rotation, torch.randn(3, width, generator=generator), torch.randn(3, generator=generator))
 
 
 def plain_logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
@@ -166,6 +184,65 @@ class TestEveryFamily:
         assert shifted.config.mlp_bias
         assert not shifted.config.attention_bias
         assert not llama.original_model.config.mlp_bias
+
+
+class TestProjectingOut:
+    """W and b times I - v v^T, and every other place where units may be mixed."""
+
+    @pytest.mark.parametrize("strength", [1.0, 0.6])
+    @pytest.mark.parametrize("kind", BRANCHES)
+    def test_of_a_branch(self, family: Any, kind: str, strength: float) -> None:
+        edit = projections(family, kind)
+        if family.original_model.config.model_type == "gemma2":
+            with pytest.raises(MapError, match=r"mixes units where the norm's weight.*Nearest: attn.o.hook_out or mlp"):
+                bake(family, edit, strength)
+            edit = projections(family, {"hook_attn_out": "attn.o.hook_out", "hook_mlp_out": "mlp.out.hook_out"}[kind])
+        assert_bakes(family, edit, strength)
+
+    def test_nothing_is_left_along_the_direction(self, tiny: Any) -> None:
+        edit = projections(tiny, "hook_mlp_out")
+        for block, of_site in zip(bake(tiny, edit).transformer.h, edit.edits, strict=True):
+            assert isinstance(of_site.map, ProjectOut)
+            weight, bias = (value.detach() for value in block.mlp.c_proj.parameters())  # Conv1D: [in, out]
+            assert float((weight @ of_site.map.direction).abs().max()) < 1e-6
+            assert abs(float(bias @ of_site.map.direction)) < 1e-6
+
+    @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+    def test_wherever_units_may_be_mixed(self, family: str) -> None:
+        model = hosted(family)
+        for kind in SCALED[family]:
+            if kind.endswith("hook_normalized"):
+                with pytest.raises(
+                    MapError, match=r"mixes units where the norm's weight.*Nearest: the norm's hook_out"
+                ):
+                    bake(model, projections(model, kind))
+            else:
+                assert_bakes(model, projections(model, kind))
+
+    def test_among_other_maps_at_its_site(self, tiny: Any) -> None:
+        diagonal, out = random_edits(tiny, "hook_mlp_out", seed=3), projections(tiny, "hook_mlp_out")
+        (twice,) = projections(tiny, "blocks.0.hook_mlp_out", seed=9).edits
+        assert isinstance(diagonal.then(out).edits[0].map, Chain)
+        for edit in (diagonal.then(out), out.then(diagonal), out.then(Intervention((twice,))).then(diagonal)):
+            assert_bakes(tiny, edit)
+            assert_bakes(tiny, edit, 0.5)
+        other_name = Edit(find_sites(tiny, "blocks.0.mlp.out.hook_out")[0], random_map(32, 4))
+        assert_bakes(tiny, Intervention((*out.edits, other_name)))
+        assert_bakes(tiny, Intervention((other_name, *out.edits)))
+
+    @pytest.mark.parametrize("kind", ["hook_mlp_out", "hook_attn_out", "mlp.hook_post", "ln2.hook_out"])
+    def test_any_affine_map_goes_the_same_way(self, tiny: Any, kind: str) -> None:
+        edits = [Edit(site, low_rank(site.width, place)) for place, site in enumerate(find_sites(tiny, kind))]
+        assert_bakes(tiny, Intervention(tuple(edits)).then(projections(tiny, kind)), 0.7)
+
+    def test_not_of_the_stream(self, family: Any) -> None:
+        for kind in STREAM:
+            with pytest.raises(MapError, match=r"mixes 32 units of the residual stream.*Nearest: .*hook_mlp_out"):
+                bake(family, projections(family, kind))
+
+    @pytest.mark.real
+    def test_of_real_branches(self, real_model: Any) -> None:
+        assert_bakes(real_model, projections(real_model, "hook_attn_out").then(projections(real_model, "hook_mlp_out")))
 
 
 class TestComposition:
@@ -306,13 +383,13 @@ def bounded(width: int) -> DiagonalAffine:
     return DiagonalAffine(free.scale, free.shift, low=-torch.ones(width), high=torch.ones(width))
 
 
-class Rotation(ActivationMap):
-    """Moves every unit to the next: a map that is not diagonal."""
+class Cube(ActivationMap):
+    """A map that is not affine."""
 
     width = 32  # type: ignore[assignment]
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return h.roll(1, -1)
+        return h**3
 
     def scaled(self, strength: float) -> ActivationMap:
         return self
@@ -325,14 +402,36 @@ class TestRefusals:
         ("kind", "made", "message"),
         [
             ("hook_mlp_out", bounded, r"hook_mlp_out cannot be baked: 32 units are mapped inside an interval only"),
-            ("hook_mlp_out", lambda w: Chain((bounded(w), bounded(w))), r"its map is a Chain"),
-            ("hook_mlp_out", lambda w: Rotation(), r"its map is a Rotation, not one scale and shift per unit"),
+            (
+                "hook_mlp_out",
+                lambda w: Chain((random_map(w, 1), bounded(w))),
+                r"32 units are mapped inside an interval",
+            ),
+            ("hook_mlp_out", lambda w: Cube(), r"its map is a Cube, weights can only scale, mix and shift units"),
+            ("hook_mlp_out", lambda w: Chain((random_map(w, 1), Cube())), r"its map is a Cube"),
+            (
+                "hook_mlp_out",
+                lambda w: Gated(random_map(w, 1), LogisticGate(torch.ones(w), 0.0)),
+                r"its map is a Gated, its gate decides token by token how far it acts",
+            ),
+            (
+                "hook_mlp_out",
+                lambda w: Resample(w, torch.arange(2), torch.zeros(3, 2)),
+                r"every row has drawn a constant of its own, and weights know no rows",
+            ),
+            ("hook_resid_post", lambda w: low_rank(w, 0), r"mixes 32 units of the residual stream"),
         ],
     )
     def test_maps(self, tiny: Any, kind: str, made: Any, message: str) -> None:
         (site, *_) = find_sites(tiny, kind)
         with pytest.raises(MapError, match=message + r".*Nearest: .*with intervention.on\(model\)"):
             bake(tiny, Intervention((Edit(site, made(site.width)),)))
+
+    def test_gates(self, tiny: Any) -> None:
+        edit = random_edits(tiny, "hook_mlp_out")
+        gate = RowGate(edit.sites[0], torch.ones(32), 0.5)
+        with pytest.raises(MapError, match=r"a gate decides on the prompt of each row.*Nearest: .*without its gate"):
+            bake(tiny, edit.gated(gate))
 
     @pytest.mark.parametrize("scope", ["prompt", "last", Scope.from_position(2)])
     def test_scopes(self, tiny: Any, scope: Any) -> None:

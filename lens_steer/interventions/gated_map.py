@@ -1,0 +1,124 @@
+"""Gated maps: how strongly any map acts is decided token by token, on the activation that it is about to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lens_steer.errors import MapError
+from lens_steer.interventions.maps import ActivationMap, build_map
+
+
+class LogisticGate(nn.Module):
+    """h -> sigmoid(weights . h + bias): a number from 0 (closed) to 1 (open) for every token.
+
+    With `projection` [component, unit] the weights are those of the components of h; both are folded into one vector
+    over the units, so that nothing but that vector and the bias is kept. MapError for widths that do not fit and for
+    values that are not finite. The gate is float32, and so are its numbers whatever the activation's dtype.
+    """
+
+    weights: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        weights: Float[Tensor, " component"],
+        bias: float | Float[Tensor, ""],
+        *,
+        projection: Float[Tensor, "rows unit"] | None = None,
+    ) -> None:
+        super().__init__()
+        if projection is not None:
+            if len(projection) != len(weights):
+                raise MapError(f"a gate of {len(weights)} weights does not fit a projection to {len(projection)}")
+            weights = weights.double() @ projection.double()
+        bias = torch.as_tensor(bias)
+        if not (bool(torch.isfinite(weights).all()) and bool(torch.isfinite(bias))):
+            raise MapError("a gate's weights or bias are not finite")
+        self.register_buffer("weights", weights.detach().float().clone())
+        self.register_buffer("bias", bias.detach().float().clone())
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return self.weights.shape[0]
+
+    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token"]:
+        """Return how far the gate is open at each token."""
+        weights, bias = self.weights.to(h.device), self.bias.to(h.device)
+        return torch.sigmoid(h.float() @ weights + bias)
+
+
+class Gated(ActivationMap):
+    """h -> h + strength * gate(h) * (map(h) - h): a map whose strength at a token is what its gate says there.
+
+    The gate reads the whole site at the same token, before the map acts. What is added is computed in float32 and
+    applied in the activation's dtype.
+    """
+
+    def __init__(self, inner: ActivationMap, gate: LogisticGate, strength: float = 1.0) -> None:
+        super().__init__()
+        if inner.width != gate.width:
+            raise MapError(f"a gate of {gate.width} units does not fit a map of {inner.width}")
+        self.map = inner
+        self.gate = gate
+        self.strength = float(strength)
+
+    @classmethod
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gated:
+        """Return the map that `spec` and `tensors` describe."""
+        inner = {name.removeprefix("map."): value for name, value in tensors.items() if name.startswith("map.")}
+        gate = LogisticGate(tensors["gate.weights"], tensors["gate.bias"])
+        return cls(build_map(spec["map"], inner), gate, spec["strength"])
+
+    def spec(self) -> dict[str, Any]:
+        """Return the strength and the inner map's spec; a gate is its tensors."""
+        return {"kind": "Gated", "strength": self.strength, "map": self.map.spec()}
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return self.map.width
+
+    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
+        """Map activations of any dtype."""
+        return h if self.strength == 0.0 else self._blended(h, self.map(h))
+
+    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
+        """Map activations of these rows, which the inner map may draw something for."""
+        return h if self.strength == 0.0 else self._blended(h, self.map.on_rows(h, rows))
+
+    def _blended(self, h: Tensor, mapped: Tensor) -> Tensor:
+        exact = torch.promote_types(h.dtype, torch.float32)
+        openness = self.gate(h)[..., None].to(exact)
+        moved: Tensor = h.to(exact) + self.strength * openness * (mapped.to(exact) - h.to(exact))
+        return moved.to(h.dtype)
+
+    def scaled(self, strength: float) -> Gated:
+        """Return the map at another strength: the gate stays as it is."""
+        return self if strength == 1.0 else Gated(self.map, self.gate, self.strength * strength)
+
+    def then(self, later: ActivationMap) -> None:
+        """Return None: what the gate reads here is not what a later map sees."""
+
+    def inverse(self) -> ActivationMap:
+        """Raise MapError: there is none."""
+        raise MapError(
+            "a gated map has no inverse: how far its gate was open is told by the activation that the map has changed"
+        )
+
+    def restrict(self, keep: Bool[Tensor, " unit"]) -> Gated:
+        """Return the map that leaves every other unit alone; its gate still reads all of them."""
+        return Gated(self.map.restrict(keep), self.gate, self.strength)
+
+    def moved(self, tol: float) -> Bool[Tensor, " unit"]:
+        """Units that change by more than `tol` where the gate is open."""
+        return self.map.scaled(self.strength).moved(tol)
+
+    def extra_repr(self) -> str:
+        """Return the strength, for printing."""
+        return f"strength={self.strength}"
