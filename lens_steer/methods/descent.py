@@ -1,4 +1,4 @@
-"""Proximal descent with the safeguards of LinEAS: go back after overshooting, return the best, survive Ctrl-C."""
+"""Proximal descent with safeguards: go back after overshooting, return the best iterate, survive Ctrl-C."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Descent:
     steps, lr, optimizer:
         The learning rate falls along a cosine to a thousandth. Adam's proximal step is taken in Adam's own metric, in
         which the threshold keeps its meaning.
-    gamma:
-        Weight of the penalty.
+    gamma, penalty:
+        Weight of the penalty, and the penalty; without one gamma says nothing.
     evaluate_every:
         Steps between evaluations on all rows (with minibatches) and on held-out texts.
     patience:
@@ -61,8 +61,8 @@ class Descent:
     steps: int
     lr: float
     optimizer: Optimizer
-    gamma: float
-    penalty: SparseGroupLasso
+    gamma: float = 0.0
+    penalty: SparseGroupLasso | None = None
     evaluate_every: int
     patience: int
 
@@ -83,21 +83,22 @@ def descend(
     loss: Loss,
     settings: Descent,
     *,
+    name: str,
     start: Tensor,
     batches: Iterator[Rows],
     support: Callable[[Tensor], int],
     heldout: Callable[[Tensor], float] | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Minimise loss + gamma penalty and return the best iterate, never one worse than the identity.
+    """Minimise loss + gamma penalty and return the best iterate, never one worse than the identity (all zeros).
 
-    `support` counts, for the record, what a point edits. A loss that is not finite, or stays above that of the
-    identity for ten steps, sends the descent back to the best point with a quarter of the learning rate; the history
-    says so. With held-out texts the best iterate is the one with the smallest held-out loss. Ctrl-C ends it early and
-    returns the best so far, with a warning.
+    `name` is that of the method, for progress bar and warning; `support` counts, for the record, what a point edits. A
+    loss that is not finite, or stays above that of the identity for ten steps, sends the descent back to the best point
+    with a quarter of the learning rate; the history says so. With held-out texts the best iterate is the one with the
+    smallest held-out loss. Ctrl-C ends it early and returns the best so far, with a warning.
     """
     run = _Run(loss, settings, start, support, heldout)
-    bar = progress_bar(range(settings.steps), desc="LinEAS", unit="step", show=progress)
+    bar = progress_bar(range(settings.steps), desc=name, unit="step", show=progress)
     try:
         for step in bar:
             run.step(step, next(batches))
@@ -108,7 +109,7 @@ def descend(
     except KeyboardInterrupt:
         run.best.interrupted = True
         done = f"{len(run.best.history)} of {settings.steps} steps"
-        message = f"LinEAS was interrupted after {done}: this is the best map so far"
+        message = f"{name} was interrupted after {done}: this is the best map so far"
         warnings.warn(message, LensSteerWarning, 3)
     return run.best
 
@@ -190,7 +191,8 @@ class _Run:
         self.best.objective = self._objective(parameters, value)
 
     def _objective(self, parameters: Tensor, value: float) -> float:
-        return value + self._settings.gamma * self._settings.penalty.value(parameters)
+        penalty = self._settings.penalty
+        return value if penalty is None else value + self._settings.gamma * penalty.value(parameters)
 
     def _learning_rate(self, step: int) -> float:
         cosine = (1 + math.cos(math.pi * step / self._settings.steps)) / 2
@@ -213,12 +215,33 @@ class _Run:
 
     def _update(self, gradient: Tensor, lr: float) -> Tensor:
         """Return the parameters after one gradient step and one proximal step of the same size."""
-        settings = self._settings
-        if settings.optimizer == "sgd":
-            return settings.penalty.step(self.parameters - lr * gradient, settings.gamma, lr)
+        if self._settings.optimizer == "sgd":
+            return self._proximal(self.parameters - lr * gradient, lr)
         self._updates += 1
         self._first.lerp_(gradient, 0.1)
         self._second.lerp_(gradient.square(), 0.001)
         first = self._first / (1 - 0.9**self._updates)
         sizes = lr / ((self._second / (1 - 0.999**self._updates)).sqrt() + 1e-8)
-        return settings.penalty.step(self.parameters - sizes * first, settings.gamma, sizes)
+        return self._proximal(self.parameters - sizes * first, sizes)
+
+    def _proximal(self, parameters: Tensor, sizes: float | Tensor) -> Tensor:
+        penalty = self._settings.penalty
+        return parameters if penalty is None else penalty.step(parameters, self._settings.gamma, sizes)
+
+
+def draw_rows(counts: tuple[int, int], batch_size: int | None, seed: int) -> Iterator[Rows]:
+    """Yield the rows of each step: all, or of source and target texts the next ones of a fresh shuffle."""
+    if batch_size is None or batch_size >= max(counts):
+        while True:
+            yield None
+    generator = torch.Generator().manual_seed(seed)
+    sides = [_shuffled(count, min(batch_size, count), generator) for count in counts]
+    while True:
+        source, target = (next(side) for side in sides)
+        yield source, target
+
+
+def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    while True:
+        order = torch.randperm(count, generator=generator).tolist()
+        yield from (order[start : start + size] for start in range(0, count - size + 1, size))

@@ -15,6 +15,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
+from lens_steer.methods.transport_maps import without_spread
 from lens_steer.ranking.wasserstein import quantile_coupling
 
 Chunk = tuple[list[int], TokenBatch]
@@ -25,7 +26,8 @@ class EndToEndLoss:
     """Loss of a parameter vector: how far the edited source is from the untouched target, at the loss sites.
 
     (1/sites) sum over loss sites and units of the squared Wasserstein-2 distance between pooled activations; summed
-    over units, as in the paper: with their mean a learning rate of 0.1 does not move.
+    over units, as in the paper: with their mean a learning rate of 0.1 does not move. With `unit_weights` (site ->
+    [unit]) each unit's distance is multiplied by its weight first, which the paper does not do.
 
     The parameters are one flat vector: per edited site the deviations scale - 1, then the shifts; 0 is the identity.
     """
@@ -40,6 +42,7 @@ class EndToEndLoss:
         loss_sites: Sequence[Site],
         pool: Pool,
         micro_batch: int,
+        unit_weights: Mapping[Site, Tensor] | None = None,
     ) -> None:
         self._model = model
         self._source = source
@@ -49,6 +52,7 @@ class EndToEndLoss:
         self._loss_sites = tuple(loss_sites)
         self._pool: Pool = pool
         self._micro_batch = micro_batch
+        self.unit_weights = unit_weights
         self._edits: dict[str, tuple[Tensor, Tensor]] = {}
         self._pooled: dict[Site, Tensor] = {}
         self._couplings: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
@@ -90,6 +94,7 @@ class EndToEndLoss:
             pooled = self._pooled_source(parameters, self._chunks(source))
             return float(self._distance(pooled, target))
 
+    @torch.enable_grad()  # also where the caller has switched gradients off
     def with_gradient(
         self, parameters: Tensor, source: Sequence[int] | None = None, target: Sequence[int] | None = None
     ) -> tuple[float, Float[Tensor, " parameter"]]:
@@ -147,7 +152,10 @@ class EndToEndLoss:
             other = self._sorted_target[site] if target is None else self._target[site][list(target)].sort(0).values
             i, j, weights = self._coupling(len(values), len(other), values.device)
             gaps = values.sort(0).values[i] - other[j]
-            total = total + (weights @ gaps.square()).sum()
+            distances = weights @ gaps.square()
+            if self.unit_weights is not None:
+                distances = distances * self.unit_weights[site]
+            total = total + distances.sum()
         return total / len(self._loss_sites)
 
     def _coupling(self, n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,3 +163,18 @@ class EndToEndLoss:
             i, j, weights = quantile_coupling(n, m)
             self._couplings[n, m] = (i.to(device), j.to(device), weights.float().to(device))
         return self._couplings[n, m]
+
+
+def inverse_variances(source: Pooled, target: Pooled) -> dict[Site, Float[Tensor, " unit"]]:
+    """Return per site the weight of each unit in the normalised loss: 1 / variance over the texts of both sides.
+
+    Pooled values of the untouched model. A unit that holds one value on all texts has weight 0: nothing says what is
+    far for it.
+    """
+    weights = {}
+    for site in target:
+        values = torch.cat([source[site], target[site]])
+        variance = values.double().var(0, correction=0)
+        dead = without_spread(values)
+        weights[site] = torch.where(dead, 0.0, 1 / variance.masked_fill(dead, 1.0)).float()
+    return weights

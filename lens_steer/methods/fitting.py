@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +13,8 @@ from lens_steer.activations.collect import collect
 from lens_steer.activations.pooling import Pool
 from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError
-from lens_steer.host.sites import SitePattern, find_sites
+from lens_steer.host.guards import check_edit_sites
+from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 
 
@@ -53,33 +55,50 @@ class PoolingMethod(Method, Protocol):
 def activations_for(
     model: nn.Module, contrast: ContrastSet, method: PoolingMethod, given: Activations | None
 ) -> Activations:
-    """Collect what the method needs, or check that what was given is that; ActivationError names the difference."""
+    """Collect what the method needs, or check that what was given is that; ActivationError names the difference.
+
+    First the sites are tried, once per model and site: SiteError where an edit of one would not do what it says.
+    """
+    sites = find_sites(model, method.sites)
+    check_edit_sites(model, sites)
     if given is None:
         return collect(model, contrast, method.sites, pool=method.pool, batch_size=method.batch_size)
-    sites = find_sites(model, method.sites)
+    return matching(given, contrast, sites, method.pool)
+
+
+def matching(given: Activations, contrast: ContrastSet, sites: Sequence[Site], pool: Pool) -> Activations:
+    """Return given activations at some sites; ActivationError where they lack one, or are of another pool or texts."""
     missing = [site.name for site in sites if site not in given.sites]
     if missing:
         raise ActivationError(
             f"the given activations lack {len(missing)} sites, first {missing[0]}: collect them, or set sites="
         )
-    if given.pool != method.pool:
-        raise ActivationError(f"the given activations are pooled by {given.pool}, the method needs {method.pool}")
+    if given.pool != pool:
+        raise ActivationError(f"the given activations are pooled by {given.pool}, the method needs {pool}")
     data = given.provenance.get("data")
     if data is not None and data != contrast.labelled.data_hash:
         raise ActivationError(
             "the given activations are of other texts than the contrast: collect them anew, or leave them out"
         )
-    return given.at(sites)
+    return given.at(tuple(sites))
 
 
 def method_provenance(method: Any, contrast: ContrastSet) -> dict[str, Any]:
     """Return what an artifact says of a fit: method, settings, data."""
-    values = {field.name: getattr(method, field.name) for field in fields(method)}
-    hashed = {name: value.data_hash for name, value in values.items() if isinstance(value, ContrastSet)}
     return {
-        "method": type(method).__name__,
-        "settings": {**values, **hashed},
+        **_as_written(method),
         "contrast": contrast.name,
         "texts": {"source": len(contrast.source), "target": len(contrast.target)},
         "data": contrast.data_hash,
     }
+
+
+def _as_written(method: Any) -> dict[str, Any]:
+    """Return a method's name and settings; texts by their hash, and a method among them in the same way."""
+    settings = {field.name: getattr(method, field.name) for field in fields(method)}
+    for name, value in settings.items():
+        if isinstance(value, ContrastSet):
+            settings[name] = value.data_hash
+        elif isinstance(value, Method):
+            settings[name] = _as_written(value)
+    return {"method": type(method).__name__, "settings": settings}

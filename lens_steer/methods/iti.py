@@ -18,7 +18,7 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError, SiteError
-from lens_steer.host.sites import Site, SitePattern
+from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units
@@ -85,15 +85,15 @@ class ITI:
         Raises
         ------
         SiteError
-            A site has no heads, or holds keys.
+            A site has no heads, holds keys, or cannot be edited.
         SettingError
             There are fewer than k heads, or a side has too few texts to hold out two and keep two.
         ActivationError
             `activations` are of other sites, another pool or other texts.
 
         """
+        _require_heads(find_sites(model, self.sites), self.k)
         given = activations_for(model, contrast, self, activations)
-        _require_heads(given.sites, self.k)
         kept, held = self._halves(contrast, given)
         probes = {site: _probes(site, given, kept, held) for site in given.sites}
         chosen = best_units({site: of_site.accuracy for site, of_site in probes.items()}, self.k)

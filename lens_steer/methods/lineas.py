@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,20 @@ from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.host.trunk import frozen
+from lens_steer.host.units import UnitsLike
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
-from lens_steer.methods.descent import Descent, Optimizer, Outcome, Rows, descend
-from lens_steer.methods.end_to_end import EndToEndLoss
-from lens_steer.methods.fitting import activations_for, method_provenance
+from lens_steer.methods.descent import Descent, Loss, Optimizer, Outcome, descend, draw_rows
+from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
+from lens_steer.methods.fitting import matching, method_provenance
 from lens_steer.methods.lineas_path import LinEASPath, default_gammas
+from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+LossName = Literal["wasserstein", "normalised"]
 _FEWEST_TEXTS = 4
 
 
@@ -45,6 +51,11 @@ class LinEAS:
     ----------
     sites, loss_sites:
         Where to edit, and where to compare (None: at the same sites).
+    loss:
+        "wasserstein", the paper's: a unit counts in its own scale, so the units of widest spread count most.
+        "normalised", not the paper's: each unit's squared distance is divided by its variance over the texts of both
+        sides in the untouched model, so that all count alike and rescaling a unit changes nothing; one without spread
+        there does not count. The two losses, and a gamma for them, are not on one scale.
     pool:
         The paper compares means over tokens.
     gamma, l1, group:
@@ -66,6 +77,7 @@ class LinEAS:
 
     sites: SitePattern = "hook_resid_post"
     loss_sites: SitePattern | None = None
+    loss: LossName = "wasserstein"
     pool: Pool = "mean"
     gamma: float = 0.0
     l1: float = 1.0
@@ -90,6 +102,8 @@ class LinEAS:
             raise SettingError(f"LinEAS: {wrong[0]}={getattr(self, wrong[0])} is out of range")
         if self.optimizer not in ("sgd", "adam"):
             raise SettingError(f"LinEAS: the optimizer is 'sgd' or 'adam', not {self.optimizer!r}")
+        if self.loss not in ("wasserstein", "normalised"):
+            raise SettingError(f"LinEAS: the loss is 'wasserstein' or 'normalised', not {self.loss!r}")
         if self.gamma > 0 and self.l1 == self.group == 0:
             raise SettingError("LinEAS: gamma > 0 penalises nothing while l1 and group are both 0")
 
@@ -109,10 +123,56 @@ class LinEAS:
         with self._problem(model, contrast, activations) as problem:
             return problem.intervention(self._descend(problem, problem.identity))
 
+    def refit(
+        self,
+        model: nn.Module,
+        contrast: ContrastSet,
+        chosen: Intervention | UnitsLike,
+        *,
+        activations: Activations | None = None,
+    ) -> Intervention:
+        """Learn the maps of chosen units alone, without a penalty: gamma = 0 there, the identity everywhere else.
+
+        A sparse fit shrinks what it keeps; this takes the shrinking away and keeps the choice. `chosen` is an
+        intervention, of whose support the maps are learned, starting from its own where they are diagonal without an
+        interval; or units, an ExpertRanking or a table of them, starting from the identity. The training loss is not
+        above the start's nor the identity's (with `holdout`, the held-out loss is not).
+
+        Raises
+        ------
+        UnitError
+            There is no unit, or one lies at a site that `sites` does not hold.
+        ContrastError, SiteError, SettingError, ModelError
+            As `fit`.
+
+        """
+        dense = replace(self, gamma=0.0)
+        with dense._problem(model, contrast, activations) as problem:
+            free = free_parameters(chosen, problem.edit_sites).to(problem.identity.device)
+            start = deviations(chosen, problem.edit_sites).to(free.device) * free
+            outcome = dense._descend(problem, start, LossOnUnits(problem.loss, free))
+            return problem.intervention(outcome, refitted=int(free.sum()) // 2)
+
     def gamma_max(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> float:
         """Return the smallest gamma at which nothing is edited: at or above it the identity is a fixed point."""
         with self._problem(model, contrast, activations) as problem:
             return problem.gamma_max()
+
+    def sensitivity(
+        self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None
+    ) -> pd.DataFrame:
+        """Return the gradient of the loss at the identity, one row per unit: what a first step would move.
+
+        Columns: site, layer, unit, width, scale and shift (d loss / d scale, d loss / d shift), norm (of both).
+        """
+        with self._problem(model, contrast, activations) as problem:
+            return problem.sensitivity()
+
+    def loss_of(self, model: nn.Module, contrast: ContrastSet, intervention: Intervention | None = None) -> float:
+        """Return the loss of any intervention, or of none, on any texts: small where edited source meets target."""
+        edited = nullcontext() if intervention is None else intervention.on(model)
+        with self._problem(model, contrast, None) as problem, edited:
+            return problem.loss(problem.identity)
 
     def path(
         self,
@@ -139,7 +199,7 @@ class LinEAS:
                 )
             return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=problem.loss(problem.identity))
 
-    def _descend(self, problem: _Problem, start: Tensor) -> Outcome:
+    def _descend(self, problem: _Problem, start: Tensor, loss: Loss | None = None) -> Outcome:
         settings = Descent(
             steps=self.steps,
             lr=self.lr,
@@ -150,12 +210,12 @@ class LinEAS:
             patience=self.patience,
         )
         heldout = None if self.holdout is None else problem.heldout_loss
-        batches = _draw(problem.counts, self.batch_size, self.seed)
         return descend(
-            problem.loss,
+            loss or problem.loss,
             settings,
+            name="LinEAS",
             start=start,
-            batches=batches,
+            batches=draw_rows(problem.counts, self.batch_size, self.seed),
             support=problem.loss.support,
             heldout=heldout,
             progress=self.progress,
@@ -172,7 +232,8 @@ class LinEAS:
         with frozen(model):
             losses = [self._loss(model, contrast, edit_sites, loss_sites, activations)]
             if self.holdout is not None:
-                losses.append(self._loss(model, self.holdout, edit_sites, loss_sites, None))
+                weights = losses[0].unit_weights  # so that both losses are on one scale
+                losses.append(self._loss(model, self.holdout, edit_sites, loss_sites, None, weights))
             yield _Problem(self, model, contrast, edit_sites, losses)
 
     def _loss(
@@ -182,17 +243,26 @@ class LinEAS:
         edit_sites: tuple[Site, ...],
         loss_sites: tuple[Site, ...],
         activations: Activations | None,
+        unit_weights: Mapping[Site, Tensor] | None = None,
     ) -> EndToEndLoss:
         source, target = (self._tokens(model, side, contrast) for side in (contrast.source, contrast.target))
         size = self.micro_batch or self.batch_size or max(len(source), len(target))
         if activations is None:
             pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, size)
         else:
-            measured = replace(self, sites=[site.name for site in loss_sites])
-            given = activations_for(model, contrast, measured, activations)
+            given = matching(activations, contrast, loss_sites, self.pool)
             pooled = {site: given.target[site].to(host_of(model).device) for site in loss_sites}
+        if self.loss == "normalised" and unit_weights is None:
+            unit_weights = inverse_variances(pool_texts(model, source, loss_sites, self.pool, size), pooled)
         return EndToEndLoss(
-            model, source, pooled, edit_sites=edit_sites, loss_sites=loss_sites, pool=self.pool, micro_batch=size
+            model,
+            source,
+            pooled,
+            edit_sites=edit_sites,
+            loss_sites=loss_sites,
+            pool=self.pool,
+            micro_batch=size,
+            unit_weights=unit_weights,
         )
 
     @staticmethod
@@ -211,7 +281,7 @@ class _Problem:
         edit_sites: tuple[Site, ...],
         losses: list[EndToEndLoss],
     ) -> None:
-        self._method, self._model, self._contrast, self._edit_sites = method, model, contrast, edit_sites
+        self._method, self._model, self._contrast, self.edit_sites = method, model, contrast, edit_sites
         self.loss, *self._heldout = losses
         self.counts = (len(contrast.source), len(contrast.target))
         self.penalty = SparseGroupLasso(self.loss.group, method.l1, method.group)
@@ -226,10 +296,24 @@ class _Problem:
         _, gradient = self.loss.with_gradient(self.identity)
         return self.penalty.gamma_max(gradient)
 
-    def intervention(self, outcome: Outcome, gamma: float | None = None) -> Intervention:
-        """Return the maps of an outcome with their provenance."""
+    def sensitivity(self) -> pd.DataFrame:
+        """Return the gradient at the identity, by unit."""
+        import pandas as pd
+
+        _, gradient = self.loss.with_gradient(self.identity)
+        parts = torch.split(gradient.cpu(), [site.width for site in self.edit_sites for _ in range(2)])
+        frames = []
+        for place, site in enumerate(self.edit_sites):
+            scale, shift = parts[2 * place : 2 * place + 2]
+            about = {"site": site.name, "layer": site.layer, "unit": range(site.width), "width": site.width}
+            values = {"scale": scale, "shift": shift, "norm": torch.hypot(scale, shift)}
+            frames.append(pd.DataFrame({**about, **{name: value.numpy() for name, value in values.items()}}))
+        return pd.concat(frames, ignore_index=True)
+
+    def intervention(self, outcome: Outcome, gamma: float | None = None, **more: Any) -> Intervention:
+        """Return the maps of an outcome with their provenance, to which `more` is added."""
         parts = self.loss.split(outcome.parameters.cpu())
-        edits = [Edit(site, DiagonalAffine(*parts[site])) for site in self._edit_sites]
+        edits = [Edit(site, DiagonalAffine(*parts[site])) for site in self.edit_sites]
         about: dict[str, Any] = method_provenance(self._method, self._contrast)
         if gamma is not None:
             about["settings"]["gamma"] = gamma
@@ -239,7 +323,7 @@ class _Problem:
             "heldout": outcome.heldout_loss,
         }
         about["interrupted"] = outcome.interrupted
-        return Intervention.fitted(self._model, edits, history=outcome.history, **about)
+        return Intervention.fitted(self._model, edits, history=outcome.history, **about, **more)
 
 
 def _require_reach(model: nn.Module, edit_sites: Sequence[Site], loss_sites: Sequence[Site]) -> None:
@@ -251,21 +335,3 @@ def _require_reach(model: nn.Module, edit_sites: Sequence[Site], loss_sites: Seq
         raise SiteError(
             f"{blind[0]} lies behind the last loss site {last}, so no loss reaches it: add a later loss site"
         )
-
-
-def _draw(counts: tuple[int, int], batch_size: int | None, seed: int) -> Iterator[Rows]:
-    """Yield the rows of each step: all, or from each side the next ones of a fresh shuffle."""
-    if batch_size is None or batch_size >= max(counts):
-        while True:
-            yield None
-    generator = torch.Generator().manual_seed(seed)
-    sides = [_shuffled(count, min(batch_size, count), generator) for count in counts]
-    while True:
-        source, target = (next(side) for side in sides)
-        yield source, target
-
-
-def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    while True:
-        order = torch.randperm(count, generator=generator).tolist()
-        yield from (order[start : start + size] for start in range(0, count - size + 1, size))

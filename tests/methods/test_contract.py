@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from tests.methods.contract import METHODS
 
 @pytest.fixture(scope="module")
 def contrast() -> ContrastSet:
-    return ContrastSet(sentences(8, seed=1, must="sad"), sentences(8, seed=2, must="happy"), name="sad")
+    sad, happy, neutral = (sentences(8, seed=seed, must=word) for seed, word in enumerate(("sad", "happy", "tree"), 1))
+    return ContrastSet(sad, happy, control=neutral, name="sad")
 
 
 @pytest.fixture(params=METHODS)
@@ -141,11 +143,26 @@ def test_on_the_real_models(method: Method, real_model: Any, shared: Path) -> No
     from lens_steer.reading import read_contrast
 
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=16)
+    neutral = read_contrast(shared / "data" / "story_concepts" / "dog.json", n=16)
+    contrast = replace(contrast, control=neutral.source)
     before, there = logits(real_model), handles(real_model)
     with method.fit(real_model, contrast).on(real_model):
         assert not torch.equal(logits(real_model), before)
     assert handles(real_model) == there
     assert torch.equal(logits(real_model), before)
+
+
+@pytest.mark.compat
+def test_on_the_embedded_model(method: Method, embedded_host: Any) -> None:
+    from lens_steer.reading import read_contrast
+
+    rude, film = (read_contrast(f"microworld:{name}", n=8) for name in ("rude", "topic=film"))
+    text = str(rude.source[0])
+    before, there = logits(embedded_host, text), handles(embedded_host)
+    with method.fit(embedded_host, replace(rude, control=film.source)).on(embedded_host):
+        assert not torch.equal(logits(embedded_host, text), before)
+    assert handles(embedded_host) == there
+    assert torch.equal(logits(embedded_host, text), before)
 
 
 def test_every_family(method: Method, family: Any, contrast: ContrastSet) -> None:

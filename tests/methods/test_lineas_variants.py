@@ -1,0 +1,152 @@
+"""What LinEAS offers beside the paper: the normalised loss, and refitting chosen units without a penalty."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lens_steer.activations.collect import collect
+from lens_steer.contrast import ContrastSet
+from lens_steer.errors import SettingError, UnitError
+from lens_steer.host.sites import find_sites
+from lens_steer.host.units import Unit
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.activation_transport import MeanAcT
+from lens_steer.methods.caa import CAA
+from lens_steer.methods.end_to_end import inverse_variances
+from lens_steer.methods.lineas import LinEAS
+from lens_steer.methods.refit import deviations
+from lens_steer.methods.repe import RepE
+from lens_steer.ranking.experts import rank_experts
+from lens_steer.ranking.wasserstein import wasserstein
+from tests.families import make_tiny, sentences
+
+NORMALISED = LinEAS(loss="normalised", steps=8, optimizer="adam", lr=0.01, progress=False)
+
+
+@pytest.fixture(scope="module")
+def contrast() -> ContrastSet:
+    return ContrastSet(sentences(10, seed=1, must="sad"), sentences(7, seed=2, must="happy"))
+
+
+class TestNormalisedLoss:
+    def test_it_is_the_squared_distance_over_the_variance_of_both_sides(self, tiny: Any, contrast: ContrastSet) -> None:
+        edit = NORMALISED.fit(tiny, contrast)
+        acts = collect(tiny, contrast, "hook_resid_post", pool="mean")
+        with edit.on(tiny):
+            edited = collect(tiny, contrast, "hook_resid_post", pool="mean")
+        for name, moved in (("identity", acts), ("training", edited)):
+            total = 0.0
+            for site in acts.sites:
+                variance = torch.cat([acts.source[site], acts.target[site]]).double().var(0, correction=0)
+                distances = wasserstein(moved.source[site], acts.target[site], order=2).square()
+                total += float((distances / variance).sum()) / len(acts.sites)
+            assert edit.provenance["loss"][name] == pytest.approx(total, rel=1e-4)
+
+    @pytest.mark.parametrize("loss", ["normalised", "wasserstein"])
+    def test_rescaling_a_unit_changes_nothing(self, contrast: ContrastSet, loss: Any) -> None:
+        """One unit of a gated MLP times 8, what reads it divided by 8: the same model in other units."""
+        plain, rescaled = make_tiny("llama"), make_tiny("llama")
+        mlp = rescaled.original_model.model.layers[0].mlp
+        originals = [getattr(part, "_original_component", part) for part in (mlp.up_proj, mlp.down_proj)]
+        with torch.no_grad():
+            originals[0].weight[5] *= 8
+            originals[1].weight[:, 5] /= 8
+        ids = plain.to_tokens("the dog was sad")
+        assert torch.equal(plain(ids), rescaled(ids))
+        method = replace(NORMALISED, loss=loss, sites="mlp.hook_post", steps=1)
+        losses = [method.fit(model, contrast).provenance["loss"]["identity"] for model in (plain, rescaled)]
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == (loss == "normalised")
+
+    def test_a_unit_without_spread_does_not_count(self, tiny: Any) -> None:
+        (site,) = find_sites(tiny, "hook_resid_post", layers=[0])
+        source = torch.randn(5, 32)
+        source[:, 3] = 7.0
+        target = source.flip(0) + 1
+        target[:, 3] = 7.0
+        weights = inverse_variances({site: source}, {site: target})[site]
+        assert weights[3] == 0
+        assert bool((weights[:3] > 0).all())
+        assert bool(torch.isfinite(weights).all())
+
+    @pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd", "lr": 0.1}, {"gamma": 0.01}, {"batch_size": 4}])
+    def test_never_worse_than_the_identity(self, tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
+        loss = replace(NORMALISED, **settings).fit(tiny, contrast).provenance["loss"]
+        assert loss["training"] <= loss["identity"]
+
+    def test_held_out_texts_are_measured_in_the_same_units(self, tiny: Any, contrast: ContrastSet) -> None:
+        # On itself as held-out contrast, the held-out loss of the returned map is its training loss.
+        edit = replace(NORMALISED, holdout=contrast, evaluate_every=3).fit(tiny, contrast)
+        loss = edit.provenance["loss"]
+        assert loss["heldout"] == pytest.approx(loss["training"], rel=1e-5)
+
+    def test_an_unknown_loss(self) -> None:
+        with pytest.raises((SettingError, TypeError), match="loss"):
+            LinEAS(loss="l2")  # type: ignore[arg-type]
+
+
+class TestRefit:
+    @pytest.fixture(scope="class")
+    def sparse(self, tiny: Any, contrast: ContrastSet) -> tuple[LinEAS, Intervention]:
+        method = LinEAS(steps=15, lr=0.02, progress=False)
+        method = replace(method, gamma=0.3 * method.gamma_max(tiny, contrast))
+        edit = method.fit(tiny, contrast)
+        assert 0 < len(edit.units()) < 64
+        return method, edit
+
+    def test_the_support_stays_and_the_loss_falls(
+        self, tiny: Any, contrast: ContrastSet, sparse: tuple[LinEAS, Intervention]
+    ) -> None:
+        method, edit = sparse
+        refitted = method.refit(tiny, contrast, edit)
+        assert refitted.units() == edit.units()
+        assert refitted.provenance["loss"]["training"] < edit.provenance["loss"]["training"]
+        assert refitted.provenance["refitted"] == len(edit.units())
+        assert refitted.provenance["settings"]["gamma"] == 0.0
+        for e in refitted.edits:  # the identity everywhere else, to the bit
+            still = ~e.map.moved(1e-5)
+            assert not e.map.moved(0.0)[still].any()
+
+    @pytest.mark.parametrize("settings", [{"lr": 1e6}, {"optimizer": "adam", "lr": 3.0}, {"batch_size": 4, "lr": 10.0}])
+    def test_never_above_the_sparse_fit(
+        self, tiny: Any, contrast: ContrastSet, sparse: tuple[LinEAS, Intervention], settings: dict[str, Any]
+    ) -> None:
+        method, edit = sparse
+        loss = replace(method, **settings).refit(tiny, contrast, edit).provenance["loss"]
+        assert loss["training"] <= edit.provenance["loss"]["training"] * (1 + 1e-6)
+
+    def test_any_choice_of_units_will_do(self, tiny: Any, contrast: ContrastSet) -> None:
+        method = LinEAS(sites="mlp.hook_post", steps=10, lr=0.01, progress=False)
+        ranking = rank_experts(collect(tiny, contrast), holdout=None)
+        chosen = ranking.units(5)
+        edits = [method.refit(tiny, contrast, units) for units in (chosen, [str(unit) for unit in chosen])]
+        assert edits[0] == edits[1]
+        assert set(edits[0].units()) == set(chosen)
+        assert edits[0].provenance["loss"]["training"] < edits[0].provenance["loss"]["identity"]
+
+    def test_it_starts_from_the_maps_it_is_given(self, tiny: Any, contrast: ContrastSet) -> None:
+        sites = find_sites(tiny, "hook_resid_post")
+        caa = CAA(layers=(1,)).fit(tiny, contrast)
+        start = deviations(caa, sites)
+        assert torch.equal(start[96:], caa.edits[0].map.shift)
+        assert not start[:96].any()
+        # Units without maps, and maps that are not diagonal without an interval, start at the identity.
+        for other in (
+            caa.units(),
+            RepE(mode="project_out", pairing="random").fit(tiny, contrast),
+            MeanAcT().fit(tiny, contrast),
+        ):
+            assert not deviations(other, sites).any()
+
+    def test_refusals(self, tiny: Any, contrast: ContrastSet) -> None:
+        (site,) = find_sites(tiny, "mlp.hook_post", layers=[1])
+        method = LinEAS(steps=1, progress=False)
+        with pytest.raises(UnitError, match="blocks.1.mlp.hook_post.3. lies at none of the edited sites"):
+            method.refit(tiny, contrast, [Unit(site, 3)])
+        (site,) = find_sites(tiny, "hook_resid_post", layers=[0])
+        with pytest.raises(UnitError, match="no unit to refit"):
+            method.refit(tiny, contrast, Intervention((Edit(site, DiagonalAffine.identity(32)),)))
