@@ -122,6 +122,26 @@ class LabelledTexts:
             source, target, name=concept, source_groups=groups[0], target_groups=groups[1], chat=self.chat
         )
 
+    @staticmethod
+    def of(contrasts: Iterable["ContrastSet"], *, name: str = "texts") -> "LabelledTexts":
+        """One table of several contrasts, a concept each: a text takes part in the concepts whose contrast holds it.
+
+        Control texts and groups are left out. Refused (`ContrastError`): contrasts of one name, a text on both sides of
+        a contrast, chat formats that differ.
+        """
+        listed = tuple(contrasts)
+        if len(formats := {each.chat for each in listed}) > 1:
+            raise ContrastError(f"one table has one chat format, not {len(formats)}")
+        rows = list(dict.fromkeys(row for each in listed for row in each.source + each.target))
+        place = {row: number for number, row in enumerate(rows)}
+        labels = np.full((len(rows), len(listed)), -1)
+        for column, each in enumerate(listed):
+            if both := set(each.source) & set(each.target):
+                raise ContrastError(f"{len(both)} text(s) on both sides of {each!r}: a table has one label per text")
+            for label, side in ((1, each.source), (0, each.target)):
+                labels[[place[row] for row in side], column] = label
+        return LabelledTexts(tuple(rows), labels, tuple(each.name for each in listed), chat=formats.pop(), name=name)
+
     @property
     def data_hash(self) -> str:
         """SHA-256 (hex) of everything but the name, in order."""

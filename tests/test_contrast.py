@@ -297,3 +297,22 @@ def test_labelled_texts_equal_by_value_and_read_only():
 def test_labelled_texts_refuse(labels, concepts, message):
     with pytest.raises(ContrastError, match=message):
         LabelledTexts(["a", "b", "c"], labels, concepts)
+
+
+def test_several_contrasts_make_one_table():
+    first = ContrastSet(["a", "b"], ["c"], name="first")
+    second = ContrastSet(["c", "d"], ["a"], name="second")
+    table = LabelledTexts.of([first, second], name="both")
+    assert table.texts == ("a", "b", "c", "d")
+    assert table.labels.tolist() == [[1, 0], [1, -1], [0, 1], [-1, 1]]
+    for contrast in (first, second):
+        back = table.contrast(contrast.name)
+        assert (set(back.source), set(back.target)) == (set(contrast.source), set(contrast.target))
+    with pytest.raises(ContrastError, match="different names"):
+        LabelledTexts.of([first, first])
+    with pytest.raises(ContrastError, match="one chat format, not 2"):
+        LabelledTexts.of([first, ContrastSet(["a"], ["b"], chat=True)])
+    with pytest.warns(LensSteerWarning, match="on both sides"):
+        both = ContrastSet(["a", "b"], ["b"])
+    with pytest.raises(ContrastError, match=r"1 text\(s\) on both sides"):
+        LabelledTexts.of([both])

@@ -86,8 +86,10 @@ class Untouched:
     def compare(self, edited: Sides, site: Site, *, ruler: Float[Tensor, " unit"]) -> dict[str, Float[Tensor, " unit"]]:
         """Return the columns of a `DownstreamShift` at one site, float64; `ruler` is the standard deviation."""
         source, moved_source = self._sides["source"][site], edited["source"][site]
+        gap = torch.zeros(site.width, dtype=torch.float64)
         if "target" in edited:
             target = self._sides["target"][site]
+            gap = target.double().mean(0) - source.double().mean(0)
             if site not in self._before:
                 self._before[site] = wasserstein(source, target)
             before, after = self._before[site], wasserstein(moved_source, target)
@@ -100,6 +102,8 @@ class Untouched:
             "after": after,
             "removed": before - after,
             "target_moved": target_moved,
+            "gap": gap,
+            "moved": moved_source.double().mean(0) - source.double().mean(0),
             "sd": ruler,
             "before_sd": before / ruler,
             "after_sd": after / ruler,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from lens_steer.activations.pooling import Pool
 from lens_steer.contrast import ContrastSet, Row
 from lens_steer.effects.distances import Sides, Texts, Untouched, pooled_sides, tokenized_groups
-from lens_steer.errors import LensSteerWarning, SettingError, SiteError
+from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
@@ -34,10 +33,11 @@ class DownstreamShift:
         "layer 3" for that layer's edits alone); site, layer, unit; before and after (Wasserstein distance of order 1
         from the source, unedited and edited, to the *unedited* target, in the unit's own scale); removed (before -
         after: negative where the edit drives the sides apart); target_moved (distance of the edited target from the
-        unedited one: collateral); sd (standard deviation of the held-out contrast's source and target texts taken
-        together, unedited: one ruler for all texts; nan where the unit is constant); before_sd and after_sd (in that
-        unit, so that units may be added up). Neutral texts have no sides: before is 0, after the distance of the edited
-        texts from the unedited ones, target_moved nan.
+        unedited one: collateral); gap (the target's mean less the source's, unedited) and moved (how far the edit moves
+        the source's mean: beyond gap it overshoots); sd (standard deviation of the held-out contrast's source and
+        target texts taken together, unedited: one ruler for all texts; nan where the unit is constant); before_sd and
+        after_sd (in that unit, so that units may be added up). Neutral texts have no sides: before and gap are 0, after
+        is the distance of the edited texts from the unedited ones, target_moved nan.
         Sites that the forward pass reaches before the edit are left out: nothing can change there.
     settings:
         method, contrast, foreign, pool, strength, the number of texts, and edited_layers.
@@ -162,10 +162,9 @@ def downstream_shift(
     require_eval(model)
     host = host_of(model)
     edited = find_sites(model, [site.name for site in intervention.sites])
-    measured = _reached(host, find_sites(model, sites), edited)
+    measured = reached(host, find_sites(model, sites), edited)
     if not measured:
         raise SiteError(f"none of the sites {sites!r} comes at or after the first edit, at {edited[0].name}")
-    _warn_of_scopes(intervention)
     groups = tokenized_groups(model, contrast, neutral, foreign)
 
     def values(what: str) -> list[Sides]:
@@ -177,7 +176,7 @@ def downstream_shift(
     parts = _parts(intervention, layers if by_layer else [])
     frames = []
     for name, part in progress_bar(parts.items(), desc="downstream shift", unit="edit", show=progress):
-        later = _reached(host, measured, part.sites)
+        later = reached(host, measured, part.sites)
         if not later:
             continue  # these edits come after everything that is measured
         moved = unedited
@@ -203,8 +202,8 @@ def downstream_shift(
     return DownstreamShift(frame, about)
 
 
-def _reached(host: Host, sites: Sequence[Site], edited: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites that a forward pass comes to at the first edit or later."""
+def reached(host: Host, sites: Sequence[Site], edited: Sequence[Site]) -> tuple[Site, ...]:
+    """Return the sites that a forward pass comes to at the first edit or later."""
     first = min(host.firing_order(site.name) for site in edited)
     return tuple(site for site in sites if host.firing_order(site.name) >= first)
 
@@ -226,14 +225,3 @@ def _frame(site: Site, rows: Mapping[str, Tensor], **what: str) -> pd.DataFrame:
 
     place = {**what, "site": site.name, "layer": site.layer, "unit": range(site.width)}
     return pd.DataFrame({**place, **{name: value.numpy() for name, value in rows.items()}})
-
-
-def _warn_of_scopes(intervention: Intervention) -> None:
-    idle = sum(edit.scope.name == "generated" for edit in intervention.edits)
-    if idle:
-        warnings.warn(
-            f"{idle} of {len(intervention.edits)} edits have the scope 'generated' and do nothing on the whole texts "
-            "that are measured here; intervention.scoped('all') would ask what they do on every token",
-            LensSteerWarning,
-            stacklevel=3,
-        )

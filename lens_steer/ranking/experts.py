@@ -38,9 +38,9 @@ class ExpertRanking:
     frame:
         One row per concept and unit: concept, site, layer, kind, unit, width; auroc (all rows) with auroc_low,
         auroc_high (DeLong on the logit scale; hanley_mcneil marks where its variance is zero); selection_auroc and
-        heldout_auroc (chosen on one half, measured on the other); average_precision of the source; p_value
-        (Mann-Whitney, two-sided), q_value (Benjamini-Hochberg within the concept), family_wise_p (only with
-        permutations); wasserstein (order 1); source_mean, target_mean (of the pooled values).
+        heldout_auroc with heldout_low, heldout_high (chosen on one half, measured on the other); average_precision of
+        the source; p_value (Mann-Whitney, two-sided), q_value (Benjamini-Hochberg within the concept), family_wise_p
+        (only with permutations); wasserstein (order 1); source_mean, target_mean (of the pooled values).
         AUROC above 1/2: the unit is larger for the source; below: for the target.
     activations:
         What was ranked.
@@ -131,7 +131,7 @@ def rank_experts(
         The share of each side's texts that is held out: units are ordered by the rest, and `heldout_auroc` is measured
         on them. Or other activations of the same sites to measure on; or None to hold nothing out.
     confidence:
-        Of the intervals of `auroc`.
+        Of the intervals of `auroc` and `heldout_auroc`.
     permutations:
         Label permutations for `family_wise_p`: how often the best of all units reaches a unit's AUROC by chance.
     seed:
@@ -205,13 +205,21 @@ def _rank_site(
     area, precision = auroc_and_average_precision(source, target)
     interval = auroc_interval(source, target, area, confidence=confidence)
     nothing = torch.full((site.width,), torch.nan, dtype=torch.float64)
+    held = held_low = held_high = nothing
+    if heldout is not None:
+        sides = heldout.source[site], heldout.target[site]
+        held = auroc(*sides)
+        bounds = auroc_interval(*sides, held, confidence=confidence)
+        held_low, held_high = bounds.low, bounds.high
     columns = {
         "auroc": area,
         "auroc_low": interval.low,
         "auroc_high": interval.high,
         "hanley_mcneil": interval.degenerate,
         "selection_auroc": nothing if heldout is None else auroc(selection.source[site], selection.target[site]),
-        "heldout_auroc": nothing if heldout is None else auroc(heldout.source[site], heldout.target[site]),
+        "heldout_auroc": held,
+        "heldout_low": held_low,
+        "heldout_high": held_high,
         "average_precision": precision,
         "p_value": mann_whitney_p(source, target),
         "wasserstein": wasserstein(source, target),

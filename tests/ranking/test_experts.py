@@ -156,3 +156,14 @@ def test_a_real_concept_has_experts_and_shuffled_labels_have_none(tinytalk: Any,
     null = rank_experts(collect(tinytalk, contrast.shuffled(0)))
     assert abs(null.frame.heldout_auroc[0] - 0.5) < 0.2
     assert (null.frame.q_value < 0.05).sum() == 0
+
+
+def test_the_held_out_interval_is_that_of_the_held_out_half() -> None:
+    acts = planted(gap=1.0)
+    generator = torch.Generator().manual_seed(3)
+    held = torch.rand(len(acts.labels), generator=generator) < 0.5
+    frame = rank_experts(acts.rows(~held), holdout=acts.rows(held)).frame.set_index(["site", "unit"])
+    alone = rank_experts(acts.rows(held), holdout=None).frame.set_index(["site", "unit"]).loc[frame.index]
+    for column, of_half in (("heldout_auroc", "auroc"), ("heldout_low", "auroc_low"), ("heldout_high", "auroc_high")):
+        np.testing.assert_allclose(frame[column], alone[of_half])
+    assert rank_experts(acts, holdout=None).frame["heldout_low"].isna().all()
