@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lens_steer.host.load import load_model
+from lens_steer.microworld.checkpoint import embedded_checkpoint, read_checkpoint
 from tests.families import make_tokenizer
 
 _TINY: dict[str, Any] = {
@@ -82,6 +83,38 @@ def make_hooked_tinytalk(models: Path, *, folded: bool = False) -> Any:
     weights = convert_neo_weights(original, cfg)
     model.load_and_process_state_dict(
         weights, fold_ln=folded, center_writing_weights=folded, center_unembed=folded, fold_value_biases=folded
+    )
+    return load_model(model)
+
+
+def make_hooked_embedded() -> Any:
+    """Return the embedded model as a HookedTransformer, through transformer_lens' own converter for GPT-2."""
+    hooked, config = hooked_transformer_classes()
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    original = read_checkpoint(embedded_checkpoint())
+    theirs = original.config
+    cfg = config(
+        n_layers=theirs.n_layer,
+        d_model=theirs.n_embd,
+        n_heads=theirs.n_head,
+        d_head=theirs.n_embd // theirs.n_head,
+        d_mlp=4 * theirs.n_embd,
+        d_vocab=theirs.vocab_size,
+        n_ctx=theirs.n_positions,
+        eps=theirs.layer_norm_epsilon,
+        act_fn=theirs.activation_function,
+        normalization_type="LN",
+        model_name="microworld",
+        device="cpu",
+    )
+    model = hooked(cfg, tokenizer=AutoTokenizer.from_pretrained(embedded_checkpoint()))
+    model.load_and_process_state_dict(
+        convert_gpt2_weights(original, cfg),
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
     )
     return load_model(model)
 

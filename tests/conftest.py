@@ -59,6 +59,28 @@ def stories(shared: Path) -> Any:
     return load_model(shared / "models" / "stories260K")
 
 
+@pytest.fixture(scope="session")
+def embedded() -> Any:
+    """The embedded model of the microworld: GPT-2's layout."""
+    from lens_steer.host.load import load_model
+
+    return load_model("microworld")
+
+
+@pytest.fixture(scope="session")
+def hooked_embedded() -> Any:
+    """The embedded model as a HookedTransformer with the checkpoint's own weights."""
+    from tests.compat import make_hooked_embedded
+
+    return make_hooked_embedded()
+
+
+@pytest.fixture(scope="session", params=["embedded", "hooked_embedded"])
+def embedded_host(request: pytest.FixtureRequest) -> Any:
+    """The embedded model on each host; HookedTransformer with transformer-lens 3.9 only."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session", params=["tinytalk", "stories"])
 def real_model(request: pytest.FixtureRequest) -> Any:
     """Each of the two real models."""

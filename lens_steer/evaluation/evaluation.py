@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import reduce
-from jaxtyping import Float
 from torch import nn
 
 from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.generation import generate
-from lens_steer.evaluation.intervals import change_interval, mean_change, perplexity_change
+from lens_steer.evaluation.intervals import change_interval, perplexity_change, share, share_change
 from lens_steer.evaluation.perplexity import TextLosses, text_losses
+from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.adapter import host_of
 from lens_steer.interventions.intervention import Intervention
@@ -32,10 +32,12 @@ class Evaluation:
     ----------
     frame:
         One row per measure: measure ("effect": mean score of the generated texts; "cost": perplexity of the neutral
-        texts, pooled over tokens), before, after, change (after - before; a lower effect means less of the concept, a
-        higher cost worse language), low, high (bounds of the change), unit, n (prompts or texts drawn again).
+        texts, pooled over tokens; then the shares that the scorer tells beside its scores), before, after, change
+        (after - before; a lower effect means less of the concept, a higher cost worse language), low, high (bounds of
+        the change), unit, n (prompts or texts drawn again). A text that its scorer cannot judge is no part of the
+        effect; a `ContinuationScorer` says how many those are.
     texts:
-        One row per generated text: prompt, sample, before, after, before_score, after_score.
+        One row per generated text: prompt, sample, before, after, before_score, after_score (nan: not judged).
     neutral:
         One row per neutral text: tokens, before_loss, after_loss (nats, summed over its tokens).
     settings:
@@ -83,7 +85,8 @@ def evaluate(
     prompts:
         Continued before and after with the same random streams; only the continuations are scored.
     scorer:
-        Score of a text in [0, 1]: a `WordList`, a `ConceptClassifier`, or anything called with texts.
+        Score of a text in [0, 1]: a `WordList`, a `ConceptClassifier`, an `OracleScorer`, or anything called with
+        texts.
     neutral:
         Texts, or (prompt, completion) pairs, that have nothing to do with the concept: the cost is measured on them,
         as they are (`chat` is for prompts and for the prompts of pairs).
@@ -94,8 +97,8 @@ def evaluate(
     max_new_tokens, temperature, top_p, chat, batch_size, progress:
         As in `generate`.
     confidence:
-        Of the intervals: percentile bootstrap, paired, over prompts (effect: each with the mean of its samples) and
-        over neutral texts (cost).
+        Of the intervals: percentile bootstrap, paired, over prompts (effect and shares: each prompt with all its
+        samples) and over neutral texts (cost).
     before:
         An evaluation of the same model with the same prompts, neutral texts and settings, whose unedited texts and
         losses are taken over; the scorer may be another.
@@ -132,10 +135,10 @@ def evaluate(
 
     texts_before, losses_before = measure(None) if before is None else _taken_over(before, settings)
     texts_after, losses_after = measure(intervention)
-    texts = _texts_frame(prompts, samples, texts_before, texts_after, scorer)
+    readings = [read_continuations(scorer, rows, texts) for texts in (texts_before, texts_after)]
     return Evaluation(
-        frame=_frame(texts, len(prompts), losses_before, losses_after, scorer.name, confidence, seed),
-        texts=texts,
+        frame=_frame(readings, scorer.name, len(prompts), losses_before, losses_after, confidence, seed),
+        texts=_texts_frame(prompts, samples, texts_before, texts_after, readings),
         neutral=_neutral_frame(losses_before, losses_after),
         settings=settings,
     )
@@ -162,21 +165,8 @@ def _taken_over(before: Evaluation, settings: Mapping[str, Any]) -> tuple[list[s
     return before.texts["before"].tolist(), losses
 
 
-def _scores(scorer: Scorer, texts: list[str]) -> Float[np.ndarray, " text"]:
-    scores = np.asarray(scorer(texts), dtype=float)
-    if scores.shape != (len(texts),):
-        raise SettingError(
-            f"a scorer returns one score per text: {scorer.name!r} gave shape {scores.shape} for {len(texts)} texts"
-        )
-    wrong = ~((scores >= 0) & (scores <= 1))
-    if wrong.any():
-        place = int(np.argmax(wrong))
-        raise SettingError(f"scores lie in [0, 1]: {scorer.name!r} gave {scores[place]} for text {place}")
-    return scores
-
-
 def _texts_frame(
-    prompts: Sequence[str], samples: int, before: list[str], after: list[str], scorer: Scorer
+    prompts: Sequence[str], samples: int, before: list[str], after: list[str], readings: Sequence[Reading]
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -186,8 +176,8 @@ def _texts_frame(
             "sample": np.repeat(np.arange(samples), len(prompts)),
             "before": before,
             "after": after,
-            "before_score": _scores(scorer, before),
-            "after_score": _scores(scorer, after),
+            "before_score": readings[0].scores,
+            "after_score": readings[1].scores,
         }
     )
 
@@ -199,28 +189,35 @@ def _neutral_frame(before: TextLosses, after: TextLosses) -> pd.DataFrame:
 
 
 def _frame(
-    texts: pd.DataFrame,
+    readings: Sequence[Reading],
+    scorer: str,
     prompts: int,
     before: TextLosses,
     after: TextLosses,
-    scorer: str,
     confidence: float,
     seed: int,
 ) -> pd.DataFrame:
     import pandas as pd
 
-    scores = [
-        reduce(texts[column].to_numpy(), "(sample prompt) -> prompt", "mean", prompt=prompts)
-        for column in ("before_score", "after_score")
-    ]
-    effect = change_interval(mean_change, *scores, confidence=confidence, seed=seed)
-    counts = before.counts.astype(float)
-    cost = change_interval(perplexity_change, before.sums, after.sums, counts, confidence=confidence, seed=seed)
+    drawn: dict[str, Any] = {"confidence": confidence, "seed": seed}
+    cost = before.perplexity(), after.perplexity()
+    columns = (before.sums, after.sums, before.counts.astype(float))
+    bounds = change_interval(perplexity_change, *columns, **drawn)
     rows = [
-        ("effect", scores[0].mean(), scores[1].mean(), effect, f"mean score of {scorer}", prompts),
-        ("cost", before.perplexity(), after.perplexity(), cost, "perplexity", len(before.sums)),
+        ("effect", *_share_row([each.effect for each in readings], prompts, drawn), f"mean score of {scorer}", prompts),
+        ("cost", *cost, cost[1] - cost[0], *bounds, "perplexity", len(before.sums)),
     ]
-    return pd.DataFrame(
-        [(measure, old, new, new - old, low, high, unit, n) for measure, old, new, (low, high), unit, n in rows],
-        columns=["measure", "before", "after", "change", "low", "high", "unit", "n"],
-    )
+    for name, told in readings[0].shares.items():
+        rows.append((name, *_share_row([each.shares[name] for each in readings], prompts, drawn), told.unit, prompts))
+    return pd.DataFrame(rows, columns=["measure", "before", "after", "change", "low", "high", "unit", "n"])
+
+
+def _share_row(shares: Sequence[Share], prompts: int, drawn: dict[str, Any]) -> tuple[float, ...]:
+    """Return before, after, change and its bounds of a share, its prompts drawn again with all their samples."""
+    columns = [
+        reduce(column, "(sample prompt) -> prompt", "sum", prompt=prompts)
+        for each in shares
+        for column in (each.counted, each.of)
+    ]
+    before, after = (float(share(columns[place], columns[place + 1], 0)) for place in (0, 2))
+    return before, after, after - before, *change_interval(share_change, *columns, **drawn)

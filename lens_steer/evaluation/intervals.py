@@ -47,6 +47,17 @@ def mean_change(before: Any, after: Any, axis: int) -> Any:
     return after.mean(axis) - before.mean(axis)
 
 
+def share(counted: Any, of: Any, axis: int) -> Any:
+    """Return sums as a share of sums; NaN where there is nothing to share."""
+    with np.errstate(invalid="ignore"):
+        return counted.sum(axis) / of.sum(axis)
+
+
+def share_change(before: Any, before_of: Any, after: Any, after_of: Any, axis: int) -> Any:
+    """Return the change of a share, from what counted and of how many before, and the same after."""
+    return share(after, after_of, axis) - share(before, before_of, axis)
+
+
 def perplexity_change(before: Any, after: Any, counts: Any, axis: int) -> Any:
     """Return the change of a token-pooled perplexity, from summed losses (nats) and token counts of texts."""
     tokens = counts.sum(axis)

@@ -1,9 +1,12 @@
 """The microworld: a small English-like language whose every probability is known, and a small model trained on it.
 
 `sample` draws documents with their hidden attributes, `Oracle` answers about any text exactly (grammar, likelihood,
-attributes, next words), `named_contrast` and the prompts serve experiments. Importing this needs numpy only; `train`
-and `quality` need torch.
+attributes, next words), `named_contrast` and the prompts serve experiments, `steering_error` compares a hosted model
+with the grammar. Importing this needs numpy only; `train`, `quality` and `steering_error` need torch.
 """
+
+from importlib import import_module
+from typing import Any
 
 from lens_steer.microworld.contrasts import contrast_names, named_contrast
 from lens_steer.microworld.counting import counts
@@ -11,12 +14,13 @@ from lens_steer.microworld.english import english
 from lens_steer.microworld.oracle import Oracle
 from lens_steer.microworld.prompts import open_prompts, shown_prompts
 from lens_steer.microworld.sampler import Document, sample
-from lens_steer.microworld.steering import SteeringError, steering_error_from_log_probs
+from lens_steer.microworld.steering import SteeringError, SteeringTask, steering_error_from_log_probs
 
 __all__ = [
     "Document",
     "Oracle",
     "SteeringError",
+    "SteeringTask",
     "contrast_names",
     "counts",
     "english",
@@ -26,3 +30,10 @@ __all__ = [
     "shown_prompts",
     "steering_error_from_log_probs",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Find `steering_error` at lens_steer's own face: it runs a model, so its home is above this room."""
+    if name == "steering_error":
+        return getattr(import_module("lens_steer"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,9 @@ skipped and leaves that point unchanged. A last sentence without its stop is `un
 grammatically. The posterior takes all grammatical sentences and an unfinished last one as evidence, nothing else. A
 text is unreadable when no complete sentence is grammatical, unless it is nothing but one unfinished grammatical
 beginning (a prompt).
+
+A continuation is read `after` its prompt: the grammar stands where the prompt has left it, and only the continuation's
+own words are evidence. Its sentences are those that it adds to or begins.
 """
 
 from __future__ import annotations
@@ -100,9 +103,12 @@ class Oracle:
         self.grammar = grammar or english()
         self._inference = Inference.of(self.grammar)
 
-    def sentences(self, text: str) -> list[Sentence]:
-        """Each sentence of a text and whether it is grammatical; an unknown word makes its sentence ungrammatical."""
-        return self._read(text)[0]
+    def sentences(self, text: str, *, after: str = "") -> list[Sentence]:
+        """Each sentence of a text and whether it is grammatical; an unknown word makes its sentence ungrammatical.
+
+        With `after`, a prompt, the text continues it: its first sentence begins where the prompt's last one does.
+        """
+        return self._read(text, after)[0]
 
     def log_likelihood(self, text: str, *, given: Mapping[str, str] | None = None) -> float:
         """Log P(text is the whole document), in nats; -inf where the text is no grammatical document."""
@@ -114,9 +120,12 @@ class Oracle:
             state, belief = step[0], self._inference.update(belief, step[1])
         return belief.log_weight()
 
-    def posterior(self, text: str) -> Posterior:
-        """Attribute -> value -> probability, from the grammatical sentences; not `.readable` where none is left."""
-        sentences, belief = self._read(text)
+    def posterior(self, text: str, *, after: str = "") -> Posterior:
+        """Attribute -> value -> probability, from the grammatical sentences; not `.readable` where none is left.
+
+        With `after`, a prompt that the text continues: what the text says, the prompt's own words being no evidence.
+        """
+        sentences, belief = self._read(text, after)
         if not self._readable(sentences) or belief.log_weight() == -np.inf:
             return Posterior({})
         return Posterior(self._inference.marginals(belief))
@@ -159,25 +168,30 @@ class Oracle:
                 raise MicroworldError(unknown_word(word, self.grammar.words))
         return words
 
-    def _read(self, text: str) -> tuple[list[Sentence], Belief]:
+    def _read(self, text: str, after: str) -> tuple[list[Sentence], Belief]:
         point: tuple[State, Belief] = self._inference.start(), self._inference.prior()
-        found = []
-        for words in _split(text):
-            reached = self._accept(*point, words)
+        given, found = len(after.split()), []
+        for words in _split(f"{after} {text}"):
+            reached = self._accept(*point, words, given)
             if reached is None:
                 status: Status = "ungrammatical"
             else:
                 point = reached
                 status = "grammatical" if words[-1] in STOPS else "unfinished"
-            found.append(Sentence(" ".join(words), status))
+            if given < len(words):
+                found.append(Sentence(" ".join(words), status))
+            given = max(0, given - len(words))
         return found, point[1]
 
-    def _accept(self, state: State, belief: Belief, words: list[str]) -> tuple[State, Belief] | None:
-        for word in words:
+    def _accept(self, state: State, belief: Belief, words: list[str], given: int) -> tuple[State, Belief] | None:
+        """Where a sentence leads from here, its first `given` words being no evidence; None if it is ungrammatical."""
+        for place, word in enumerate(words):
             step = self._inference.step(state, word)
             if step is None or word == EOS:
                 return None
-            state, belief = step[0], self._inference.update(belief, step[1])
+            state = step[0]
+            if place >= given:
+                belief = self._inference.update(belief, step[1])
         return state, belief
 
     @staticmethod

@@ -1,6 +1,6 @@
 """How far a model's next words are from those of the grammar given an attribute: the exact error of steering.
 
-Nothing here knows a model: it asks a function for log probabilities, one row per prefix.
+Nothing here knows a model: it asks a function for log probabilities, one document at a time or many.
 """
 
 from __future__ import annotations
@@ -11,82 +11,118 @@ from dataclasses import dataclass
 import numpy as np
 
 from lens_steer.errors import MicroworldError
-from lens_steer.microworld.grammar import BOS, EOS
+from lens_steer.microworld.grammar import BOS
 from lens_steer.microworld.oracle import Oracle
 from lens_steer.microworld.sampler import sample
 from lens_steer.microworld.shapes import Array, Float
 
-NextLogProbs = Callable[[Sequence[Sequence[int]]], Float[Array, "prefix word"]]
-"""Prefixes of token ids (`<bos>` first, unequal lengths) -> log P(next token) in nats, in token-id order."""
+NextLogProbs = Callable[[Sequence[Sequence[int]]], Sequence[Float[Array, "_ word"]]]
+"""Documents as token ids (`<bos>` first, unequal lengths) -> for each, log P(next token) in nats after every one of
+its tokens, in token-id order."""
 
 
-@dataclass(frozen=True, eq=False)
-class Prefixes:
-    """Beginnings of documents drawn given attributes, with the exact law of what follows."""
+@dataclass(frozen=True)
+class Measured:
+    """A mean over prefixes and its standard error; documents are independent, the prefixes of one are not."""
 
-    ids: tuple[tuple[int, ...], ...]
-    laws: Float[Array, "prefix word"]
-    grammatical: Float[Array, "prefix word"]
+    mean: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
 class SteeringError:
-    """Mean KL(grammar given the attributes || model) in nats per token, and the mean mass on impossible tokens."""
+    """How far a speaker is from the grammar given some attributes.
 
-    nats: float
-    ungrammatical: float
-    prefixes: int
+    Attributes
+    ----------
+    nats:
+        KL(grammar given the attributes || speaker), in nats per token; 0 for the grammar itself.
+    ungrammatical:
+        The probability the speaker gives to next tokens that the grammar allows under no attributes.
+    prefixes, documents:
+        Over how many the means run, and how many were drawn.
 
-
-def draw_prefixes(given: Mapping[str, str], *, n: int = 512, seed: int = 0, oracle: Oracle | None = None) -> Prefixes:
-    """`n` of the beginnings of `n` documents with these attributes, every token position equally likely.
-
-    `laws[i]` is the law of the next token given the attributes, `grammatical[i]` is 1 where the grammar allows the
-    token at all.
     """
-    if n < 1:
-        raise MicroworldError(f"Cannot draw {n} prefixes; ask for 1 or more.")
-    oracle = oracle or Oracle()
-    documents = [document.text.split() for document in sample(n, seed=seed, **given)]
-    places = [(row, length) for row, words in enumerate(documents) for length in range(len(words) + 1)]
-    chosen = np.random.default_rng([seed, 4711]).permutation(len(places))[:n]
-    ids, laws, allowed = [], [], []
-    for row, length in sorted(places[index] for index in chosen):
-        prefix = documents[row][:length]
-        ids.append((oracle.grammar.ids[BOS], *(oracle.grammar.ids[word] for word in prefix)))
-        laws.append(oracle.next_token(" ".join(prefix), given=given).probabilities)
-        allowed.append((oracle.next_token(" ".join(prefix)).probabilities > 0).astype(float))
-    return Prefixes(tuple(ids), np.stack(laws), np.stack(allowed))
+
+    nats: Measured
+    ungrammatical: Measured
+    prefixes: int
+    documents: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SteeringTask:
+    """Documents drawn given attributes, with the exact law of what follows each of their beginnings.
+
+    `ids` begin with `<bos>`; `laws[d][p]` is the law of the token behind position p of document d given the
+    attributes, `allowed[d][p]` marks the tokens that the grammar allows there at all.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    laws: tuple[Float[Array, "_ word"], ...]
+    allowed: tuple[Array, ...]
+
+    @classmethod
+    def draw(cls, given: Mapping[str, str], *, n: int = 128, seed: int = 0) -> SteeringTask:
+        """Draw `n` documents (about 0.5 MB each with their laws); every one of their beginnings is a prefix."""
+        if n < 2:
+            raise MicroworldError(f"The steering error needs 2 documents or more for its standard error, not {n}.")
+        oracle, ids, laws, allowed = Oracle(), [], [], []
+        for document in sample(n, seed=seed, **given):
+            words = document.text.split()
+            ids.append((oracle.grammar.ids[BOS], *(oracle.grammar.ids[word] for word in words)))
+            laws.append(np.stack(list(oracle.follow(words, given=given))))
+            allowed.append(np.stack([law > 0 for law in oracle.follow(words)]))
+        return cls(tuple(ids), tuple(laws), tuple(allowed))
+
+    def error(self, next_log_probs: NextLogProbs, *, batch_size: int = 16) -> SteeringError:
+        """The steering error of whatever `next_log_probs` speaks for; finite wherever its logarithms are.
+
+        MicroworldError where a row is no law over the vocabulary, or gives probability 0 to what the grammar says.
+        """
+        divergence, impossible = [], []
+        for first in range(0, len(self.ids), batch_size):
+            some = range(first, min(first + batch_size, len(self.ids)))
+            answers = next_log_probs([self.ids[row] for row in some])
+            if len(answers) != len(some):
+                raise MicroworldError(f"{len(some)} documents were asked about and {len(answers)} were answered.")
+            for row, answer in zip(some, answers):
+                logs = np.asarray(answer, dtype=float)
+                self._check(row, logs)
+                law, said = self.laws[row], self.laws[row] > 0
+                divergence.append(float((law[said] * (np.log(law[said]) - logs[said])).sum()))
+                impossible.append(float(np.exp(logs[~self.allowed[row]]).sum()))
+        lengths = np.array([len(ids) for ids in self.ids], dtype=float)
+        return SteeringError(
+            nats=_per_prefix(np.array(divergence), lengths),
+            ungrammatical=_per_prefix(np.array(impossible), lengths),
+            prefixes=int(lengths.sum()),
+            documents=len(lengths),
+        )
+
+    def _check(self, row: int, logs: Array) -> None:
+        law = self.laws[row]
+        if logs.shape != law.shape or not np.allclose(np.exp(logs).sum(-1), 1.0, atol=1e-3):
+            raise MicroworldError(
+                f"Each document needs one row of log probabilities per token over the {law.shape[-1]} words, each row "
+                f"summing to 1: document {row} needs shape {law.shape} and got {logs.shape}."
+            )
+        if not np.isfinite(logs[law > 0]).all():
+            raise MicroworldError(
+                f"Document {row} has a next token with probability 0 that the grammar says: the error is infinite. "
+                "Give the logarithms of a softmax, which are finite."
+            )
 
 
 def steering_error_from_log_probs(
-    next_log_probs: NextLogProbs,
-    *,
-    given: Mapping[str, str],
-    n: int = 512,
-    seed: int = 0,
-    batch_size: int = 64,
+    next_log_probs: NextLogProbs, *, given: Mapping[str, str], n: int = 128, seed: int = 0
 ) -> SteeringError:
-    """The steering error of whatever `next_log_probs` speaks for; finite whenever its log probabilities are.
+    """The steering error of any speaker over the beginnings of `n` documents; the same seed draws the same ones."""
+    return SteeringTask.draw(given, n=n, seed=seed).error(next_log_probs)
 
-    Call it twice, with and without the intervention: the same seed gives the same prefixes. Refused: rows that are
-    not laws over the vocabulary.
-    """
-    prefixes = draw_prefixes(given, n=n, seed=seed)
-    divergence, impossible = [], []
-    for first in range(0, len(prefixes.ids), batch_size):
-        some = slice(first, first + batch_size)
-        logs = np.asarray(next_log_probs(prefixes.ids[some]), dtype=float)
-        law = prefixes.laws[some]
-        if logs.shape != law.shape or not np.allclose(np.exp(logs).sum(-1), 1.0, atol=1e-3):
-            raise MicroworldError(
-                f"next_log_probs must give one row of log probabilities per prefix over the {law.shape[-1]} words "
-                f"(ending {EOS!r} included), each summing to 1; it gave shape {logs.shape}."
-            )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(law > 0, law * (np.log(law) - logs), 0.0)
-        divergence.append(terms.sum(-1))
-        impossible.append((np.exp(logs) * (1 - prefixes.grammatical[some])).sum(-1))
-    return SteeringError(
-        float(np.concatenate(divergence).mean()), float(np.concatenate(impossible).mean()), len(prefixes.ids)
-    )
+
+def _per_prefix(sums: Float[Array, " document"], lengths: Float[Array, " document"]) -> Measured:
+    """Every prefix weighs the same: a ratio of two means, its standard error by linearisation."""
+    mean = sums.sum() / lengths.sum()
+    residual = (sums - mean * lengths) / lengths.mean()
+    return Measured(float(mean), float(residual.std(ddof=1) / np.sqrt(len(sums))))

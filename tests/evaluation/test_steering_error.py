@@ -1,0 +1,104 @@
+"""The steering error of hosted models: the same as by hand from their logits, with and without an edit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+import lens_steer as ls
+from lens_steer import microworld
+from lens_steer.errors import MicroworldError, ModelError, SettingError
+from lens_steer.host.load import load_model
+from lens_steer.microworld.english import english
+from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.tokenizer import save_tokenizer
+from tests.evaluation.hosts import random_edit
+from tests.handles import handles
+
+PLAIN = {"register": "plain"}
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A random GPT-2 that speaks the microworld's words."""
+    place = tmp_path_factory.mktemp("speaker")
+    save_tokenizer(place)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(english().words), n_embd=32, n_layer=2, n_head=4, n_positions=160)
+    return load_model(GPT2LMHeadModel(config), tokenizer=AutoTokenizer.from_pretrained(place))
+
+
+def by_hand(model: Any, *, n: int, seed: int) -> tuple[float, float]:
+    """One forward per beginning, through TransformerLens's own call."""
+    oracle, divergence, outside = Oracle(), [], []
+    for document in microworld.sample(n, seed=seed, **PLAIN):
+        ids = [oracle.grammar.ids["<bos>"], *(oracle.grammar.ids[word] for word in document.text.split())]
+        laws = zip(oracle.follow(document.text.split(), given=PLAIN), oracle.follow(document.text.split()))
+        for place, (law, free) in enumerate(laws):
+            with torch.no_grad():
+                logits = model(torch.tensor([ids[: place + 1]]))[0, -1].double()
+            logs = logits.log_softmax(-1).numpy()
+            divergence.append(float((law[law > 0] * (np.log(law[law > 0]) - logs[law > 0])).sum()))
+            outside.append(float(np.exp(logs[free == 0]).sum()))
+    return float(np.mean(divergence)), float(np.mean(outside))
+
+
+def test_it_is_the_mean_over_all_beginnings(speaker: Any) -> None:
+    edit = random_edit(speaker, size=0.1)
+    found = ls.steering_error(speaker, given=PLAIN, intervention=edit, n=2, seed=5, batch_size=1)
+    before = by_hand(speaker, n=2, seed=5)
+    with edit.on(speaker):
+        after = by_hand(speaker, n=2, seed=5)
+    assert (found.before.nats.mean, found.before.ungrammatical.mean) == pytest.approx(before, rel=1e-4)
+    assert (found.nats, found.ungrammatical) == pytest.approx(after, rel=1e-4)
+    assert abs(after[0] - before[0]) > 1e-3
+    table = found.frame.set_index("measure")
+    assert table.loc["nats", ["before", "after"]].tolist() == pytest.approx([before[0], after[0]], rel=1e-4)
+    np.testing.assert_allclose(table["change"], table["after"] - table["before"])
+    assert (table[["before_se", "after_se"]] > 0).all(axis=None)
+
+
+def test_it_leaves_the_model_and_its_answer_alone(speaker: Any) -> None:
+    edit = random_edit(speaker)
+    ls.steering_error(speaker, given=PLAIN, n=2)  # the host hangs its own hooks at its first forward pass
+    there = handles(speaker)
+    first = ls.steering_error(speaker, given=PLAIN, intervention=edit, n=4, seed=1)
+    assert handles(speaker) == there
+    assert ls.steering_error(speaker, given=PLAIN, intervention=edit, strength=0.0, n=4, seed=1).after == first.before
+    assert ls.steering_error(speaker, given=PLAIN, n=4, seed=1).after == first.before
+    by_one = ls.steering_error(speaker, given=PLAIN, n=4, seed=1, batch_size=1)
+    assert by_one.nats == pytest.approx(first.before.nats.mean, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:no token was in the scope")
+def test_scopes_see_one_text(speaker: Any) -> None:
+    edit = random_edit(speaker)
+    whole = ls.steering_error(speaker, given=PLAIN, intervention=edit, n=3)
+    prompt, generated = (
+        ls.steering_error(speaker, given=PLAIN, intervention=edit.scoped(scope), n=3)
+        for scope in ("prompt", "generated")
+    )
+    assert prompt.nats == pytest.approx(whole.nats, rel=1e-5)
+    assert generated.after == generated.before
+
+
+def test_bad_input_is_refused(speaker: Any, tiny: Any) -> None:
+    with pytest.raises(ModelError, match=r'load_model\("microworld"\)'):
+        ls.steering_error(tiny, given=PLAIN)
+    with pytest.raises(MicroworldError, match="no value 'bored'"):
+        ls.steering_error(speaker, given={"register": "bored"})
+    with pytest.raises(MicroworldError, match="2 documents or more"):
+        ls.steering_error(speaker, given=PLAIN, n=1)
+    with pytest.raises(SettingError, match="batch_size"):
+        ls.steering_error(speaker, given=PLAIN, batch_size=0)
+    overflowing = random_edit(speaker, size=1e30)
+    with pytest.raises(ModelError, match="not finite"):
+        ls.steering_error(speaker, given=PLAIN, intervention=overflowing, n=2)
+
+
+def test_the_microworld_has_it_under_its_own_name() -> None:
+    assert microworld.steering_error is ls.steering_error
+    with pytest.raises(AttributeError, match="no attribute 'steering_erors'"):
+        _ = microworld.steering_erors
