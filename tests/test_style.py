@@ -101,6 +101,13 @@ def test_imports_point_one_way(path: Path) -> None:
             assert target in ("microworld", "errors"), f"{label(path)} imports {written}: microworld knows errors only"
 
 
+def test_only_faces_and_registers_load_by_name() -> None:
+    """What `import_module` loads no rule above sees: the faces name homes, a register finds what a name stands for."""
+    allowed = {"__init__.py", "microworld/__init__.py", "report/plots.py", "interventions/maps.py"}
+    found = {label(path) for path in MODULES if any(name == "import_module" for _, name, _ in imports(path))}
+    assert found <= allowed, f"{sorted(found - allowed)} load modules by name: write the import"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_transformer_lens_lives_in_one_room(path: Path) -> None:
     if room(path) == "host":

@@ -1,4 +1,4 @@
-"""The command line: rank, fit, ablate, generate, evaluate, bake and sites, on the user's own model and texts.
+"""The command line: rank, fit, ablate, generate, evaluate, bake, sites, study, report; on one's own model and texts.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_steer.cli.demo import demo
 from lens_steer.cli.options import (
     BatchSize,
     Chat,
@@ -39,7 +40,9 @@ from lens_steer.cli.options import (
     pattern_of,
     pool_of,
 )
+from lens_steer.cli.report import report
 from lens_steer.cli.runs import evaluate_edit, require_free_place, show, show_evaluation, write_run
+from lens_steer.cli.study import study_app
 from lens_steer.errors import LensSteerError, SettingError
 
 app = typer.Typer(
@@ -49,6 +52,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(study_app, name="study")
+app.command()(report)
+app.command()(demo)
 
 
 @app.command()
@@ -58,6 +64,7 @@ def sites(
     """List the kinds of sites of a model, or the sites that a pattern names."""
     import pandas as pd
 
+    from lens_steer.cli.findings import sites_study
     from lens_steer.host.sites import find_sites
 
     hosted = load(model, device, dtype)
@@ -69,7 +76,7 @@ def sites(
         table = kinds.agg(layers=("layer", "nunique"), units=("units", "first"), heads=("heads", "first")).reset_index()
     show(table)
     if out is not None:
-        write_run(out, "sites", {"model": model, "pattern": pattern}, {"sites": table})
+        write_run(out, "sites", {"model": model, "pattern": pattern}, sites_study(table), hosted)
 
 
 @app.command()
@@ -95,6 +102,7 @@ def rank(
     """Rank the units by how well each tells source from target; writes experts.csv and probes.csv."""
     settings = dict(locals())
     from lens_steer.activations.collect import collect
+    from lens_steer.cli.findings import ranking_study
     from lens_steer.ranking.experts import rank_experts
 
     require_free_place(out)
@@ -116,7 +124,7 @@ def rank(
     ]
     show(ranking.top(top)[columns])
     show(probes)
-    write_run(out, "rank", settings, {"experts": ranking.frame, "probes": probes})
+    write_run(out, "rank", settings, ranking_study(ranking, probes), hosted, contrast)
 
 
 @app.command()
@@ -183,6 +191,7 @@ def generate(
     settings = dict(locals())
     import pandas as pd
 
+    from lens_steer.cli.findings import texts_study
     from lens_steer.evaluation.generation import generate as generate_texts
     from lens_steer.interventions.intervention import Intervention
 
@@ -206,7 +215,7 @@ def generate(
     }
     table = pd.DataFrame({"prompt": rows, **columns})
     show(table.head(10))
-    write_run(out, "generate", settings, {"texts": table})
+    write_run(out, "generate", settings, texts_study(table, edits.get("edited")), hosted)
 
 
 @app.command()
@@ -238,6 +247,7 @@ def ablate(
     import pandas as pd
 
     from lens_steer.activations.collect import collect
+    from lens_steer.cli.findings import evaluation_study
     from lens_steer.interventions.ablation import ablate as ablate_units
 
     require_free_place(out)
@@ -256,7 +266,7 @@ def ablate(
         hosted, edit, halves_of(contrast, n, seed), prompts, words, seed, batch_size, decoding
     )
     show_evaluation(result, scorer, edit)
-    write_run(out, "ablate", settings, {"scores": result.frame, "texts": result.texts}, edit)
+    write_run(out, "ablate", settings, evaluation_study(result, edit), hosted, contrast)
 
 
 @app.command()
@@ -283,6 +293,7 @@ def evaluate(
 ) -> None:
     """Score generated texts before and after an intervention, and the perplexity of held-out target texts."""
     settings = dict(locals())
+    from lens_steer.cli.findings import evaluation_study
     from lens_steer.interventions.intervention import Intervention
 
     require_free_place(out)
@@ -294,7 +305,7 @@ def evaluate(
         hosted, edit, halves_of(contrast, n, seed), prompts, words, seed, batch_size, decoding
     )
     show_evaluation(result, scorer, edit)
-    write_run(out, "evaluate", settings, {"scores": result.frame, "texts": result.texts})
+    write_run(out, "evaluate", settings, evaluation_study(result, edit), hosted, contrast)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from lens_steer.evaluation.evaluation import Evaluation
     from lens_steer.evaluation.scorers import Scorer
     from lens_steer.interventions.intervention import Intervention
+    from lens_steer.report.study import Study
 
 _PROMPT_WORDS = 4
 _MOST_PROMPTS = 100
@@ -69,23 +69,13 @@ def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention) -> N
 
 
 def write_run(
-    out: Path, command: str, settings: dict[str, Any], tables: dict[str, pd.DataFrame], edit: Intervention | None = None
+    out: Path, command: str, settings: dict[str, Any], study: Study, hosted: Any, contrast: ContrastSet | None = None
 ) -> None:
-    """Write a run folder: run.json, each table as csv for people and as parquet for the report."""
-    from importlib.metadata import version
+    """Write a run folder, with each table as csv too."""
+    from lens_steer.report.run_folder import save_study
 
-    from lens_steer.directories import new_directory, write_json
-
-    with new_directory(out) as place:
-        (place / "tables").mkdir()
-        for name, table in tables.items():
-            table.to_csv(place / f"{name}.csv", index=False)
-            table.to_parquet(place / "tables" / f"{name}.parquet", index=False)
-        if edit is not None:
-            edit.save(place / "interventions" / command)
-        versions = {name: version(name) for name in ("lens-steer", "transformer-lens", "transformers", "torch")}
-        about = {"command": command, "arguments": sys.argv[1:], "settings": settings, "versions": versions}
-        write_json(place / "run.json", about)
+    seed = settings.get("seed")
+    save_study(study, out, name=command, model=hosted, contrast=contrast, seed=seed, settings=settings, csv=True)
     typer.echo(f"written to {out}")
 
 

@@ -15,13 +15,14 @@ _FIGURES = {
     "DownstreamShift": ("downstream", "downstream_figure"),
     "Evaluation": ("evaluation", "evaluation_figure"),
     "ExpertRanking": ("ranking", "ranking_figure"),
+    "Interaction": ("interaction", "interaction_figure"),
     "Intervention": ("intervention", "intervention_figure"),
     "LinEASPath": ("path", "path_figure"),
 }
 
 
 def plot(result: Any) -> go.Figure:
-    """Return a figure of a result: DownstreamShift, ExpertRanking, Intervention, Evaluation or LinEASPath.
+    """Return a figure of a result: DownstreamShift, ExpertRanking, Interaction, Intervention, Evaluation or LinEASPath.
 
     SettingError for anything else.
     """

@@ -56,7 +56,8 @@ def test_the_main_job(place: Path) -> None:
     assert {"site", "unit", "width", "heldout_auroc"} <= set(experts.columns)
     assert len(pd.read_parquet(place / "rank" / "tables" / "experts.parquet")) == 256
     run = json.loads((place / "rank" / "run.json").read_text())
-    assert run["command"] == "rank"
+    assert run["name"] == "rank"
+    assert run["summary"][0].startswith("The best expert unit")
     assert run["settings"]["seed"] == 0
     assert run["settings"]["top"] == 3
     assert "torch" in run["versions"]
@@ -67,7 +68,7 @@ def test_the_main_job(place: Path) -> None:
     assert set(settings) == set(inspect.signature(cli.ablate).parameters)
     scores = pd.read_csv(place / "ablate" / "scores.csv")
     assert scores.measure.tolist() == ["effect", "cost"]
-    assert len(Intervention.load(place / "ablate" / "interventions" / "ablate").units()) == 20
+    assert len(Intervention.load(place / "ablate" / "interventions" / "ablate zero").units()) == 20
     for mode in ("mean", "target_mean"):
         command = f"ablate {TEXTS} --units @rank/experts.csv --top 5 --mode {mode} --max-new-tokens 2 --out @{mode}"
         lens_steer(place, command)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
+
+from lens_steer.errors import SettingError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
 INK, FAINT = "#222222", "#767676"
@@ -58,3 +63,10 @@ def colour_bar(title: str, **place: Any) -> dict[str, Any]:
         "tickfont": {"size": 11},
         **place,
     }
+
+
+def require_columns(frame: pd.DataFrame, *names: str | None) -> None:
+    """Raise SettingError if the table lacks one of the columns (None: not asked for)."""
+    missing = [name for name in names if name is not None and name not in frame.columns]
+    if missing:
+        raise SettingError(f"the table has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")

@@ -1,0 +1,45 @@
+"""`lens-steer demo`: the whole job on the embedded model, without a network, and a report about it."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_steer.cli.options import Seed
+from lens_steer.cli.runs import require_free_place
+from lens_steer.cli.study import find_studies
+from lens_steer.errors import SettingError
+
+_PLACE = Path("runs/demo")
+
+
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="New directory for run and report; runs/demo, or the next free one.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Find the experts of "rude" in the embedded model, steer away from it, and write a report; about two minutes."""
+    from lens_steer.host.load import load_model
+    from lens_steer.reading import read_contrast
+    from lens_steer.report.page import write_report
+
+    place = _free_place() if out is None else out
+    require_free_place(place)
+    studies = find_studies()
+    if "demo" not in studies:
+        raise SettingError("the study of the demo is not installed: run `make demo`, or `pip install -e .` again")
+    run = studies["demo"].load()
+    study = run(load_model("microworld"), read_contrast("microworld:rude", seed=seed), out=place / "run", seed=seed)
+    for line in study.summary:
+        typer.echo(line)
+    typer.echo(f"The report is {write_report(place / 'report.html', place / 'run')}")
+
+
+def _free_place() -> Path:
+    """Return runs/demo, or runs/demo-2 and so on when earlier demos are there."""
+    names = (_PLACE if number == 1 else _PLACE.with_name(f"{_PLACE.name}-{number}") for number in count(1))
+    return next(place for place in names if not place.exists())

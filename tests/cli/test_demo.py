@@ -1,0 +1,61 @@
+"""`lens-steer demo`: one command, a run folder and a report; never over another one's results."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import lens_steer as ls
+from lens_steer import cli
+from lens_steer.errors import OutputError, SettingError
+
+# The package's own `demo` is the command.
+command = import_module("lens_steer.cli.demo")
+
+
+class Installed:
+    """Stands in for the entry point of a study that finds nothing much."""
+
+    def load(self) -> Any:
+        def run(model: Any, contrast: ls.ContrastSet, *, out: Path, seed: int) -> ls.Study:
+            study = ls.Study(frames={"numbers": pd.DataFrame({"n": [1]})}, figures={}, summary=[f"found in {contrast}"])
+            study.save(out, name="demo", model=model, contrast=contrast, seed=seed, settings={})
+            return study
+
+        return run
+
+
+def demo(place: Path) -> list[str]:
+    result = CliRunner().invoke(cli.app, ["demo", "--out", str(place)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return [line for line in result.output.splitlines() if line.strip()]
+
+
+def test_it_runs_the_study_and_writes_the_report(
+    tmp_path: Path, embedded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "find_studies", lambda: {"demo": Installed()})
+    monkeypatch.setattr("lens_steer.host.load.load_model", {"microworld": embedded}.__getitem__)
+    said, report = demo(tmp_path / "demo"), tmp_path / "demo" / "report.html"
+    assert said[0].startswith("found in ContrastSet('microworld:rude'")
+    assert said[-1] == f"The report is {report}"
+    assert "microworld:rude" in report.read_text(encoding="utf-8")
+    assert (tmp_path / "demo" / "run" / "run.json").is_file()
+    with pytest.raises(OutputError, match="already holds other results"):
+        demo(tmp_path / "demo")
+
+
+def test_the_next_free_place_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command._free_place() == Path("runs/demo")
+    Path("runs/demo").mkdir(parents=True)
+    assert command._free_place() == Path("runs/demo-2")
+
+
+def test_an_installation_without_the_study_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_studies", dict)
+    with pytest.raises(SettingError, match="make demo"):
+        demo(tmp_path / "demo")

@@ -1,0 +1,116 @@
+"""Figures of frames show the numbers of their columns, and name a column that is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lens_steer as ls
+from lens_steer.activations.activations import Activations
+from lens_steer.errors import SettingError
+from lens_steer.report import figures
+
+DOSES = pd.DataFrame(
+    {
+        "k": [10, 1, 1, 10, 0],
+        "units": ["experts", "experts", "random", "random", "random"],
+        "score": [0.1, 0.4, 0.5, 0.5, 0.5],
+        "low": [0.0, 0.3, 0.4, 0.4, 0.4],
+        "high": [0.2, 0.5, 0.6, 0.6, 0.6],
+    }
+)
+HOW: dict[str, Any] = {"x": "k", "y": "score", "by": "units", "title": "Dose"}
+
+
+def test_they_are_public() -> None:
+    assert ls.figures is figures
+
+
+def test_dose_response_draws_each_line_by_rising_dose_with_its_band() -> None:
+    figure = figures.dose_response(DOSES, **HOW, low="low", high="high", baseline=0.6)
+    lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
+    assert list(lines) == ["experts", "random"]
+    assert list(lines["experts"].x) == [1, 10]
+    assert list(lines["experts"].y) == [0.4, 0.1]
+    assert list(lines["random"].x) == [0, 1, 10]
+    low, high = figure.data[0], figure.data[1]
+    assert (list(low.y), list(high.y)) == ([0.3, 0.0], [0.5, 0.2])
+    assert high.fill == "tonexty"
+    assert [annotation.text for annotation in figure.layout.annotations] == ["no edit"]
+
+
+def test_dose_response_leaves_zero_out_of_a_logarithmic_axis_and_averages_repeats() -> None:
+    twice = pd.concat([DOSES, DOSES.assign(score=DOSES["score"] + 0.2)])
+    line = figures.dose_response(twice, **HOW, log_x=True).data[-1]
+    assert list(line.x) == [1, 10]
+    assert list(line.y) == pytest.approx([0.6, 0.6])
+
+
+def test_dose_response_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(SettingError, match="both low and high"):
+        figures.dose_response(DOSES, **HOW, low="low")
+    with pytest.raises(SettingError, match="no column 'dose'"):
+        figures.dose_response(DOSES, **{**HOW, "x": "dose"})
+    with pytest.raises(SettingError, match="nothing to draw"):
+        figures.dose_response(DOSES[DOSES["k"] == 0], **HOW, log_x=True)
+
+
+def test_support_by_layer_adds_up_the_sites_of_a_layer() -> None:
+    frame = pd.DataFrame({"layer": [1, 0, 0], "kept": [5, 2, 3], "share": [0.5, 0.2, 0.4], "edit": "a"})
+    assert list(figures.support_by_layer(frame).data[0].y) == [5, 5]
+    assert list(figures.support_by_layer(frame, kept="share", share=True, by="edit").data[0].y) == pytest.approx(
+        [0.3, 0.5]
+    )
+
+
+def test_overlap_bars_show_value_interval_and_chance() -> None:
+    frame = pd.DataFrame({"set": ["a", "b"], "value": [0.3, 0.1], "low": [0.2, 0.0], "high": [0.6, 0.3], "null": 0.05})
+    figure = figures.overlap_bars(
+        frame, label="set", value="value", chance="null", low="low", high="high", title="Overlap"
+    )
+    bars, chance = figure.data
+    assert list(bars.x) == [0.3, 0.1]
+    assert list(bars.error_x.array) == pytest.approx([0.3, 0.2])
+    assert list(bars.error_x.arrayminus) == pytest.approx([0.1, 0.1])
+    assert list(chance.x) == [0.05, 0.05]
+
+
+def test_order_dependence_joins_the_two_orders() -> None:
+    frame = pd.DataFrame({"pair": ["dense", "sparse"], "ab": [0.3, 0.1], "ba": [0.2, 0.1], "none": 0.4})
+    figure = figures.order_dependence(
+        frame, label="pair", first="ab", second="ba", before="none", title="Order", x_title="score"
+    )
+    joins = [list(trace.x) for trace in figure.data if trace.mode == "lines"]
+    assert joins == [[0.3, 0.2], [0.1, 0.1]]
+    dots = {trace.name: list(trace.x) for trace in figure.data if trace.mode == "markers"}
+    assert dots == {"no edit": [0.4, 0.4], "a, then b": [0.3, 0.1], "b, then a": [0.2, 0.1]}
+
+
+def test_matrix_is_white_at_zero() -> None:
+    frame = pd.DataFrame([[-0.5, 0.25], [np.nan, 0.0]], index=["a", "b"])
+    cells = figures.matrix(frame, title="Matrix", diverging=True, percent=True).data[0]
+    assert (cells.zmin, cells.zmax) == (-0.5, 0.5)
+    assert [list(row) for row in cells.text] == [["−50%", "25%"], ["", "0%"]]  # noqa: RUF001
+    upward = figures.matrix(frame.abs(), title="Matrix").data[0]
+    assert (upward.zmin, upward.zmax) == (0, 0.5)
+
+
+def test_auroc_by_concept_shows_the_unit_that_the_selection_half_chose() -> None:
+    generator = np.random.default_rng(0)
+    frames = []
+    for concept, distance in (("noise", 0), ("signal", 3)):
+        source, target = (
+            {f"blocks.{layer}.hook_out": generator.normal(size=(20, 6)) for layer in range(3)} for _ in range(2)
+        )
+        source["blocks.1.hook_out"][:, 4] += distance
+        frames.append(ls.rank_experts(Activations.from_arrays(source=source, target=target, name=concept)).frame)
+    frame = pd.concat(frames)
+    cells = figures.auroc_by_concept(frame).data[0]
+    assert list(cells.y) == ["signal", "noise"]
+    for concept, row in zip(cells.y, cells.z, strict=True):
+        for layer, shown in zip(cells.x, row, strict=True):
+            here = frame[(frame["concept"] == concept) & (frame["layer"] == int(layer))]
+            assert shown == here.loc[here["selection_auroc"].idxmax(), "heldout_auroc"]

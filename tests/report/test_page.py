@@ -1,0 +1,160 @@
+"""The report opens without a network, shows what the run folders hold, and lets no text become markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lens_steer import cli
+from lens_steer.errors import ArtifactError, OutputError, SettingError
+from lens_steer.report.page import write_report
+from tests.report.runs import HOSTILE, save, study_of
+
+_CSP = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+
+
+@pytest.fixture(scope="module")
+def runs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    place = tmp_path_factory.mktemp("runs")
+    second = study_of(tiny, summary=["A second finding"], tokens={}, captions={})
+    return [save(study_of(tiny), place / "a", tiny), save(second, place / "b", tiny, name="other_study")]
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Path]) -> str:
+    return write_report(runs[0].parent / "report.html", runs).read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Collects what the browser would see: tags with their attributes, and text outside of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text += data
+
+
+def test_the_page_says_what_was_found_and_how_to_repeat_it(page: str) -> None:
+    seen = Elements(page)
+    assert "<h1>Three units were found</h1>" in page
+    assert "A second finding" in seen.text
+    for said in ("What the units tell apart, as AUROC.", "path.gamma", "0.912", "A heading", "and a note", "seed 7"):
+        assert said in seen.text
+    for package in ("torch", "transformer-lens", "lens-steer"):
+        assert package in seen.text
+    assert "2 source + 2 target texts" in seen.text
+    targets = {attributes["href"] for tag, attributes in seen.tags if tag == "a"}
+    places = {f"#{attributes['id']}" for _, attributes in seen.tags if "id" in attributes}
+    assert targets
+    assert targets <= places
+
+
+def test_there_is_no_empty_part(page: str) -> None:
+    assert "Empty" not in Elements(page).text  # the table without rows
+    assert "None" not in Elements(page).text
+
+
+def test_no_text_becomes_markup(page: str) -> None:
+    seen = Elements(page)
+    assert seen.text.count(HOSTILE) >= 2  # as a sentence and as a cell, letter by letter
+    assert not [tag for tag, _ in seen.tags if tag in ("img", "b", "link", "iframe", "object")]
+    assert not [attributes for _, attributes in seen.tags if attributes.keys() & {"src", "onerror"}]
+    data = [json.loads(text) for text in seen.scripts if text.startswith("{")]
+    assert any(spec["data"][0]["x"][0] == HOSTILE for spec in data if spec.get("data") and "x" in spec["data"][0])
+
+
+def test_each_script_is_there_once(page: str, runs: list[Path]) -> None:
+    assert page.count("var CircuitsVis=") == 1
+    assert page.count("plotly.js v") == 1
+    alone = write_report(runs[0].parent / "alone.html", runs[1]).read_text(encoding="utf-8")
+    assert "var CircuitsVis=" not in alone  # no tokens are shown there
+    assert "A second finding</h1>" in alone
+
+
+def test_wrong_input_is_one_message(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "there.html").write_text("mine")
+    with pytest.raises(OutputError, match="already exists"):
+        write_report(tmp_path / "there.html", runs)
+    with pytest.raises(SettingError, match="at least one run folder"):
+        write_report(tmp_path / "new.html", [])
+    with pytest.raises(ArtifactError, match="not a directory that lens_steer wrote"):
+        write_report(tmp_path / "new.html", [runs[0], tmp_path])
+    assert [path.name for path in tmp_path.iterdir()] == ["there.html"]
+
+
+def test_the_command(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    said = CliRunner().invoke(cli.app, ["report", str(runs[1]), "--out", str(out), "--title", "My <title>"])
+    assert said.exit_code == 0, said.output
+    assert "<h1>My &lt;title&gt;</h1>" in out.read_text(encoding="utf-8")
+
+
+def chromium(page: Path, place: Path) -> tuple[str, list[str]]:
+    """Open a page with every host name unresolvable; return the DOM and what the page asked of the network."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000"]
+    options += [f"--user-data-dir={place / 'profile'}", f"--log-net-log={place / 'net.json'}"]
+    done = subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    events = json.loads((place / "net.json").read_text())["events"]
+    params = [event.get("params") or {} for event in events]
+    # The browser asks things of its own accord ("not an origin"); what a file's page asks for has the origin "null".
+    return done.stdout, [each["url"] for each in params if each.get("initiator") == "null"]
+
+
+def test_it_opens_in_a_browser_without_a_network(page: str, tmp_path: Path) -> None:
+    # The policy in its head would keep the page from asking: without it, it must not ask either.
+    assert len(_CSP.findall(page)) == 1
+    bare = tmp_path / "bare.html"
+    watched = _CSP.sub('<script>addEventListener("error", (e) => (document.title = e.message))</script>', page)
+    bare.write_text(watched.replace("</body>", '<script>document.querySelector("th button").click()</script></body>'))
+    seen, asked = chromium(bare, tmp_path)
+    assert asked == []
+    assert "<title>Three units were found</title>" in seen  # no script failed
+    plots = page.count('class="plot"')
+    assert plots == 6
+    assert len(re.findall(r'class="plot js-plotly-plot"', seen)) == plots
+    assert len(re.findall(r'<svg class="main-svg"', seen)) >= plots
+    first = seen[seen.index("<tbody>") : seen.index("</tbody>")]
+    assert re.findall(r'<tr><td class="number" data-order="(\d)', first) == ["3", "2", "1"]  # a click sorted by unit
+    tokens = seen[seen.index('class="colored-tokens"') :]
+    colours = re.findall(r"background-color: rgb\(([^)]*)\)", tokens[: tokens.index("</td>")])
+    zero, negative, largest = (tuple(map(int, colour.split(","))) for colour in colours)
+    assert zero == (255, 255, 255)
+    assert largest == (123, 50, 148)
+    assert negative[1] > max(negative[0], negative[2])
+    assert min(negative) > 150  # a third as large as the largest: not as deep as the unit's own extreme
+
+
+def test_the_browser_would_tell_of_a_request(tmp_path: Path) -> None:
+    page = tmp_path / "asks.html"
+    page.write_text('<img src="http://example.invalid/x.png">')
+    assert chromium(page, tmp_path)[1] == ["http://example.invalid/x.png"]

@@ -1,0 +1,97 @@
+"""How tables and figures are set on the page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from lens_steer.report.figures.style import styled
+from lens_steer.report.shown_figure import shown_figure
+from lens_steer.report.shown_table import number, shown_table
+
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+
+
+def column(values: list[object]) -> list[str]:
+    return [row[0].text for row in shown_table(pd.DataFrame({"x": values})).rows]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.91234, 0.5, float("nan")], ["0.912", "0.500", ""]),
+        ([-0.0001, 0.9], ["0.000", "0.900"]),
+        ([1234567, -5, 0], ["1,234,567", MINUS + "5", "0"]),
+        ([12.345, 350.0], ["12.3", "350.0"]),
+        ([0.066, 0.00066], ["0.06600", "0.00066"]),
+        ([3e-12, 0.04, 0.9], [f"3.0{TIMES}10⁻¹²", "0.0400", "0.900"]),
+        ([float("inf"), 1.5], ["∞", "1.500"]),
+        (["a", None], ["a", ""]),
+        ([True, False], ["yes", "no"]),
+        ([[1, 2.5], []], ["1, 2.50", ""]),
+    ],
+)
+def test_numbers_of_a_column_are_rounded_alike(values: list[object], shown: list[str]) -> None:
+    assert column(values) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.5, "0.500"),
+        (-2, MINUS + "2"),
+        (0.0, "0"),
+        (1e-9, f"1.0{TIMES}10⁻⁹"),
+        (123.456, "123"),
+        (2e7, f"2.0{TIMES}10⁷"),
+    ],
+)
+def test_numbers_that_stand_alone(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_what_all_rows_share_is_said_once_and_empty_columns_are_left_out() -> None:
+    frame = pd.DataFrame({"concept": "sad", "heldout_auroc": [0.9, 0.8, 0.7, 0.6], "none": np.nan})
+    table = shown_table(frame)
+    assert [column.title for column in table.columns] == ["held-out AUROC"]
+    assert table.constants == (("concept", "sad"),)
+    assert [column.title for column in shown_table(frame.head(2)).columns] == ["concept", "held-out AUROC"]
+
+
+def test_rows_sort_by_their_exact_values() -> None:
+    table = shown_table(pd.DataFrame({"x": [0.91234, 0.91235]}))
+    assert [row[0].order for row in table.rows] == [0.91234, 0.91235]
+
+
+def test_a_long_table_says_that_it_is_cut() -> None:
+    table = shown_table(pd.DataFrame({"x": range(1000)}))
+    assert table.is_cut
+    assert len(table.rows) == 500
+    assert table.total == 1000
+    # A value that only the shown rows share is no constant.
+    mixed = shown_table(pd.DataFrame({"x": [1] * 600 + [2] * 400}))
+    assert mixed.constants == ()
+
+
+def test_a_table_of_constants_alone_stays_readable() -> None:
+    table = shown_table(pd.DataFrame({"x": [1] * 5}))
+    assert table.constants == ()
+    assert [row[0].text for row in table.rows] == ["1"] * 5
+
+
+def test_title_and_note_become_text_and_give_back_their_room() -> None:
+    figure = styled(go.Figure(go.Scatter(x=[1], y=[2])), "A title &amp; more", "W<sub>2</sub> in<br>two lines")
+    shown = shown_figure(figure)
+    assert (shown.heading, shown.note) == ("A title & more", "W2 in two lines")
+    assert "title" not in shown.spec["layout"]
+    before, after = figure.layout, shown.spec["layout"]
+    assert before.height - before.margin.t == after["height"] - after["margin"]["t"]
+    assert figure.layout.title.text  # the figure itself is left as it was
+
+
+def test_a_bare_figure_has_no_heading() -> None:
+    shown = shown_figure(go.Figure())
+    assert (shown.heading, shown.note) == ("", "")
+    assert shown.spec["layout"]["height"] > 0

@@ -1,0 +1,147 @@
+"""Studies on disk: what is saved is what is loaded, whole or not at all, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lens_steer.activations.show import show_units
+from lens_steer.errors import ArtifactError, OutputError, SettingError
+from lens_steer.report.run_folder import read_run
+from lens_steer.report.study import Study
+from lens_steer.report.token_view import TokenText, TokenView
+from tests.report.runs import CONTRAST, save, study_of
+
+
+@pytest.fixture
+def folder(tiny: Any, tmp_path: Path) -> Path:
+    return save(study_of(tiny), tmp_path / "run", tiny)
+
+
+def test_a_study_comes_back_as_it_was(tiny: Any, folder: Path) -> None:
+    study, back = study_of(tiny), Study.load(folder)
+    assert list(back.frames) == ["experts", "empty"]
+    for name, frame in study.frames.items():
+        pd.testing.assert_frame_equal(back.frames[name], frame)
+    assert list(back.figures) == ["experts", "alone"]
+    for name, figure in study.figures.items():
+        assert json.loads(back.figures[name].to_json()) == json.loads(figure.to_json())
+    assert list(back.summary) == list(study.summary)
+    assert back.captions == study.captions
+    assert back.interventions == study.interventions
+    assert back.tokens == study.tokens
+
+
+def test_run_json_says_how_to_repeat_it(tiny: Any, folder: Path) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    assert about["name"] == "a_study"
+    assert about["seed"] == 7
+    assert about["settings"] == {"k": 3, "path": {"gamma": [1.0, 0.5]}}
+    assert about["contrast"] == {"name": "sad", "data": CONTRAST.data_hash, "texts": {"source": 2, "target": 2}}
+    assert {"model", "weights", "dtype"} <= set(about["model"])
+    assert {"python", "torch", "lens-steer"} <= set(about["versions"])
+    assert "pytest" in about["command"]
+
+
+def test_an_index_is_kept_where_it_says_something(tiny: Any, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"x": [1, 2, 3]})
+    frames = {"chosen": rows[rows.x > 1], "named": rows.set_axis(["a", "b", "c"]).rename_axis("method")}
+    wide = pd.DataFrame([[1.0, 2.0]], index=pd.Index(["layer 0"], name="edited"), columns=[0, 1])
+    study = study_of(tiny, frames={**frames, "wide": wide}, captions={})
+    back = Study.load(save(study, tmp_path / "run", tiny)).frames
+    assert back["chosen"].to_dict("list") == {"x": [2, 3]}
+    assert back["named"].to_dict("list") == {"method": ["a", "b", "c"], "x": [1, 2, 3]}
+    assert back["wide"].to_dict("list") == {"edited": ["layer 0"], "0": [1.0], "1": [2.0]}
+
+
+def test_shown_units_become_tokens_of_what_a_pool_reads(tiny: Any, tmp_path: Path) -> None:
+    view = show_units(tiny, CONTRAST, [("blocks.0.mlp.hook_post", 3)], top=2)
+    back = Study.load(save(study_of(tiny, tokens={"best": view}), tmp_path / "run", tiny)).tokens["best"]
+    assert isinstance(back, TokenView)
+    for text, shown in zip(back.units[0].texts, view.units[0].top, strict=True):
+        kept = [value for value, pooled in zip(shown.values.tolist(), shown.pooled, strict=True) if pooled]
+        assert list(text.values) == kept
+        assert max(text.values) == pytest.approx(shown.largest)
+        assert len(text.tokens) == len(kept) == shown.pooled.count(True) < len(shown.pooled)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"summary": []}, "says what was found"),
+        ({"summary": ["  "]}, "says what was found"),
+        ({"summary": "one sentence"}, "list of sentences"),
+        ({"captions": {"expert": "x"}}, "'expert'"),
+        ({"frames": {"a/b": pd.DataFrame()}, "captions": {}}, "'a/b' cannot be a file's name"),
+        ({"figures": {"..": None}, "captions": {}}, "cannot be a file's name"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(tiny: Any, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        study_of(tiny, **changes)
+
+
+@pytest.mark.parametrize("values", [(), (1.0,), (1.0, float("nan"))])
+def test_every_token_needs_a_value(values: tuple[float, ...]) -> None:
+    with pytest.raises(SettingError, match="2 tokens need as many finite values"):
+        TokenText(("a", "b"), values)
+
+
+def test_saving_is_whole_or_not_at_all(tiny: Any, folder: Path) -> None:
+    with pytest.raises(OutputError, match="already holds"):
+        save(study_of(tiny), folder, tiny)
+    mixed = study_of(tiny, frames={"mixed": pd.DataFrame({"x": [1, "a", {"b": 2}]})}, captions={})
+    with pytest.raises(SettingError, match="'mixed'"):
+        save(mixed, folder.parent / "other", tiny)
+    assert [path.name for path in folder.parent.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "tables/experts.parquet",
+        "figures/alone.json",
+        "tokens/best.json",
+        "run.json",
+        "interventions/edit/maps.safetensors",
+    ],
+)
+@pytest.mark.parametrize("content", ["", '{"a": 1', '{"a": 1}', "[1]"])
+def test_damage_is_named(folder: Path, file: str, content: str) -> None:
+    (folder / file).write_text(content)
+    with pytest.raises(ArtifactError, match=file.replace("/", ".")):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("file", ["tables/experts.parquet", "figures/alone.json", "tokens/best.json"])
+def test_a_missing_part_is_named(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    with pytest.raises(ArtifactError, match=f"{file} is missing"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("key", ["summary", "captions", "order", "name", "format"])
+def test_an_incomplete_run_json_is_refused(folder: Path, key: str) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    del about[key]
+    (folder / "run.json").write_text(json.dumps(about))
+    with pytest.raises(ArtifactError, match=r"run.json"):
+        read_run(folder)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a directory that lens_steer wrote"):
+        Study.load(tmp_path)
+    with pytest.raises(ArtifactError, match="nowhere"):
+        Study.load(tmp_path / "nowhere")
+
+
+def test_the_folder_of_an_intervention_is_read_too(tiny: Any, tmp_path: Path) -> None:
+    edit = study_of(tiny).interventions["edit"]
+    run = read_run(edit.save(tmp_path / "edit"))
+    assert run.study.summary == ["a method moves 3 units; edited sites: 1"]
+    assert list(run.study.interventions.values()) == [edit]
