@@ -1,0 +1,300 @@
+"""Which single units tell a concept from other texts, how well on texts that did not choose them, and what else.
+
+One concept, or many in one pass over the texts: the units of every site are ranked by AUROC (arXiv 2407.12824) on one
+half of the texts and measured on the other. Beside every claim stand a linear probe on the same layer, the same search
+on shuffled labels, and the length of the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+
+import lens_steer as ls
+from analyses.heldout import plain
+
+FALSE_DISCOVERIES = 0.05
+EXPERT = 0.9  # held-out AUROC from which the sentences speak of an expert
+
+
+def run(
+    model: Any,
+    contrast: ls.ContrastSet | ls.LabelledTexts,
+    *,
+    out: str | Path | None,
+    seed: int = 0,
+    sites: str | Sequence[str] = "mlp.hook_post",
+    pool: Literal["max", "mean", "last", "first"] = "max",
+    holdout: float = 0.5,
+    shuffles: int = 5,
+    keep: int = 1000,
+    top: int = 20,
+    shown: int = 3,
+    batch_size: int | None = None,
+) -> ls.Study:
+    """Rank the units of one concept or of many by how well each tells its texts from others.
+
+    Frames: `by_concept` (one row a concept: the best unit, its probe and its controls), `by_layer` (the best unit of
+    every site), `experts`, `shuffled_labels`, `confounds`.
+
+    Parameters
+    ----------
+    model:
+        A TransformerLens model.
+    contrast:
+        One concept, or texts labelled for many.
+    out:
+        The new run folder; None writes nothing.
+    seed:
+        Of the split in halves and of the shuffles.
+    sites:
+        Where to look.
+    pool:
+        How a text's tokens become one value: max, mean, last or first.
+    holdout:
+        Share of each side's texts that do not choose the unit; on them it is measured.
+    shuffles:
+        How many times labels are shuffled for the control.
+    keep:
+        Units of each concept in the table `experts`, best first.
+    top:
+        Units of each concept that are asked what else they tell.
+    shown:
+        Units (with many concepts: concepts, the best unit of each) whose texts are shown token by token.
+    batch_size:
+        Texts per batch; chosen by length when left out.
+
+    """
+    settings = plain(locals())
+    texts = contrast.labelled if isinstance(contrast, ls.ContrastSet) else contrast
+    activations = ls.collect(model, contrast, sites, pool=pool, batch_size=batch_size)
+    ranking = ls.rank_experts(activations, holdout=holdout, seed=seed)
+    control = shuffled_labels(activations, holdout=holdout, draws=shuffles, seed=seed)
+    by_layer = best_by_layer(ranking, holdout=holdout, seed=seed)
+    by_concept = best_by_concept(by_layer, ranking, control)
+    frames = {
+        "by_concept": by_concept,
+        "by_layer": by_layer,
+        "experts": ranking.top(keep),
+        "shuffled_labels": control,
+        "confounds": confounds(ranking, top),
+    }
+    many = len(by_concept) > 1
+    figures = {"experts": ranking.concept(by_concept["concept"].iloc[0]).plot()}
+    if many:
+        figures = {"by_concept": ls.figures.auroc_by_concept(ranking.frame), **figures}
+    views = {}
+    for concept in by_concept["concept"].head(shown if many else 1):
+        units = ranking.concept(concept).top(1 if many else shown)
+        views[_file_name(concept)] = ls.show_units(model, texts.contrast(concept), units, batch_size=batch_size)
+    study = ls.Study(
+        frames=frames,
+        figures=figures,
+        summary=(_many if many else _one)(frames, units=sum(site.width for site in activations.sites)),
+        captions=_captions(views, holdout=holdout, shuffles=shuffles),
+        tokens=views,
+    )
+    if out is not None:
+        study.save(out, name="expert_ranking", model=model, contrast=contrast, seed=seed, settings=settings)
+    return study
+
+
+def shuffled_labels(activations: ls.Activations, *, holdout: float, draws: int, seed: int) -> pd.DataFrame:
+    """Search again with shuffled labels, each concept's among the texts that take part in it.
+
+    Columns: concept, draw, site, unit (the best by the selection half), heldout_auroc, best_auroc (the highest AUROC of
+    any unit on all texts: what a search without held-out texts would have reported).
+    """
+    rows = []
+    for draw in range(draws):
+        labels = activations.labels.clone()
+        generator = torch.Generator().manual_seed(seed + draw)
+        for column in labels.T:
+            part = (column >= 0).nonzero()[:, 0]
+            column[part] = column[part[torch.randperm(len(part), generator=generator)]]
+        ranking = ls.rank_experts(replace(activations, labels=labels, moments=None), holdout=holdout, seed=seed)
+        best = ranking.top(1)[["concept", "site", "unit", "heldout_auroc"]]
+        largest = ranking.frame.groupby("concept")["auroc"].max().rename("best_auroc")
+        rows.append(best.join(largest, on="concept").assign(draw=draw))
+    columns = ["concept", "draw", "site", "unit", "heldout_auroc", "best_auroc"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def best_by_layer(ranking: ls.ExpertRanking, *, holdout: float, seed: int) -> pd.DataFrame:
+    """Return the best unit of every concept and site, its probe and how many units differ.
+
+    `probe_auroc` is that of a linear probe on all units of the site, trained and measured on the same halves; with many
+    concepts it is fitted at each concept's best site alone. `different` counts units with q <= .05, either way.
+    """
+    best = ranking.frame.groupby(["concept", "site"], sort=False).head(1)
+    different = (ranking.frame["q_value"] <= FALSE_DISCOVERIES).groupby(
+        [ranking.frame["concept"], ranking.frame["site"]]
+    )
+    probes = []
+    for place, concept in enumerate(ranking.activations.concepts):
+        one = ranking.activations.concept(concept)
+        if len(ranking.activations.concepts) > 1:
+            name = best.loc[best["concept"] == concept, "site"].iloc[0]
+            one = one.at(tuple(site for site in one.sites if site.name == name))
+        # The seed of this concept's halves in `rank_experts`.
+        probes.append(ls.probe_sites(one, holdout=holdout, seed=seed + place))
+    wanted = [
+        "concept", "site", "layer", "unit", "heldout_auroc", "heldout_low", "heldout_high", "selection_auroc", "auroc",
+        "auroc_low", "auroc_high", "q_value", "source_mean", "target_mean",
+    ]  # fmt: skip
+    keys = ["concept", "site"]
+    found = best[wanted].merge(pd.concat(probes)[[*keys, "probe_auroc"]], how="left", on=keys)
+    found = found.merge(different.sum().rename("different").reset_index(), how="left", on=keys)
+    order = {concept: place for place, concept in enumerate(ranking.activations.concepts)}
+    return found.sort_values(["concept", "layer"], key=lambda part: part.replace(order), ignore_index=True)
+
+
+def best_by_concept(by_layer: pd.DataFrame, ranking: ls.ExpertRanking, control: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per concept, the best-told first: its best unit beside the probe, shuffled labels and length.
+
+    `shuffled_auroc` and `shuffled_best` are means over the shuffles of heldout_auroc and best_auroc; `length_auroc` is
+    that of a text's number of tokens; `different` counts units of all sites.
+    """
+    activations = ranking.activations
+    chosen = by_layer.loc[by_layer.groupby("concept", sort=False)["selection_auroc"].idxmax()].drop(columns="different")
+    sizes, lengths = {}, {}
+    for concept in activations.concepts:
+        one = activations.concept(concept)
+        label = one.labels[:, 0].tolist()
+        sizes[concept] = (sum(label), len(label) - sum(label))
+        lengths[concept] = float(roc_auc_score(label, one.lengths))
+    means = control.groupby("concept")[["heldout_auroc", "best_auroc"]].mean()
+    chosen["shuffled_auroc"] = chosen["concept"].map(means["heldout_auroc"])
+    chosen["shuffled_best"] = chosen["concept"].map(means["best_auroc"])
+    chosen["length_auroc"] = chosen["concept"].map(lengths)
+    chosen["different"] = chosen["concept"].map(by_layer.groupby("concept")["different"].sum())
+    chosen["source_texts"] = [sizes[concept][0] for concept in chosen["concept"]]
+    chosen["target_texts"] = [sizes[concept][1] for concept in chosen["concept"]]
+    return chosen.sort_values("heldout_auroc", ascending=False, ignore_index=True, kind="stable")
+
+
+def confounds(ranking: ls.ExpertRanking, top: int) -> pd.DataFrame:
+    """Return what else the best units of every concept tell: the length of a text, and each subgroup's concept."""
+    parts = []
+    for concept in ranking.activations.concepts:
+        part = ranking.concept(concept).confounds(top)
+        part.insert(0, "concept", concept)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _one(frames: dict[str, pd.DataFrame], *, units: int) -> list[str]:
+    best = frames["by_concept"].iloc[0]
+    name = _plain(best["concept"])
+    unit = f"{best['site']}[{best['unit']}]"
+    score = f"held-out AUROC {best['heldout_auroc']:.2f} [{best['heldout_low']:.2f}, {best['heldout_high']:.2f}]"
+    chance = "" if pd.isna(best["shuffled_auroc"]) else f"; with shuffled labels {best['shuffled_auroc']:.2f}"
+    if best["heldout_low"] > 0.5:
+        said = [f"The best single unit tells {name} from other texts with {score}{chance}."]
+    else:
+        said = [f"No single unit was found to tell {name} from other texts: the best has {score}{chance}."]
+    counts = f"{best['source_texts']:,} texts of the concept and {best['target_texts']:,} others"
+    said.append(
+        f"It is {unit}, the best of {units:,} units by one half of {counts}, measured on the other half; "
+        f"{best['different']:,} units differ between the sides at a false discovery rate of {FALSE_DISCOVERIES:.0%}."
+    )
+    clear = round(best["probe_auroc"], 2) > round(best["heldout_high"], 2)
+    said.append(
+        f"A linear probe on all units of that site reaches {best['probe_auroc']:.2f} on the same texts, "
+        f"{'above' if clear else 'not above'} the interval of the one unit."
+    )
+    if not pd.isna(best["shuffled_best"]):
+        said.append(
+            f"With nothing held out the same search reports AUROC {best['shuffled_best']:.2f} for shuffled labels too."
+        )
+    return [*said, *_confound_sentences(frames["confounds"], best)]
+
+
+def _confound_sentences(table: pd.DataFrame, best: Any) -> list[str]:
+    told = table["auroc for length"]
+    worst = table.iloc[int((told - 0.5).abs().to_numpy().argmax())]
+    said = [
+        f"A text's length alone tells the sides with AUROC {best['length_auroc']:.2f}. Among texts without the concept "
+        f"the best unit tells long from short ones with {told.iloc[0]:.2f}; of the best {len(table)}, the one that "
+        f"length moves most is {worst['site']}[{worst['unit']}], with {worst['auroc for length']:.2f}."
+    ]
+    groups = [column for column in table.columns if column.startswith("auroc in ")]
+    inside = table[groups].iloc[0].dropna()
+    if len(inside):
+        said.append(
+            f"Inside the subgroups the best unit's AUROC runs from {inside.min():.2f} "
+            f"({str(inside.idxmin()).removeprefix('auroc in ')}) to {inside.max():.2f} "
+            f"({str(inside.idxmax()).removeprefix('auroc in ')})."
+        )
+    return said
+
+
+def _many(frames: dict[str, pd.DataFrame], *, units: int) -> list[str]:
+    table = frames["by_concept"]
+    experts = table[table["heldout_auroc"] >= EXPERT]
+    chance = table["shuffled_auroc"].median()
+    beside = "" if pd.isna(chance) else f"; with shuffled labels the median is {chance:.2f}"
+    said = [
+        f"For {len(experts)} of {len(table)} concepts a single unit reaches held-out AUROC {EXPERT} or more "
+        f"(median over all concepts {table['heldout_auroc'].median():.2f}{beside})."
+    ]
+    first, last = table.iloc[0], table.iloc[-1]
+    said.append(
+        f"The best of {units:,} units tells {_plain(first['concept'])} best, with {first['heldout_auroc']:.2f} "
+        f"[{first['heldout_low']:.2f}, {first['heldout_high']:.2f}], and {_plain(last['concept'])} worst, with "
+        f"{last['heldout_auroc']:.2f} [{last['heldout_low']:.2f}, {last['heldout_high']:.2f}]."
+    )
+    spread = table[table["probe_auroc"] - table["heldout_auroc"] > 0.05]
+    if len(spread):
+        widest = spread.iloc[int((spread["probe_auroc"] - spread["heldout_auroc"]).to_numpy().argmax())]
+        said.append(
+            f"A linear probe on the best unit's layer knows more than the unit, by over .05, for {len(spread)} "
+            f"concepts, most for {_plain(widest['concept'])} ({widest['probe_auroc']:.2f} against "
+            f"{widest['heldout_auroc']:.2f})."
+        )
+    layers = table["layer"].value_counts()
+    said.append(
+        f"Best units lie in {len(layers)} layers, most often in layer {layers.index[0]} "
+        f"({layers.iloc[0]} of {len(table)})."
+    )
+    long = table.iloc[int((table["length_auroc"] - 0.5).abs().to_numpy().argmax())]
+    said.append(
+        f"Length is the strongest confound of {_plain(long['concept'])}: a text's number of tokens alone tells it with "
+        f"AUROC {long['length_auroc']:.2f}."
+    )
+    return said
+
+
+def _captions(views: dict[str, Any], *, holdout: float, shuffles: int) -> dict[str, str]:
+    return {
+        "by_concept": f"The unit that tells each concept best, chosen on {1 - holdout:.0%} of its texts and measured "
+        "on the rest (heldout_auroc, 95 % interval); probe_auroc: a linear probe on all units of that site, on the "
+        f"same texts; shuffled_auroc: the same search with shuffled labels, mean of {shuffles}; length_auroc: a text's "
+        "number of tokens in place of a unit.",
+        "by_layer": "The best unit of every layer, chosen and measured likewise; different: units of the layer with "
+        f"q <= {FALSE_DISCOVERIES}.",
+        "experts": "Units by AUROC on the selecting texts, best first. Above 1/2: larger in the concept's texts.",
+        "shuffled_labels": "The best unit for shuffled labels, draw by draw: heldout_auroc should be near 1/2; "
+        "best_auroc is what the same search reports where nothing is held out.",
+        "confounds": "What else the best units tell: long texts from short ones among texts without the concept (1/2 "
+        "is no dependence), and the concept inside every subgroup where texts name one.",
+        **dict.fromkeys(views, "The texts in which the unit is largest, coloured by its activation."),
+    }
+
+
+def _plain(concept: str) -> str:
+    return concept.removeprefix("microworld:")
+
+
+def _file_name(concept: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_=" else "_" for letter in _plain(concept))
+
+
+if __name__ == "__main__":
+    ls.study_command(run)()

@@ -1,0 +1,96 @@
+"""The study of LinEAS's selection: as many units for every choice, controls beside claims, sentences from tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import lens_steer as ls
+from analyses import lineas_selection
+from analyses.selection import ALL, AUROC, LINEAS, RANDOM, REAL, SHUFFLED
+from tests.families import sentences
+
+SETTINGS: dict[str, Any] = {
+    "steps": 3, "lr": 0.01, "draws": 2, "fit_texts": 6, "gamma_shares": (0.5, 0.1), "samples": 1, "most_prompts": 4,
+    "most_neutral": 4, "max_new_tokens": 4, "scorer": ls.WordList(["sad"]),
+}  # fmt: skip
+
+
+def sad() -> ls.ContrastSet:
+    return ls.ContrastSet(sentences(24, seed=1, must="sad"), sentences(24, seed=2, must="happy"), name="sad")
+
+
+@pytest.fixture(scope="module")
+def study(tiny: Any) -> ls.Study:
+    return lineas_selection.run(tiny, sad(), out=None, **SETTINGS)
+
+
+def test_every_choice_has_as_many_units(study: ls.Study) -> None:
+    table = study.frames["selections"]
+    chosen = table[table["choice"] != ALL]
+    for _, draw in chosen.groupby("draw"):
+        assert draw["choice"].nunique() == 7
+        # A refit may leave a chosen unit where it is, never move another.
+        assert draw["units"].max() <= draw.loc[draw["choice"] == LINEAS, "units"].iloc[0]
+    assert table["removed"].equals(1 - table["heldout_loss"] / table["heldout_identity_loss"])
+    assert (table["fit_loss"] > 0).all()
+
+
+def test_the_path_and_its_held_out_loss(tiny: Any, study: ls.Study) -> None:
+    path = study.frames["path"]
+    assert path["support"].is_monotonic_increasing
+    assert (path["loss"] <= path["identity_loss"]).all()
+    _, held = sad().split(test=0.5, seed=0)
+    assert path["heldout_identity_loss"].iloc[0] == pytest.approx(ls.LinEAS().loss_of(tiny, held))
+    kept = study.frames["kept_by_layer"].groupby("gamma", sort=False)["kept"].sum()
+    assert kept.tolist() == path["support"].tolist()
+
+
+def test_controls_stand_beside_the_claims(study: ls.Study) -> None:
+    pairs = study.frames["stability"].set_index("against")
+    assert list(pairs.index) == [REAL, SHUFFLED, SHUFFLED]
+    assert 0 <= pairs.loc[REAL, "jaccard_chance"] <= 1
+    overlap = study.frames["overlap"]
+    assert overlap["share_chance"].between(0, 1).all()
+    # As many units are chosen on both sides: what one shares with the other, the other shares with it.
+    assert (overlap["units"] == overlap["other_units"]).all()
+    units = study.frames["kept_units"]
+    assert units["draws_kept"].between(1, 2).all()
+    assert (units["draws_kept"] == 2).sum() == pairs.loc[REAL, "common"]
+
+
+def test_the_sentences_say_what_the_tables_do(study: ls.Study) -> None:
+    removed = study.frames["selections"].groupby("choice")["removed"].mean()
+    for name in (LINEAS, ALL, RANDOM):
+        assert f"{removed[name]:.0%}" in study.summary[0]
+    told = " ".join(study.summary)
+    pairs = study.frames["stability"].set_index("against")
+    assert f"Jaccard overlap {pairs.loc[REAL, 'jaccard']:.2f}" in told
+    share = study.frames["overlap"].groupby("choice")["share"].mean()
+    assert f"AUROC {share[AUROC]:.0%}" in told
+    effects = study.frames["effects"]
+    assert set(effects["measure"]) == {"concept", "perplexity"}
+    assert set(study.captions) == set(study.frames)
+
+
+def test_the_seed_repeats_the_study(tiny: Any, study: ls.Study) -> None:
+    again = lineas_selection.run(tiny, sad(), out=None, **SETTINGS)
+    for name, frame in study.frames.items():
+        pd.testing.assert_frame_equal(frame, again.frames[name])
+
+
+def test_what_cannot_be_studied_is_refused(tiny: Any) -> None:
+    with pytest.raises(ls.LensSteerError, match="draws=1"):
+        lineas_selection.run(tiny, sad(), out=None, draws=1)
+    with pytest.raises(ls.LensSteerError, match="keeps a unit"):
+        lineas_selection.run(tiny, sad(), out=None, **{**SETTINGS, "gamma_shares": (2.0,)})
+
+
+def test_fits_that_are_not_finished_are_told(study: ls.Study) -> None:
+    table = study.frames["selections"].assign(fit_loss=1.0)
+    assert lineas_selection._unfinished(table) == []
+    table.loc[table["choice"] == AUROC, "fit_loss"] = 0.9
+    (said,) = lineas_selection._unfinished(table)
+    assert said.startswith("The fits are not finished: AUROC reach")

@@ -1,0 +1,82 @@
+"""The comparison of methods: strengths are chosen and measured apart, and the sentences follow from the frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import lens_steer as ls
+from analyses import method_comparison
+from analyses.method_comparison import COMMON, NULL, OWN
+from tests.analyses.contrasts import GENERATION, contrast
+from tests.families import sentences
+
+SMALL: dict[str, Any] = {
+    **{name: value for name, value in GENERATION.items() if name != "most_prompts"},
+    "most_prompts": 8,
+    "strengths": (0.5, 2.0),
+    "fit_texts": 10,
+    "steps": 2,
+    "seed": 3,
+}
+
+
+def texts() -> ls.ContrastSet:
+    return replace(contrast("sad", "happy", n=24), control=tuple(sentences(12, seed=9)))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("comparison") / "run"
+
+
+@pytest.fixture(scope="module")
+def study(tiny: Any, out: Path) -> ls.Study:
+    return method_comparison.run(tiny, texts(), out=out, only=("AurA", "CAA", "ITI", "DSAS", "CAST"), **SMALL)
+
+
+def test_every_method_stands_at_both_places_beside_its_null(study: ls.Study) -> None:
+    table = study.frames["methods"]
+    for name, rows in table.groupby("method"):
+        places = {OWN} if name == "ITI" else {COMMON, OWN}
+        assert set(zip(rows["sites"], rows["control"], strict=True)) == {
+            (where, control) for where in places for control in ("", NULL)
+        }
+    assert set(table["method"]) == {"AurA", "CAA", "CAST of CAA", "DSAS of LinearAcT", "ITI"}
+    assert (table["units"] <= table["of_units"]).all()
+    assert set(study.interventions) == {
+        name.replace(" ", "_") for name in table.loc[table["sites"] == COMMON, "method"]
+    }
+
+
+def test_the_strength_is_the_best_of_those_tried_within_the_budget(study: ls.Study) -> None:
+    keys = ["method", "sites", "control"]
+    tried = study.frames["strengths"].set_index(keys)
+    assert (tried.groupby(keys).size() == 2).all()
+    for row in study.frames["methods"].to_dict("records"):
+        curve = tried.loc[tuple(row[key] for key in keys)]
+        fine = curve[curve["perplexity_after"] <= 1.25 * curve["perplexity_before"]]
+        assert row["within_budget"] == (len(fine) > 0)
+        expected = (
+            fine.loc[fine["after"] == fine["after"].min()] if len(fine) else curve.nsmallest(1, "perplexity_after")
+        )
+        assert row["strength"] in set(expected["strength"])
+
+
+def test_the_folder_holds_the_study_and_the_seed_repeats_it(study: ls.Study, tiny: Any, out: Path) -> None:
+    saved = ls.Study.load(out)
+    again = method_comparison.run(tiny, texts(), out=None, only=("AurA",), **SMALL)
+    assert saved.summary == study.summary
+    table = study.frames["methods"]
+    pd.testing.assert_frame_equal(saved.frames["methods"], table)
+    part = table[table["method"].isin(["AurA"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.frames["methods"].drop(columns="fit_seconds"), part.drop(columns="fit_seconds"))
+
+
+def test_wrong_names_are_refused(tiny: Any) -> None:
+    with pytest.raises(ls.LensSteerError, match="names no method"):
+        method_comparison.run(tiny, texts(), out=None, only=("Aurora",), **SMALL)
