@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.benchmarks.bench_causal import causal_against_trunk
+from tests.benchmarks.bench_closed_form import fit_seconds
 from tests.benchmarks.bench_collect import collect_against_trunk, collect_memory
+from tests.benchmarks.bench_forward import edited_against_unedited
 from tests.benchmarks.bench_generate import steered_against_unsteered
 from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
 from tests.benchmarks.bench_ranking import auroc_against_sklearn
@@ -36,6 +39,9 @@ def rows() -> Iterator[Row]:
         f"{area['ratio']:.1f}",
         detail,
     )
+    fits = fit_seconds()
+    detail = ", ".join(f"{method} {seconds:.2f}" for method, seconds in fits.items())
+    yield "closed-form fits, 10,000 units x 1,000 texts, slowest, seconds", "< 2", f"{max(fits.values()):.2f}", detail
     if not SHARED.is_dir():
         print("the other figures need the real models in ../shared", file=sys.stderr)
         return
@@ -51,6 +57,13 @@ def rows() -> Iterator[Row]:
     step = step_against_forward_backward()
     detail = f"{step['seconds']:.3f} s against {step['bare_seconds']:.3f} s; a step of a ten-step descent {step['ten_steps']:.3f}"
     yield "LinEAS step against trunk forward + backward, 32 texts", "<= 1.15", f"{step['ratio']:.3f}", detail
+    for sites, got in causal_against_trunk().items():
+        detail = f"{got['seconds']:.3f} s against {got['trunk_seconds']:.3f} s"
+        yield f"causal LinearAcT at {sites} sites against the trunk, 192 texts", "<= 2.5", f"{got['ratio']:.2f}", detail
+    for (name, got), reach in zip(edited_against_unedited().items(), ("<= 1.05", "1.00"), strict=True):
+        detail = f"{got['seconds'] * 1e3:.1f} ms against {got['bare_seconds'] * 1e3:.1f} ms"
+        what = f"forward with maps at every hook_mlp_out, {name}, against unedited, 32 x 64 tokens"
+        yield what, reach, f"{got['ratio']:.3f}", detail
     generation = steered_against_unsteered()
     detail = f"{generation['steered_tokens_per_second']:.0f} against {generation['unsteered_tokens_per_second']:.0f} tokens/s"
     yield "steered generate against unsteered, tokens/s", ">= 0.95", f"{generation['ratio']:.3f}", detail

@@ -37,7 +37,8 @@ def _descent(loss: EndToEndLoss, steps: int) -> None:
         steps=steps, lr=0.01, optimizer="sgd", gamma=1e-3, penalty=penalty, evaluate_every=25, patience=5
     )
     rows = iter([None] * steps)
-    descend(loss, settings, start=torch.zeros(len(loss.group)), batches=rows, support=loss.support, progress=False)
+    start = torch.zeros(len(loss.group))
+    descend(loss, settings, name="LinEAS", start=start, batches=rows, support=loss.support, progress=False)
 
 
 def step_against_forward_backward(*, repeats: int = 15) -> dict[str, float]:
