@@ -40,7 +40,7 @@ def run(
     seed: int = 0,
     sites: str | Sequence[str] = "hook_resid_post",
     only: tuple[str, ...] = ("",),
-    strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0),
     budget: float = 1.25,
     fit_texts: int = 32,
     steps: int = 200,

@@ -1,6 +1,6 @@
-"""Expert units and steering on two small real models: the tables of the README.
+"""Expert units, steering and the comparison of methods on small models: the tables of the README.
 
-`python -m analyses.real_models experts` and `python -m analyses.real_models steering` write csv files into
+`python -m analyses.real_models experts`, and the same with `steering` or `methods`, write csv files into
 `analyses/tables/`. They need the models and data that lie in `../shared`.
 """
 
@@ -16,6 +16,8 @@ import pandas as pd
 import torch
 
 import lens_steer as ls
+from analyses import method_comparison
+from lens_steer import microworld
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 TABLES = Path(__file__).with_name("tables")
@@ -148,14 +150,56 @@ def steering_table(*, samples: int = 8) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def method_table() -> pd.DataFrame:
+    """Return every method against "rude" on the embedded model and against "sad" on tinytalk-neo."""
+    shared: dict[str, Any] = {"out": None, "seed": SEED, "strengths": (0.5, 1.0, 2.0)}
+    drawn = {register: microworld.sample(200, seed=1, register=register) for register in ("rude", "plain")}
+    rude = ls.ContrastSet(
+        [document.text for document in drawn["rude"]],
+        [document.text for document in drawn["plain"]],
+        control=[document.text for document in microworld.sample(200, seed=2)],
+        name="rude",
+    )
+    world = method_comparison.run(
+        ls.load_model("microworld"),
+        rude,
+        scorer=ls.OracleScorer("rude"),
+        prompts=microworld.open_prompts(200, seed=1),
+        max_new_tokens=40,
+        given={"register": "plain"},
+        **shared,
+    )
+    stories = (SHARED / "data" / "tinystories_sample" / "sample.txt").read_text("utf-8").splitlines()
+    sad = ls.read_contrast(SHARED / "data" / "story_concepts" / "sad.json")
+    talk = method_comparison.run(
+        ls.load_model(SHARED / "models" / "tinytalk-neo"),
+        replace(sad, control=tuple(text for text in stories if 4 < len(text.split()) < 40)[:200]),
+        scorer=ls.WordList(SAD, name="sad words"),
+        samples=8,
+        max_new_tokens=30,
+        **shared,
+    )
+    named = {"microworld, rude": world, "tinytalk-neo, sad": talk}
+    for name, study in named.items():
+        print(name, *study.summary, sep="\n", flush=True)
+    return pd.concat([study.frames["methods"].assign(model=name) for name, study in named.items()])
+
+
+TABLE: dict[str, Callable[[], pd.DataFrame]] = {
+    "experts": expert_table,
+    "steering": steering_table,
+    "methods": method_table,
+}
+
+
 def main() -> None:
     """Write one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=["experts", "steering"])
+    parser.add_argument("table", choices=list(TABLE))
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    table = expert_table() if chosen.table == "experts" else steering_table()
+    table = TABLE[chosen.table]()
     TABLES.mkdir(exist_ok=True)
     table.round(4).to_csv(TABLES / f"{chosen.table}.csv", index=False)
     print(table.to_string(index=False))
