@@ -48,7 +48,8 @@ def run(
     fit_texts: int = 32,
     gamma_shares: tuple[float, ...] = (0.8, 0.6, 0.4),
     steps: int = 60,
-    lr: float = 0.1,
+    lr: float = 0.02,
+    optimizer: Literal["sgd", "adam"] = "adam",
     scorer: ls.Scorer | None = None,
     prompts: Sequence[str] | None = None,
     prompt_words: int = 4,
@@ -75,7 +76,7 @@ def run(
         Doses: how many units are ablated.
     draws:
         Of random units, matched units and shuffled labels; their readings are averaged.
-    fit_texts, gamma_shares, steps, lr:
+    fit_texts, gamma_shares, steps, lr, optimizer:
         LinEAS's texts a side, gammas (shares of gamma_max), steps and rate. Its units come in the order in which they
         enter the path, and within a step by how far they are moved. A dose above its support is left out.
     scorer:
@@ -110,7 +111,7 @@ def run(
         chat=contrast.chat,
         seed=seed,
     )
-    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, seed=seed)
+    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
     small = train.subsample(min(fit_texts, len(train.source), len(train.target)), seed=seed)
     ceiling = lineas.gamma_max(model, small)
     path = lineas.path(model, small, gammas=[share * ceiling for share in gamma_shares])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -45,7 +45,8 @@ def run(
     fit_texts: int = 32,
     gamma_share: float = 0.3,
     steps: int = 150,
-    lr: float = 0.1,
+    lr: float = 0.02,
+    optimizer: Literal["sgd", "adam"] = "adam",
     scorer: ls.Scorer | None = None,
     second_scorer: ls.Scorer | None = None,
     prompts: Sequence[str] | None = None,
@@ -78,7 +79,7 @@ def run(
         Texts a side of every fit.
     gamma_share:
         Penalty of the sparse edits, as a share of each one's gamma_max.
-    steps, lr:
+    steps, lr, optimizer:
         Of every fit.
     scorer, second_scorer:
         How much of either concept a text shows. By default a `ConceptClassifier` fitted on its training half, or the
@@ -117,7 +118,7 @@ def run(
         chat=contrast.chat,
         seed=seed,
     )
-    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, seed=seed)
+    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
     small = {
         name: each.subsample(min(fit_texts, len(each.source), len(each.target)), seed=seed)
         for name, each in train.items()

@@ -42,11 +42,11 @@ def run(
     out: str | Path | None,
     seed: int = 0,
     concept: str = "rude",
-    sites: str | Sequence[str] = "paper:lineas",
+    sites: str | Sequence[str] = "mlp.hook_post",
     steps: int = 30,
-    lr: float = 0.05,
+    lr: float = 0.2,
     optimizer: Literal["sgd", "adam"] = "adam",
-    gamma_shares: tuple[float, ...] = (0.5, 0.2),
+    gamma_shares: tuple[float, ...] = (0.4, 0.1),
     share: float = 0.2,
     fit_texts: int = 32,
     draws: int = 5,
@@ -104,20 +104,29 @@ def run(
     )
     by_draw = pd.DataFrame([row for _, row in readings])
     effect = over_draws(by_draw)
+    agreement = overlap(jobs[0].edit, ranking)
+    shift = ls.downstream_shift(model, jobs[0].edit, held, neutral=held.target[:neutral], by_layer=False)
     study = ls.Study(
         frames={
             "effect": effect,
-            "draws": by_draw,
             "texts": readings[0][0].texts,
+            "overlap": agreement,
             "path": path.frame,
+            "downstream": shift.matrix().T.reset_index(),
             "experts": ranking.top(200),
+            "draws": by_draw,
         },
         figures={
             "effect": effect_figure(effect, concept),
             "path": path.plot(),
+            "downstream": shift.plot(),
             "experts": ranking.plot(),
         },
-        summary=sentences(effect, by_draw, ranking, concept=concept, steps=steps, fit_texts=fit_texts),
+        summary=[
+            *sentences(effect, by_draw, ranking, concept=concept, steps=steps, fit_texts=fit_texts),
+            overlap_sentence(agreement),
+        ],
+        tokens={"best_units": ls.show_units(model, held, ranking.top(3))},
         interventions={"lineas": jobs[0].edit},
         captions=captions(concept, draws=draws, steps=steps),
     )
@@ -218,6 +227,26 @@ def _interval(values: pd.Series) -> tuple[float, float]:
     return float(values.mean()) - half, float(values.mean()) + half
 
 
+def overlap(edit: ls.Intervention, ranking: ls.ExpertRanking) -> pd.DataFrame:
+    """Count the units that an edit moves among the best experts, as many as it moves and a tenth of them."""
+    kept = set(edit.units())
+    total = len(ranking.frame)
+    rows = []
+    for k in (max(1, len(kept) // 10), len(kept)):
+        share = len(kept & set(ranking.units(k))) / k
+        rows.append({"best_experts": k, "share_moved": share, "by_chance": len(kept) / total, "of_units": total})
+    return pd.DataFrame(rows)
+
+
+def overlap_sentence(agreement: pd.DataFrame) -> str:
+    """Say how many of the best experts the edit moves."""
+    row = agreement.iloc[0]
+    return (
+        f"Of the {row['best_experts']:.0f} best experts by AUROC, the first edit moves {row['share_moved']:.0%}; "
+        f"{row['by_chance']:.0%} would be by chance."
+    )
+
+
 def effect_figure(effect: pd.DataFrame, concept: str) -> Any:
     """Draw the share of texts with the concept, before and after every edit, on open prompts."""
     shown = effect[effect["prompts"] == OPEN]
@@ -290,4 +319,9 @@ def captions(concept: str, *, draws: int, steps: int) -> dict[str, str]:
         "path": f"The gamma path of the first draw, {steps} steps each: units kept and loss.",
         "experts": f"MLP units, by how well their largest activation tells “{concept}” texts from others.",
         "lineas": "What the edit of the first draw changes.",
+        "overlap": f"Units that the edit of the first draw moves among the best experts of “{concept}”.",
+        "downstream": "Share of the distance between source and target texts that the edit of the first draw takes "
+        "away at every layer of the residual stream; held-out texts. Neutral: held-out texts without the concept, and "
+        "how far they move, in standard deviations.",
+        "best_units": "The three best experts on the held-out texts that move them most.",
     }

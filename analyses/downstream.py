@@ -32,7 +32,8 @@ def run(
     pool: Literal["mean", "last"] = "mean",
     fit_texts: int = 32,
     steps: int = 200,
-    lr: float = 0.1,
+    lr: float = 0.02,
+    optimizer: Literal["sgd", "adam"] = "adam",
     foreign: ls.ContrastSet | Sequence[str] | str | None = None,
     most_texts: int = 60,
     folds: int = 5,
@@ -58,7 +59,7 @@ def run(
         How a text's tokens become one value, in the fits and in the measurement.
     fit_texts:
         Texts a side of every fit, the same for all edits.
-    steps, lr:
+    steps, lr, optimizer:
         Of LinEAS.
     foreign:
         Texts unlike those of the fits: a contrast of the same concept from other data, plain texts, or a name or file
@@ -84,7 +85,7 @@ def run(
     shuffled = small.shuffled(seed)
     means = ls.MeanAcT(sites=sites, pool=pool, causal=False, support="unbounded", seed=seed)
     causal = ls.MeanAcT(sites=sites, pool=pool, causal=True, moves="source", support="unbounded", seed=seed)
-    lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, lr=lr, seed=seed)
+    lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
     edits = {
         APART: means.fit(model, small),
         CAUSAL: causal.fit(model, small),

@@ -153,11 +153,15 @@ def steering_table(*, samples: int = 8) -> pd.DataFrame:
 def method_table() -> pd.DataFrame:
     """Return every method against "rude" on the embedded model and against "sad" on tinytalk-neo."""
     shared: dict[str, Any] = {"out": None, "seed": SEED, "strengths": (0.5, 1.0, 2.0)}
-    drawn = {register: microworld.sample(200, seed=1, register=register) for register in ("rude", "plain")}
+    texts = {
+        register: [document.text for document in microworld.sample(200, seed=seed, register=register)]
+        for seed, register in enumerate(("rude", "plain"), start=1)
+    }
+    # A short text may be drawn on either side.
+    either = set(texts["rude"]) & set(texts["plain"])
     rude = ls.ContrastSet(
-        [document.text for document in drawn["rude"]],
-        [document.text for document in drawn["plain"]],
-        control=[document.text for document in microworld.sample(200, seed=2)],
+        *([text for text in side if text not in either] for side in texts.values()),
+        control=[document.text for document in microworld.sample(200, seed=3)],
         name="rude",
     )
     world = method_comparison.run(

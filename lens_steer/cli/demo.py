@@ -14,6 +14,7 @@ from lens_steer.cli.study import find_studies
 from lens_steer.errors import SettingError
 
 _PLACE = Path("runs/demo")
+_SHOWN = 2  # texts before and after
 
 
 def demo(
@@ -36,6 +37,11 @@ def demo(
     study = run(load_model("microworld"), read_contrast("microworld:rude", seed=seed), out=place / "run", seed=seed)
     for line in study.summary:
         typer.echo(line)
+    for row in study.frames["texts"].head(_SHOWN).to_dict("records"):
+        typer.echo(f"\n{row['prompt']} ...")
+        typer.echo(f"  before: {row['before']}")
+        typer.echo(f"  after:  {row['after']}")
+    typer.echo()
     typer.echo(f"The report is {write_report(place / 'report.html', place / 'run')}")
 
 

@@ -67,6 +67,13 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({self.summary[0]!r}, {len(self.frames)} tables, {len(self.figures)} figures)"
 
+    def _repr_markdown_(self) -> str:
+        """Show the findings in a notebook, and the names of what they follow from."""
+        title, *found = self.summary
+        named = {"tables": self.frames, "figures": self.figures, "interventions": self.interventions}
+        parts = [f"{kind}: {', '.join(f'`{name}`' for name in each)}" for kind, each in named.items() if each]
+        return "\n\n".join([f"**{title}**", *found, f"<sub>{'; '.join(parts)}</sub>"])
+
     def save(
         self,
         out: str | Path,

@@ -145,3 +145,10 @@ def test_the_folder_of_an_intervention_is_read_too(tiny: Any, tmp_path: Path) ->
     run = read_run(edit.save(tmp_path / "edit"))
     assert run.study.summary == ["a method moves 3 units; edited sites: 1"]
     assert list(run.study.interventions.values()) == [edit]
+
+
+def test_a_notebook_shows_every_sentence_and_the_names_of_the_tables() -> None:
+    shown = Study({"doses": pd.DataFrame({"k": [1]})}, {}, ["The title.", "And more."])._repr_markdown_()
+    assert shown.startswith("**The title.**\n\nAnd more.")
+    assert "`doses`" in shown
+    assert "figures" not in shown
