@@ -21,7 +21,8 @@ class Installed:
 
     def load(self) -> Any:
         def run(model: Any, contrast: ls.ContrastSet, *, out: Path, seed: int) -> ls.Study:
-            study = ls.Study(frames={"numbers": pd.DataFrame({"n": [1]})}, figures={}, summary=[f"found in {contrast}"])
+            texts = pd.DataFrame({"prompt": ["the clerk"], "before": ["kicked it ."], "after": ["saw it ."]})
+            study = ls.Study(frames={"texts": texts}, figures={}, summary=[f"found in {contrast}"])
             study.save(out, name="demo", model=model, contrast=contrast, seed=seed, settings={})
             return study
 
@@ -41,6 +42,11 @@ def test_it_runs_the_study_and_writes_the_report(
     monkeypatch.setattr("lens_steer.host.load.load_model", {"microworld": embedded}.__getitem__)
     said, report = demo(tmp_path / "demo"), tmp_path / "demo" / "report.html"
     assert said[0].startswith("found in ContrastSet('microworld:rude'")
+    assert [line.split() for line in said[1:4]] == [
+        ["the", "clerk", "..."],
+        ["before:", "kicked", "it", "."],
+        ["after:", "saw", "it", "."],
+    ]
     assert said[-1] == f"The report is {report}"
     assert "microworld:rude" in report.read_text(encoding="utf-8")
     assert (tmp_path / "demo" / "run" / "run.json").is_file()
