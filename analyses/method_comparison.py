@@ -1,7 +1,8 @@
 """Every method at its best strength: what it does to a concept, what it costs, and how much of the model it edits.
 
 All methods are fitted on the same texts. Each has its strength chosen on validation prompts and is measured on others;
-it stands at the same sites as all others and at the sites of its own paper, beside a fit on shuffled labels.
+it stands at the same sites as all others and at the sites of its own paper, beside a fit on shuffled labels at the same
+strength.
 """
 
 from __future__ import annotations
@@ -111,19 +112,21 @@ def run(
         raise ls.LensSteerError(f"only={only} names no method")
     chosen, tried, kept = [], [], {}
     for entry, where, place in _placed(entries, sites):
+        strength, within = 0.0, False
         for control, fitted_on in texts.items():
             begun = perf_counter()
             edit = entry.make(place).fit(model, fitted_on)
             about = {"method": entry.name, "sites": where, "control": control}
             seconds = perf_counter() - begun
-            curve = [{**about, **halves[0].measure(edit, strength)} for strength in strengths]
-            tried += curve
-            best = _best(curve, budget)
-            row = {**about, **halves[1].measure(edit, best["strength"]), "within_budget": best["within_budget"]}
+            if not control:
+                curve = [{**about, **halves[0].measure(edit, each)} for each in strengths]
+                tried += curve
+                strength, within = _best(curve, budget)
+            row = {**about, **halves[1].measure(edit, strength), "within_budget": within}
             row |= _size(model, edit) | {"fit_seconds": seconds}
             if given is not None:
                 errors = ls.steering_error(
-                    model, given=given, intervention=edit, strength=best["strength"], seed=seed + 1
+                    model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1
                 )
                 row |= {"error_before": errors.before.nats.mean, "error_after": errors.nats}
             chosen.append(row)
@@ -238,16 +241,16 @@ class _Bench:
         return row | {f"{name}_change": measures.loc[name, "change"] for name in _SHARES if name in measures.index}
 
 
-def _best(curve: Sequence[dict[str, Any]], budget: float) -> dict[str, Any]:
-    """Return the row of the strength to take; one that leaves nothing to score is none."""
+def _best(curve: Sequence[dict[str, Any]], budget: float) -> tuple[float, bool]:
+    """Return the strength to take and whether it is within the budget; one that leaves nothing to score is not."""
     fine = [
         row
         for row in curve
         if row["perplexity_after"] <= budget * row["perplexity_before"] and row["after"] == row["after"]
     ]
     if fine:
-        return {**min(fine, key=lambda row: float(row["after"])), "within_budget": True}
-    return {**min(curve, key=lambda row: float(row["perplexity_after"])), "within_budget": False}
+        return float(min(fine, key=lambda row: float(row["after"]))["strength"]), True
+    return float(min(curve, key=lambda row: float(row["perplexity_after"]))["strength"]), False
 
 
 def _size(model: Any, edit: ls.Intervention) -> dict[str, Any]:
@@ -285,7 +288,7 @@ def _summary(concept: str, table: pd.DataFrame, scorer: str) -> list[str]:
     ]
     if still:
         found.append(f"No effect within the budget: {'; '.join(still)}.")
-    moved = [row["method"] for _, row in null.iterrows() if row["within_budget"] and row["high"] < 0]
+    moved = [row["method"] for _, row in null.iterrows() if row["high"] < 0]
     count = f"{len(moved)} of {len(null)} fits on shuffled labels lower it too"
     found.append(f"{count}{': ' + ', '.join(dict.fromkeys(moved)) if moved else ''}.")
     found.append(f"The unedited model's share is {base:.3f}, as scored by {scorer}.")

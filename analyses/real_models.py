@@ -1,7 +1,7 @@
 """Expert units, steering and the comparison of methods on small models: the tables of the README.
 
-`python -m analyses.real_models experts`, and the same with `steering` or `methods`, write csv files into
-`analyses/tables/`. They need the models and data that lie in `../shared`.
+`python -m analyses.real_models experts`, and the same with `steering`, `microworld_methods` or `tinytalk_methods`,
+write csv files into `analyses/tables/`. They need the models and data that lie in `../shared`.
 """
 
 from __future__ import annotations
@@ -150,9 +150,11 @@ def steering_table(*, samples: int = 8) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def method_table() -> pd.DataFrame:
-    """Return every method against "rude" on the embedded model and against "sad" on tinytalk-neo."""
-    shared: dict[str, Any] = {"out": None, "seed": SEED, "strengths": (0.5, 1.0, 2.0)}
+METHODS: dict[str, Any] = {"out": None, "seed": SEED, "strengths": (0.5, 1.0, 2.0), "steps": 100}
+
+
+def microworld_methods() -> pd.DataFrame:
+    """Return every method against "rude" on the embedded model."""
     texts = {
         register: [document.text for document in microworld.sample(200, seed=seed, register=register)]
         for seed, register in enumerate(("rude", "plain"), start=1)
@@ -164,35 +166,40 @@ def method_table() -> pd.DataFrame:
         control=[document.text for document in microworld.sample(200, seed=3)],
         name="rude",
     )
-    world = method_comparison.run(
+    study = method_comparison.run(
         ls.load_model("microworld"),
         rude,
         scorer=ls.OracleScorer("rude"),
-        prompts=microworld.open_prompts(200, seed=1),
+        prompts=microworld.open_prompts(160, seed=1),
         max_new_tokens=40,
         given={"register": "plain"},
-        **shared,
+        **METHODS,
     )
+    print(*study.summary, sep="\n")
+    return study.frames["methods"]
+
+
+def tinytalk_methods() -> pd.DataFrame:
+    """Return every method against "sad" on tinytalk-neo."""
     stories = (SHARED / "data" / "tinystories_sample" / "sample.txt").read_text("utf-8").splitlines()
     sad = ls.read_contrast(SHARED / "data" / "story_concepts" / "sad.json")
-    talk = method_comparison.run(
+    study = method_comparison.run(
         ls.load_model(SHARED / "models" / "tinytalk-neo"),
         replace(sad, control=tuple(text for text in stories if 4 < len(text.split()) < 40)[:200]),
         scorer=ls.WordList(SAD, name="sad words"),
-        samples=8,
+        samples=4,
         max_new_tokens=30,
-        **shared,
+        **METHODS,
     )
-    named = {"microworld, rude": world, "tinytalk-neo, sad": talk}
-    for name, study in named.items():
-        print(name, *study.summary, sep="\n", flush=True)
-    return pd.concat([study.frames["methods"].assign(model=name) for name, study in named.items()])
+    print(*study.summary, sep="\n")
+    return study.frames["methods"]
 
 
 TABLE: dict[str, Callable[[], pd.DataFrame]] = {
     "experts": expert_table,
     "steering": steering_table,
-    "methods": method_table,
+    "microworld_methods": microworld_methods,
+    "tinytalk_methods": tinytalk_methods,
 }
 
 

@@ -54,9 +54,10 @@ def test_every_method_stands_at_both_places_beside_its_null(study: ls.Study) -> 
 
 
 def test_the_strength_is_the_best_of_those_tried_within_the_budget(study: ls.Study) -> None:
-    keys = ["method", "sites", "control"]
+    keys = ["method", "sites"]
     tried = study.frames["strengths"].set_index(keys)
     assert (tried.groupby(keys).size() == 2).all()
+    assert set(study.frames["strengths"]["control"]) == {""}
     for row in study.frames["methods"].to_dict("records"):
         curve = tried.loc[tuple(row[key] for key in keys)]
         fine = curve[curve["perplexity_after"] <= 1.25 * curve["perplexity_before"]]
