@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.heldout import beginnings, change_text, excludes_zero, neutral_texts, plain
@@ -111,7 +112,7 @@ def run(
     if not entries:
         raise ls.LensSteerError(f"only={only} names no method")
     chosen, tried, kept = [], [], {}
-    for entry, where, place in _placed(entries, sites):
+    for entry, where, place in tqdm(list(_placed(entries, sites)), desc="methods"):
         strength, within = 0.0, False
         for control, fitted_on in texts.items():
             begun = perf_counter()
