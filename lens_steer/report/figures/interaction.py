@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lens_steer.report.figures.style import COLOURS, FAINT, styled
+from lens_steer.report.figures.style import COLOURS, legend_below, styled
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lens_steer.effects.interaction import Interaction
 
-_PANEL, _GAP, _LEGEND = 190, 66, 52
+_PANEL, _GAP = 190, 66
 
 
 def interaction_figure(result: Interaction) -> go.Figure:
@@ -53,12 +53,7 @@ def interaction_figure(result: Interaction) -> go.Figure:
     note = f"Source texts{'' if texts is None else f' ({texts})'} at strength {result.settings.get('strength', 1):g}; "
     note += "distances of pooled activations, root mean square over units in standard deviations (sd).<br>"
     note += f"Bars: {result.settings.get('confidence', 0.95):.0%} intervals over texts."
-    drawn = styled(figure, "How interventions combine", note, height=height, width=860)
-    # The legend takes two lines, for which there is no room between note and panels.
-    below = {"y": -_LEGEND / height, "yanchor": "top", "font": {"color": FAINT}}
-    return drawn.update_layout(
-        legend=below, height=drawn.layout.height + _LEGEND, margin_b=drawn.layout.margin.b + _LEGEND
-    )
+    return legend_below(styled(figure, "How interventions combine", note, height=height, width=860))
 
 
 def _rows(frame: pd.DataFrame, first: str, later: str | None) -> pd.DataFrame:

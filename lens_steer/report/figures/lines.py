@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from lens_steer.errors import SettingError
-from lens_steer.report.figures.style import COLOURS, FAINT, INK, require_columns, styled
+from lens_steer.report.figures.style import COLOURS, FAINT, INK, legend_below, require_columns, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +87,11 @@ def dose_response(
     figure.update_xaxes(title=x_title or x, **_log_axis(log_x))
     figure.update_yaxes(title=y_title or y, tickformat=".0%" if percent else None)
     room = 40 + 6 * len(baseline_name) if baseline is not None else 36
-    return styled(figure, title, note).update_layout(showlegend=by is not None, margin_r=room)
+    shown = styled(figure, title, note).update_layout(showlegend=by is not None, margin_r=room)
+    return legend_below(shown) if len(groups) > _ONE_LINE else shown
 
 
+_ONE_LINE = 3  # entries of a legend that fit in one line
 _BESIDE: dict[str, Any] = {"x": 1, "xref": "paper", "xanchor": "left", "xshift": 4, "showarrow": False}
 
 

@@ -20,6 +20,7 @@ DIVERGING = "RdBu"
 SEQUENTIAL = "Purples"
 """White at 0."""
 _BOTTOM = 60
+_LEGEND = 52
 _BUTTONS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")  # they would stand over the title
 
 
@@ -52,6 +53,17 @@ def styled(figure: go.Figure, title: str, note: str, *, width: int = 760, height
     figure.update_yaxes(**axes, title_standoff=8)
     figure.update_annotations(font_size=12.5)
     return figure
+
+
+def legend_below(figure: go.Figure) -> go.Figure:
+    """Move a styled figure's legend below its axes: two lines of it have no room between note and axes."""
+    layout = figure.layout
+    inner = layout.height - layout.margin.t - layout.margin.b
+    return figure.update_layout(
+        legend={"y": -(_LEGEND + 6) / inner, "yanchor": "top", "font": {"color": FAINT}},
+        height=layout.height + _LEGEND,
+        margin_b=layout.margin.b + _LEGEND,
+    )
 
 
 def colour_bar(title: str, **place: Any) -> dict[str, Any]:
