@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,6 +84,17 @@ def test_batches_hold_every_document_of_a_chunk_once():
     assert all(((each == english().ids["<eos>"]).sum(-1) == 1).all() for each in ids)
     stream = stream_batches(0, 4096, skip=len(batches) + 2)
     assert (next(stream).ids == chunk_batches(0, 1, 4096)[2].ids).all()
+
+
+def test_fresh_documents_are_not_those_of_the_training():
+    def texts(ids):
+        return [row[row >= 4].tobytes() for row in ids]  # without <bos>, <eos>, <pad>
+
+    trained = {text for chunk in range(3) for batch in chunk_batches(0, chunk, 4096) for text in texts(batch.ids)}
+    words = english().ids
+    fresh = [np.array([words[word] for word in each.text.split()], np.int16).tobytes() for each in sample(2000, seed=8)]
+    assert len(trained) > 2.9 * CHUNK
+    assert np.mean([text in trained for text in fresh]) < 0.01
 
 
 def test_siblings_without_norm_are_read_back(tmp_path):
