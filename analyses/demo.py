@@ -46,8 +46,8 @@ def run(
     steps: int = 30,
     lr: float = 0.2,
     optimizer: Literal["sgd", "adam"] = "adam",
-    gamma_shares: tuple[float, ...] = (0.4, 0.1),
-    share: float = 0.2,
+    gamma_shares: tuple[float, ...] = (0.4, 0.07),
+    share: float = 0.3,
     fit_texts: int = 32,
     draws: int = 5,
     prompts: int = 60,
@@ -280,7 +280,7 @@ def sentences(
     """Tell what was found, the finding first."""
     rows = {(row["edit"], row["prompts"]): row for _, row in effect.iterrows()}
     steered, shown = rows[LINEAS, OPEN], rows[LINEAS, SHOWN]
-    units = f"{steered['units']:.0f} of {steered['of_units']:,} units"
+    units = f"{steered['units']:,.0f} of {steered['of_units']:,} units"
     best = ranking.top(1).iloc[0]
     worst = by_draw[by_draw["edit"] == LINEAS]["unreadable_after"].max()
     return [
