@@ -17,10 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.heldout import beginnings, change_text, excludes_zero, neutral_texts, plain
+from analyses.heldout import PERPLEXITY, HeldOut, beginnings, change_text, excludes_zero, neutral_texts, plain
 
 COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
+_CONCEPT = "concept"
 _SHARES = ("unreadable", "grammatical")
 
 
@@ -103,9 +104,19 @@ def run(
     starts = list(beginnings(held.source, words=prompt_words, most=most_prompts) if prompts is None else prompts)
     neutral = list(neutral_texts(held, most_neutral))
     score = scorer or ls.ConceptClassifier.fit(train, seed=seed)
-    halves = [
-        _Bench(model, starts[k::2], neutral[k::2], score, samples, max_new_tokens, contrast.chat, seed) for k in (0, 1)
-    ]
+    tuning, test = (
+        HeldOut(
+            model,
+            prompts=tuple(starts[half::2]),
+            scorers={_CONCEPT: score},
+            neutral=tuple(neutral[half::2]),
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            chat=contrast.chat,
+            seed=seed,
+        )
+        for half in (0, 1)
+    )
     small = train.subsample(min(fit_texts, len(train.source), len(train.target)), seed=seed)
     texts = {"": small, NULL: train.shuffled(seed).subsample(len(small.source), seed=seed)}
     entries = [each for each in _entries(model, small, sites, steps, share, seed) if each.name.startswith(tuple(only))]
@@ -120,10 +131,10 @@ def run(
             about = {"method": entry.name, "sites": where, "control": control}
             seconds = perf_counter() - begun
             if not control:
-                curve = [{**about, **halves[0].measure(edit, each)} for each in strengths]
+                curve = [{**about, **_measured(tuning, edit, each)} for each in strengths]
                 tried += curve
                 strength, within = _best(curve, budget)
-            row = {**about, **halves[1].measure(edit, strength), "within_budget": within}
+            row = {**about, **_measured(test, edit, strength), "within_budget": within}
             row |= _size(model, edit) | {"fit_seconds": seconds}
             if given is not None:
                 errors = ls.steering_error(
@@ -203,43 +214,13 @@ def _placed(entries: Sequence[_Entry], sites: Any) -> Iterator[tuple[_Entry, str
         yield entry, OWN, entry.own
 
 
-@dataclass(eq=False)
-class _Bench:
-    """Prompts and neutral texts on which edits are measured; the unedited model is run once."""
-
-    model: Any
-    prompts: Sequence[str]
-    neutral: Sequence[Any]
-    scorer: ls.Scorer
-    samples: int
-    max_new_tokens: int
-    chat: Any
-    seed: int
-    before: ls.Evaluation | None = None
-
-    def measure(self, edit: ls.Intervention, strength: float) -> dict[str, Any]:
-        """Return effect, cost and what the scorer tells beside them, as one row."""
-        result = ls.evaluate(
-            self.model,
-            edit,
-            prompts=self.prompts,
-            scorer=self.scorer,
-            neutral=self.neutral,
-            strength=strength,
-            samples=self.samples,
-            max_new_tokens=self.max_new_tokens,
-            chat=self.chat,
-            seed=self.seed,
-            before=self.before,
-            progress=False,
-        )
-        self.before = self.before or result
-        measures = result.frame.set_index("measure")
-        effect, cost = measures.loc["effect"], measures.loc["cost"]
-        row = {"strength": strength, "before": effect["before"], "after": effect["after"], "change": effect["change"]}
-        row |= {"low": effect["low"], "high": effect["high"]}
-        row |= {"perplexity_before": cost["before"], "perplexity_after": cost["after"]}
-        return row | {f"{name}_change": measures.loc[name, "change"] for name in _SHARES if name in measures.index}
+def _measured(test: HeldOut, edit: ls.Intervention, strength: float) -> dict[str, Any]:
+    """Return effect, cost and what the scorer tells beside them, as one row."""
+    rows = {row["measure"]: row for row in test.measure(edit, strength).rows()}
+    effect, cost = rows[_CONCEPT], rows[PERPLEXITY]
+    row = {"strength": strength} | {name: effect[name] for name in ("before", "after", "change", "low", "high")}
+    row |= {"perplexity_before": cost["before"], "perplexity_after": cost["after"]}
+    return row | {f"{name}_change": rows[name]["change"] for name in _SHARES if name in rows}
 
 
 def _best(curve: Sequence[dict[str, Any]], budget: float) -> tuple[float, bool]:
