@@ -6,7 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 PACKAGE = Path(__file__).parents[1] / "lens_steer"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -19,27 +21,23 @@ LEVELS = {
     "effects": 2,
     "methods": 3,
     "ranking": 4,
-    "interventions": 4,
-    "activations": 5,
-    "host": 6,
-    "contrast": 6,
-    "reading": 6,
-    "directories": 6,
-    "progress": 7,
-    "microworld": 7,
-    "errors": 8,
+    "interventions": 5,
+    "activations": 6,
+    "host": 7,
+    "texts": 8,
+    "microworld": 9,
+    "statistics": 9,
+    "directories": 9,
+    "progress": 9,
+    "errors": 10,
 }
 # Rooms of one level that may see each other.
 NEIGHBOURS = {
-    ("host", "contrast"),
-    ("reading", "contrast"),
-    ("reading", "directories"),
-    ("contrast", "directories"),
-    ("host", "directories"),
-    ("interventions", "ranking"),
     ("evaluation", "effects"),
     ("effects", "evaluation"),
 }
+# Floors that know arrays and their own errors only.
+GROUND = ("microworld", "statistics")
 BARRED_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "managers", "misc"}
 PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -97,13 +95,34 @@ def test_imports_point_one_way(path: Path) -> None:
         assert target in LEVELS, f"{label(path)} imports {written}: a public name is imported from its home"
         allowed = target == here or LEVELS[target] > LEVELS[here] or (here, target) in NEIGHBOURS
         assert allowed, f"{label(path)} ({here}) imports {written}: imports point from the face down to the numbers"
-        if here == "microworld":
-            assert target in ("microworld", "errors"), f"{label(path)} imports {written}: microworld knows errors only"
+        if here in GROUND:
+            assert target in (here, "errors"), f"{label(path)} imports {written}: {here} knows errors only"
+
+
+def our_modules(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, wherever in it, but for the one upward call."""
+    modules = set()
+    for module, name, in_plot in imports(path):
+        if module.startswith("lens_steer") and not (in_plot and module == "lens_steer.report.plots"):
+            inner = f"{module}.{name}".replace(".", "/") + ".py"
+            modules.add(f"{module}.{name}" if (PACKAGE.parent / inner).exists() else module)
+    return modules
+
+
+@pytest.mark.xfail(reason="circles that are being taken apart")
+def test_no_two_files_import_each_other() -> None:
+    """No file imports, by whatever way round, a file that imports it."""
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES]
+    names = [name.removesuffix(".__init__") for name in names]
+    imported = np.array([[name in our_modules(path) for name in names] for path in MODULES])
+    _, circle = connected_components(imported & ~np.eye(len(names), dtype=bool), directed=True, connection="strong")
+    circles = [[names[i] for i in np.flatnonzero(circle == number)] for number in np.unique(circle)]
+    assert not (several := [each for each in circles if len(each) > 1]), f"these import each other: {several}"
 
 
 def test_only_faces_and_registers_load_by_name() -> None:
     """What `import_module` loads no rule above sees: the faces name homes, a register finds what a name stands for."""
-    allowed = {"__init__.py", "microworld/__init__.py", "report/plots.py", "interventions/maps.py"}
+    allowed = {"microworld/__init__.py", "report/plots.py", "interventions/maps.py"}
     found = {label(path) for path in MODULES if any(name == "import_module" for _, name, _ in imports(path))}
     assert found <= allowed, f"{sorted(found - allowed)} load modules by name: write the import"
 

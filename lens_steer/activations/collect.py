@@ -13,7 +13,6 @@ from lens_steer.activations.activations import Activations, BySite
 from lens_steer.activations.moments import MomentSums, Scratch
 from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.activations.store import Progress, load_activations
-from lens_steer.contrast import ContrastSet, LabelledTexts
 from lens_steer.errors import ActivationError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
@@ -22,6 +21,7 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
 def collect(

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lens_steer.contrast import ChatFormat, ContrastSet, LabelledTexts, Row
 from lens_steer.directories import replace_file
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError, UnitError
 from lens_steer.host.adapter import host_of
@@ -20,6 +19,7 @@ from lens_steer.host.sites import find_sites, site_at
 from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.texts.contrast import ChatFormat, ContrastSet, LabelledTexts, Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,8 +25,8 @@ def demo(
 ) -> None:
     """Find the experts of "rude" in the embedded model, steer away from it, and write a report; about two minutes."""
     from lens_steer.host.load import load_model
-    from lens_steer.reading import read_contrast
     from lens_steer.report.page import write_report
+    from lens_steer.texts.readers import read_contrast
 
     place = _free_place() if out is None else out
     require_free_place(place)

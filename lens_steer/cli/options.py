@@ -10,7 +10,7 @@ import typer
 from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
-    from lens_steer.contrast import ContrastSet
+    from lens_steer.texts.contrast import ContrastSet
 
 Model = Annotated[str, typer.Option(help="Hub name or directory of the model.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the library's choice when left out.")]
@@ -58,7 +58,7 @@ def contrast_of(
     seed: int,
 ) -> ContrastSet:
     """Read the contrast of --texts and the options that go with it."""
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     if len(texts) > 2:
         raise SettingError("give --texts once (a table or concept JSON) or twice (source texts, target texts)")

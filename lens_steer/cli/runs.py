@@ -12,11 +12,11 @@ from lens_steer.cli.options import lines_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lens_steer.contrast import ContrastSet
     from lens_steer.evaluation.evaluation import Evaluation
     from lens_steer.evaluation.scorers import Scorer
     from lens_steer.interventions.intervention import Intervention
     from lens_steer.report.study import Study
+    from lens_steer.texts.contrast import ContrastSet
 
 _PROMPT_WORDS = 4
 _MOST_PROMPTS = 100

@@ -42,7 +42,7 @@ from lens_steer.cli.runs import require_free_place
 from lens_steer.errors import LensSteerError, SettingError
 
 if TYPE_CHECKING:
-    from lens_steer.contrast import ContrastSet, LabelledTexts
+    from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 GROUP = "lens_steer.studies"
 _EVERY = "microworld:*"
@@ -219,9 +219,9 @@ def _read(
     run: Callable[..., Any], texts: list[Path], names: list[str], columns: _Columns, n: int | None, seed: int
 ) -> ContrastSet | LabelledTexts:
     """Read one contrast, or several as one table for the studies that take them."""
-    from lens_steer.contrast import LabelledTexts
     from lens_steer.microworld import contrast_names
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.contrast import LabelledTexts
+    from lens_steer.texts.readers import read_contrast
 
     if bool(texts) == bool(names):
         raise SettingError("say what to study by --texts FILE (once or twice) or by --contrast NAME, not both")

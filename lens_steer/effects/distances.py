@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import pool_texts
-from lens_steer.contrast import ContrastSet, Row
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import Tokens, default_batch_size, tokenize
-from lens_steer.ranking.wasserstein import wasserstein
+from lens_steer.statistics.wasserstein import wasserstein
+from lens_steer.texts.contrast import ContrastSet, Row
 
 Texts = Literal["heldout", "neutral", "foreign"]
 Sides = Mapping[str, Mapping[Site, Tensor]]

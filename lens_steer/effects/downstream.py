@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet, Row
 from lens_steer.effects.distances import Sides, Texts, Untouched, pooled_sides, tokenized_groups
 from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import Host, host_of
@@ -17,6 +16,7 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
+from lens_steer.texts.contrast import ContrastSet, Row
 
 if TYPE_CHECKING:
     import pandas as pd

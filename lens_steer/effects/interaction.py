@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet
 from lens_steer.effects.distances import Sides, Untouched, pooled_sides, tokenized_groups
 from lens_steer.effects.downstream import reached
 from lens_steer.errors import SettingError, SiteError
@@ -22,6 +21,7 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.compose import collisions, compose
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
+from lens_steer.texts.contrast import ContrastSet
 
 if TYPE_CHECKING:
     import pandas as pd

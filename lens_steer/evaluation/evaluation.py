@@ -10,15 +10,15 @@ import numpy as np
 from einops import reduce
 from torch import nn
 
-from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.generation import generate
-from lens_steer.evaluation.intervals import change_interval, perplexity_change, share, share_change
 from lens_steer.evaluation.perplexity import TextLosses, text_losses
 from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.adapter import host_of
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.statistics.intervals import change_interval, perplexity_change, share, share_change
+from lens_steer.texts.contrast import ChatFormat, Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from lens_steer.contrast import ChatFormat
 from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.decode import Decoding, decode
@@ -16,6 +15,7 @@ from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.strengths import Strength, as_strengths
 from lens_steer.progress import progress_bar
+from lens_steer.texts.contrast import ChatFormat
 
 _TOKEN_BUDGET = 8192
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
@@ -20,6 +19,7 @@ from lens_steer.host.clock import numbered, whole_texts
 from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
+from lens_steer.texts.contrast import ChatFormat, Row
 
 Reduction = Literal["token", "text"]
 _LOGIT_BUDGET = 2**26  # numbers in the logits of one batch: 256 MiB in float32

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer.contrast import ContrastSet, Row
 from lens_steer.errors import ContrastError, SettingError
+from lens_steer.texts.contrast import ContrastSet, Row
 
 
 @runtime_checkable

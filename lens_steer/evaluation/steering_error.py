@@ -132,5 +132,5 @@ def _require_vocabulary(tokenizer: Any) -> None:
         raise ModelError(
             f"the steering error is known for models of the microworld's {len(english().words)} words only, and this "
             f'one has {len(vocabulary)} others: use load_model("microworld") or a model that '
-            "`python -m lens_steer.microworld.train` has trained"
+            "`python -m tools.microworld.train` has trained"
         )

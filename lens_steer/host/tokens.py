@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import LensSteerWarning, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import TokenPositions
 from lens_steer.host.scope import ALL_TOKENS, Scope, special_ids
+from lens_steer.texts.contrast import ChatFormat, Row
 
 Overflow = Literal["truncate", "refuse"]
 

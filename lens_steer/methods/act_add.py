@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.contrast import ChatFormat, ContrastSet, Row
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites
@@ -22,6 +21,7 @@ from lens_steer.host.trunk import Visit, trunk
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.fitting import method_provenance
+from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row
 
 
 @dataclass(frozen=True, kw_only=True)

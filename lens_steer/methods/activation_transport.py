@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import SitePattern, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
@@ -25,6 +24,7 @@ from lens_steer.methods.transport_maps import (
     mean_transport,
     unit_quantiles,
 )
+from lens_steer.texts.contrast import ContrastSet
 
 Support = Literal["observed", "unbounded"] | tuple[float, float]
 """Where a map acts: inside the range observed on source texts, everywhere, or between two quantiles of that range."""

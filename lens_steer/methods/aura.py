@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.sites import SitePattern
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.fitting import activations_for, method_provenance
-from lens_steer.ranking.scores import auroc
+from lens_steer.statistics.scores import auroc
+from lens_steer.texts.contrast import ContrastSet
 
 
 @dataclass(frozen=True, kw_only=True)

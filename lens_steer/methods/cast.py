@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.scope import ALL_TOKENS, Scope, special_ids
@@ -21,6 +20,7 @@ from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.repe import first_component
 from lens_steer.ranking.experts import split_rows
+from lens_steer.texts.contrast import ContrastSet
 
 
 @dataclass(frozen=True, kw_only=True)

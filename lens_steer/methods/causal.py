@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool, TokenPool
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import numbered, whole_texts
@@ -27,6 +26,7 @@ from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
 from lens_steer.host.trunk import as_hook
 from lens_steer.interventions.maps import ActivationMap
+from lens_steer.texts.contrast import ContrastSet
 
 Moves = Literal["both", "source"]
 """Which texts pass the maps of earlier sites: all of them, or the source alone."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import Pooled, pool_texts
-from lens_steer.contrast import ContrastSet, Row
 from lens_steer.errors import ActivationError, ContrastError, SettingError
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern
@@ -24,6 +23,7 @@ from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.transport_maps import without_spread
+from lens_steer.texts.contrast import ContrastSet, Row
 
 _FEWEST_TEXTS = 4
 _FOLDS = 5

@@ -16,7 +16,7 @@ from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.methods.transport_maps import without_spread
-from lens_steer.ranking.wasserstein import quantile_coupling
+from lens_steer.statistics.wasserstein import quantile_coupling
 
 Chunk = tuple[list[int], TokenBatch]
 """Rows that pass through the model together, and their padded tokens."""

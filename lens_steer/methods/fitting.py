@@ -11,11 +11,11 @@ from torch import nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.texts.contrast import ContrastSet
 
 
 @runtime_checkable

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
@@ -24,6 +23,7 @@ from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.ranking.experts import split_rows
+from lens_steer.texts.contrast import ContrastSet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import Pooled, pool_texts
-from lens_steer.contrast import ContrastSet, Row
 from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
@@ -30,6 +29,7 @@ from lens_steer.methods.fitting import matching, method_provenance
 from lens_steer.methods.lineas_path import LinEASPath, default_gammas
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
+from lens_steer.texts.contrast import ContrastSet, Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites
@@ -24,6 +23,7 @@ from lens_steer.interventions.low_rank import LowRankAffine, move_along
 from lens_steer.methods.descent import Descent, Optimizer, descend, draw_rows
 from lens_steer.methods.fitting import method_provenance
 from lens_steer.methods.text_loss import EditOf, TextLoss
+from lens_steer.texts.contrast import ContrastSet
 
 
 @dataclass(frozen=True, kw_only=True)

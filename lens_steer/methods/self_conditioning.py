@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
@@ -21,7 +20,8 @@ from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.transport_maps import unit_quantiles
-from lens_steer.ranking.scores import average_precision
+from lens_steer.statistics.scores import average_precision
+from lens_steer.texts.contrast import ContrastSet
 
 _QUANTILES = {"median": 0.5, "p90": 0.9}
 

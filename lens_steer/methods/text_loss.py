@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lens_steer.contrast import ChatFormat, Row
 from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import TokenPositions, whole_texts
@@ -17,6 +16,7 @@ from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import as_hook
+from lens_steer.texts.contrast import ChatFormat, Row
 
 EditOf = Callable[[Float[Tensor, "text pos unit"]], Float[Tensor, "text pos unit"]]
 """What a vector of parameters does to a site's activation, differentiable in the parameters."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
+from jaxtyping import Float
 
 from lens_steer.errors import MicroworldError
-from lens_steer.microworld.shapes import Array, Float
 
 END = -1
 
@@ -25,7 +25,7 @@ class Table:
     """The law of `k` outcomes given the attributes in `scope`: probabilities of shape [*scope, k]."""
 
     scope: tuple[str, ...]
-    probabilities: Float[Array, "*scope k"]
+    probabilities: Float[np.ndarray, "*scope k"]
 
     def __post_init__(self) -> None:
         if self.probabilities.ndim != len(self.scope) + 1 or not np.allclose(self.probabilities.sum(-1), 1.0):

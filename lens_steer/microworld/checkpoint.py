@@ -25,7 +25,7 @@ def embedded_checkpoint() -> Path:
 def check_checkpoint(folder: Path | str) -> Path:
     """The folder, when it holds an intact checkpoint of this grammar; otherwise an error that names the damage."""
     folder = Path(folder)
-    remedy = "Restore the folder, or train it anew with `python -m lens_steer.microworld.train --out DIR`."
+    remedy = "Restore the folder, or train it anew with `python -m tools.microworld.train --out DIR`."
     for name in FILES:
         if not (folder / name).is_file():
             raise MicroworldError(f"The checkpoint {folder} is damaged: {name} is missing. {remedy}")

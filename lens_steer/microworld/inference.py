@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float
 
 from lens_steer.microworld.automaton import END, Arc, Draw, Recall, Table
 from lens_steer.microworld.grammar import Attribute, Grammar
 from lens_steer.microworld.sampler import aligned
-from lens_steer.microworld.shapes import Array, Float
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class State:
 class Belief:
     """Log weights of the attributes, one array per component; with `constant`, log P(attributes, words so far)."""
 
-    components: tuple[Array, ...]
+    components: tuple[np.ndarray, ...]
     constant: float = 0.0
 
     def log_weight(self) -> float:
         """Log P(the words so far), in nats; -inf when no attributes allow them."""
         return self.constant + sum(_log_sum(component) for component in self.components)
 
-    def posterior(self) -> tuple[Array, ...]:
+    def posterior(self) -> tuple[np.ndarray, ...]:
         """Per component the joint law of its attributes."""
         return tuple(np.exp(component - _log_sum(component)) for component in self.components)
 
 
-def _log_sum(logs: Array) -> float:
+def _log_sum(logs: np.ndarray) -> float:
     top = float(logs.max())
     return top if top == -np.inf else top + float(np.log(np.exp(logs - top).sum()))
 
@@ -52,11 +52,11 @@ class _Table:
     """A table laid over its component's axes; component is None where it looks at no attribute."""
 
     component: int | None
-    law: Float[Array, "... k"]
-    log: Float[Array, "... k"]
+    law: Float[np.ndarray, "... k"]
+    log: Float[np.ndarray, "... k"]
 
 
-Evidence = tuple[tuple[int | None, Array], ...]
+Evidence = tuple[tuple[int | None, np.ndarray], ...]
 """What a step says: per factor the component it weighs (None: a constant) and its logarithms over that one's axes."""
 
 
@@ -118,12 +118,12 @@ class Inference:
                 components[component] = np.asarray(components[component] + log)
         return Belief(tuple(components), constant)
 
-    def law(self, state: State, belief: Belief) -> Float[Array, " word"]:
+    def law(self, state: State, belief: Belief) -> Float[np.ndarray, " word"]:
         """P(next word | the words so far) over the vocabulary, in token-id order; it sums to 1."""
         law = np.zeros(len(self.grammar.words))
         posterior = belief.posterior()
         for arc in self.grammar.automaton.nodes[state.node]:
-            weights: list[Array] = list(posterior)
+            weights: list[np.ndarray] = list(posterior)
             mass = 1.0
             for table, outcome in arc.factors:
                 laid = self._table(table)
@@ -202,7 +202,7 @@ class Inference:
         return [word for word in words if word is not None and word in emission.category.words]
 
 
-def _prior(component: tuple[Attribute, ...], fixed: Mapping[str, int]) -> Array:
+def _prior(component: tuple[Attribute, ...], fixed: Mapping[str, int]) -> np.ndarray:
     law = np.ones(())
     for attribute in component:
         weights = np.array(attribute.prior)
@@ -213,7 +213,7 @@ def _prior(component: tuple[Attribute, ...], fixed: Mapping[str, int]) -> Array:
         return np.asarray(np.log(law))
 
 
-def _product(weights: list[Array]) -> float:
+def _product(weights: list[np.ndarray]) -> float:
     product = 1.0
     for weight in weights:
         product *= float(weight.sum())

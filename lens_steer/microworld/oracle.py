@@ -19,12 +19,12 @@ from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import EOS, STOPS, Grammar
 from lens_steer.microworld.inference import Belief, Inference, State
-from lens_steer.microworld.shapes import Array, Float
 
 Status = Literal["grammatical", "ungrammatical", "unfinished"]
 
@@ -77,7 +77,7 @@ class NextToken:
     """The law of the next token, in token-id order: `probabilities[i]` is that of `words[i]`; `<eos>` ends a text."""
 
     words: tuple[str, ...]
-    probabilities: Float[Array, " word"]
+    probabilities: Float[np.ndarray, " word"]
 
     def __getitem__(self, word: str) -> float:
         if word not in self.words:
@@ -149,7 +149,7 @@ class Oracle:
 
     def follow(
         self, words: Sequence[str], *, given: Mapping[str, str] | None = None
-    ) -> Iterator[Float[Array, " word"]]:
+    ) -> Iterator[Float[np.ndarray, " word"]]:
         """The law before each word of a grammatical beginning and the one after the last: len(words) + 1 laws."""
         state, belief = self._inference.start(), self._inference.prior(given)
         for word in words:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.automaton import END, Draw, Recall, Table
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import Grammar
-from lens_steer.microworld.shapes import Array, Float, Int
 
 BLOCK = 1024
 
@@ -56,23 +56,23 @@ class Walk:
     registers (word ids, negative while empty) before each word.
     """
 
-    values: Int[Array, "row attribute"]
-    ids: Int[Array, "row position"]
-    node: Int[Array, "row position"]
-    memory: Int[Array, "row position register"]
+    values: Int[np.ndarray, "row attribute"]
+    ids: Int[np.ndarray, "row position"]
+    node: Int[np.ndarray, "row position"]
+    memory: Int[np.ndarray, "row position register"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Rows:
     """Many laws laid end to end: row r owns cumulative values in (r, r + 1], so that one search serves all rows."""
 
-    cumulative: Float[Array, " entry"]
-    outcome: Int[Array, " entry"]
-    offset: Int[Array, " table"]
-    stride: Int[Array, "table attribute"]
+    cumulative: Float[np.ndarray, " entry"]
+    outcome: Int[np.ndarray, " entry"]
+    offset: Int[np.ndarray, " table"]
+    stride: Int[np.ndarray, "table attribute"]
 
     @classmethod
-    def of(cls, grammar: Grammar, tables: list[tuple[Table, Int[Array, " _"]]]) -> _Rows:
+    def of(cls, grammar: Grammar, tables: list[tuple[Table, Int[np.ndarray, " _"]]]) -> _Rows:
         names = [attribute.name for attribute in grammar.attributes]
         stride = np.zeros((len(tables), len(names)), dtype=np.int64)
         offset, cumulative, outcome, row = np.zeros(len(tables), dtype=np.int64), [], [], 0
@@ -90,8 +90,11 @@ class _Rows:
         return cls(np.concatenate(cumulative), np.concatenate(outcome), offset, stride)
 
     def pick(
-        self, table: Int[Array, " row"], values: Int[Array, "row attribute"], uniform: Float[Array, " row"]
-    ) -> Int[Array, " row"]:
+        self,
+        table: Int[np.ndarray, " row"],
+        values: Int[np.ndarray, "row attribute"],
+        uniform: Float[np.ndarray, " row"],
+    ) -> Int[np.ndarray, " row"]:
         """One outcome per row, from the law that its table gives under its attributes."""
         law = self.offset[table] + (values * self.stride[table]).sum(-1)
         place = np.searchsorted(self.cumulative, law + np.minimum(uniform, 1 - 1e-9), side="right")
@@ -105,13 +108,13 @@ class Sampler:
     grammar: Grammar
     arcs: _Rows
     categories: _Rows
-    target: Int[Array, " arc"]
-    category: Int[Array, " arc"]
-    recall: Int[Array, " arc"]
-    form: Int[Array, " arc"]
-    store: Int[Array, " arc"]
-    exclude: Int[Array, "arc register"]
-    forms: Int[Array, "form word"]
+    target: Int[np.ndarray, " arc"]
+    category: Int[np.ndarray, " arc"]
+    recall: Int[np.ndarray, " arc"]
+    form: Int[np.ndarray, " arc"]
+    store: Int[np.ndarray, " arc"]
+    exclude: Int[np.ndarray, "arc register"]
+    forms: Int[np.ndarray, "form word"]
 
     @staticmethod
     @cache
@@ -162,7 +165,7 @@ class Sampler:
         ], axis=-1)  # fmt: skip
         node = np.full(n, self.grammar.automaton.start)
         memory = np.full((n, max(self.grammar.registers, 1)), -2)
-        columns: list[tuple[Array, Array, Array]] = []
+        columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         rows = np.arange(n)
         while len(rows):
             uniform = rng.random((2, n))[:, rows]
@@ -181,13 +184,13 @@ class Sampler:
 
     def _say(
         self,
-        rows: Int[Array, " row"],
-        arc: Int[Array, " row"],
-        values: Int[Array, "all attribute"],
-        memory: Int[Array, "all register"],
-        uniform: Float[Array, " row"],
+        rows: Int[np.ndarray, " row"],
+        arc: Int[np.ndarray, " row"],
+        values: Int[np.ndarray, "all attribute"],
+        memory: Int[np.ndarray, "all register"],
+        uniform: Float[np.ndarray, " row"],
         rng: np.random.Generator,
-    ) -> Int[Array, " row"]:
+    ) -> Int[np.ndarray, " row"]:
         said = np.empty(len(rows), dtype=np.int64)
         recalls = self.recall[arc] >= 0
         said[recalls] = self.forms[self.form[arc[recalls]], memory[rows[recalls], self.recall[arc[recalls]]]]
@@ -214,7 +217,7 @@ def _joint(grammar: Grammar, factors: list[tuple[tuple[Table, int], ...]]) -> Ta
     return Table(tuple(names), law)
 
 
-def aligned(table: Table, names: list[str]) -> Float[Array, ...]:
+def aligned(table: Table, names: list[str]) -> Float[np.ndarray, ...]:
     """A table's probabilities with its axes in the order of `names`, length 1 where it does not look."""
     order = sorted(range(len(table.scope)), key=lambda axis: names.index(table.scope[axis]))
     moved = np.transpose(table.probabilities, (*order, len(table.scope)))

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.grammar import BOS
 from lens_steer.microworld.oracle import Oracle
 from lens_steer.microworld.sampler import sample
-from lens_steer.microworld.shapes import Array, Float
 
-NextLogProbs = Callable[[Sequence[Sequence[int]]], Sequence[Float[Array, "_ word"]]]
+NextLogProbs = Callable[[Sequence[Sequence[int]]], Sequence[Float[np.ndarray, "_ word"]]]
 """Documents as token ids (`<bos>` first, unequal lengths) -> for each, log P(next token) in nats after every one of
 its tokens, in token-id order."""
 
@@ -59,8 +59,8 @@ class SteeringTask:
     """
 
     ids: tuple[tuple[int, ...], ...]
-    laws: tuple[Float[Array, "_ word"], ...]
-    allowed: tuple[Array, ...]
+    laws: tuple[Float[np.ndarray, "_ word"], ...]
+    allowed: tuple[np.ndarray, ...]
 
     @classmethod
     def draw(cls, given: Mapping[str, str], *, n: int = 128, seed: int = 0) -> SteeringTask:
@@ -100,7 +100,7 @@ class SteeringTask:
             documents=len(lengths),
         )
 
-    def _check(self, row: int, logs: Array) -> None:
+    def _check(self, row: int, logs: np.ndarray) -> None:
         law = self.laws[row]
         if logs.shape != law.shape or not np.allclose(np.exp(logs).sum(-1), 1.0, atol=1e-3):
             raise MicroworldError(
@@ -121,7 +121,7 @@ def steering_error_from_log_probs(
     return SteeringTask.draw(given, n=n, seed=seed).error(next_log_probs)
 
 
-def _per_prefix(sums: Float[Array, " document"], lengths: Float[Array, " document"]) -> Measured:
+def _per_prefix(sums: Float[np.ndarray, " document"], lengths: Float[np.ndarray, " document"]) -> Measured:
     """Every prefix weighs the same: a ratio of two means, its standard error by linearisation."""
     mean = sums.sum() / lengths.sum()
     residual = (sums - mean * lengths) / lengths.mean()

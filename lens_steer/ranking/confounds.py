@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lens_steer.errors import ActivationError
-from lens_steer.ranking.scores import auroc
+from lens_steer.statistics.scores import auroc
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,15 +13,15 @@ from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
-from lens_steer.ranking.scores import auroc, auroc_and_average_precision
-from lens_steer.ranking.significance import (
+from lens_steer.statistics.scores import auroc, auroc_and_average_precision
+from lens_steer.statistics.significance import (
     auroc_interval,
     benjamini_hochberg,
     family_wise_p,
     mann_whitney_p,
     permutation_null,
 )
-from lens_steer.ranking.wasserstein import wasserstein
+from lens_steer.statistics.wasserstein import wasserstein
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_steer.activations.activations import Activations
 from lens_steer.ranking.experts import split_rows
-from lens_steer.ranking.scores import auroc
+from lens_steer.statistics.scores import auroc
 
 if TYPE_CHECKING:
     import pandas as pd

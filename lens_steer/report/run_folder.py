@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lens_steer.activations.show import UnitView
-from lens_steer.contrast import ContrastSet, LabelledTexts
 from lens_steer.directories import new_directory, read_json, write_json
 from lens_steer.errors import ArtifactError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenView
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 if TYPE_CHECKING:
     import pandas as pd

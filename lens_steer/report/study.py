@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import nn
 
-    from lens_steer.contrast import ContrastSet, LabelledTexts
+    from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,13 @@ import torch
 from lens_steer.activations import store as store_module
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet, LabelledTexts
 from lens_steer.errors import ActivationError, ArtifactError, ModelError, OutputError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import find_sites
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from tests.families import sentences
 
 

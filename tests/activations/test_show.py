@@ -12,13 +12,13 @@ import torch
 
 from lens_steer.activations.collect import collect
 from lens_steer.activations.show import UnitView, show_units, token_texts
-from lens_steer.contrast import ContrastSet, LabelledTexts
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError, UnitError
 from lens_steer.host.sites import find_sites
 from lens_steer.host.units import Unit
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from tests.families import sentences
 
 CONTRAST = ContrastSet(sentences(10, seed=1, must="sad"), sentences(8, seed=2, must="happy"))
@@ -178,7 +178,7 @@ def test_bad_input_is_named(tiny: Any) -> None:
 
 @pytest.mark.real
 def test_an_expert_of_sad_is_largest_in_sad_texts(tinytalk: Any, shared: Path) -> None:
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json").subsample(60, seed=0)
     best = rank_experts(collect(tinytalk, contrast, "mlp.hook_post")).top(1)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
 from lens_steer.host.tokens import default_batch_size, tokenize
 from lens_steer.methods.activation_transport import LinearAcT
-from lens_steer.reading import read_contrast
+from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 from tests.benchmarks.timing import ratio, two_threads
 from tests.conftest import SHARED
 

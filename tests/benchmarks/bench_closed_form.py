@@ -14,13 +14,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lens_steer.activations.activations import Activations
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.load import load_model
 from lens_steer.methods.activation_transport import GaussianAcT, LinearAcT, MeanAcT
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.damp import Damp, Det0
 from lens_steer.methods.self_conditioning import SelfCond
+from lens_steer.texts.contrast import ContrastSet
 from tests.benchmarks.timing import two_threads
 from tests.families import CONFIGS, make_tokenizer, sentences
 

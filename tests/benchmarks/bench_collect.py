@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import LabelledTexts
 from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
 from lens_steer.host.tokens import tokenize
+from lens_steer.texts.contrast import LabelledTexts
 from tests.benchmarks.memory import peak_bytes
 from tests.benchmarks.timing import ratio, two_threads
 from tests.conftest import SHARED

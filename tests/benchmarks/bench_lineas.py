@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from lens_steer.activations.whole_texts import pool_texts
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
@@ -16,7 +15,8 @@ from lens_steer.host.trunk import frozen
 from lens_steer.methods.descent import Descent, descend
 from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
-from lens_steer.reading import read_contrast
+from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 from tests.benchmarks.memory import peak_bytes
 from tests.benchmarks.timing import ratio, two_threads
 from tests.conftest import SHARED

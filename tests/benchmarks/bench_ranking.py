@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from lens_steer.ranking.scores import auroc_and_average_precision
+from lens_steer.statistics.scores import auroc_and_average_precision
 
 THREADS = 2
 # scikit-learn takes minutes for all units; its time is strictly proportional to their number.

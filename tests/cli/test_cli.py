@@ -16,7 +16,7 @@ from lens_steer import cli
 from lens_steer.errors import LensSteerError
 from lens_steer.host.load import load_model
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.reading import read_contrast
+from lens_steer.texts.readers import read_contrast
 from tests.families import save_tiny, sentences
 
 

@@ -12,13 +12,13 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.effects.downstream import DownstreamShift, downstream_shift
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
-from lens_steer.reading import read_contrast
+from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 from tests.families import sentences
 
 CONTRAST = ContrastSet(sentences(12, seed=1, must="sad"), sentences(9, seed=2, must="happy"))

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.effects.interaction import Interaction, interaction
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 from tests.handles import Forwards, handles
 

@@ -8,9 +8,9 @@ from lens_steer.errors import SettingError
 from lens_steer.evaluation import evaluation as evaluation_room
 from lens_steer.evaluation.evaluation import Evaluation, evaluate
 from lens_steer.evaluation.generation import generate
-from lens_steer.evaluation.intervals import change_interval, mean_change
 from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.evaluation.scorers import WordList
+from lens_steer.statistics.intervals import change_interval, mean_change
 from tests.evaluation.hosts import random_edit
 from tests.families import sentences
 

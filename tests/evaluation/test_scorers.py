@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.evaluation.scorers import ConceptClassifier, Scorer, WordList
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.attach import Write, attach
 from lens_steer.host.clock import ForwardPass
 from lens_steer.host.sites import Site, find_sites
@@ -18,6 +17,7 @@ from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen, trunk
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny
 from tests.handles import handles, logits
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ModelError
 from lens_steer.host.attach import attach
 from lens_steer.host.clock import ForwardPass, PositionClock, TokenPositions, positions_of, whole_texts
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import trunk
+from lens_steer.texts.contrast import ContrastSet
 from tests.handles import handles
 
 pytestmark = pytest.mark.compat

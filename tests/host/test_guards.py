@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ModelError, SiteError
 from lens_steer.host.attach import attach
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.families import make_tiny
 from tests.handles import Forwards, handles, logits

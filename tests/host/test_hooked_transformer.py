@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.effects.downstream import downstream_shift
 from lens_steer.errors import ArtifactError, SiteError
 from lens_steer.host.adapter import host_of
@@ -23,6 +22,7 @@ from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.lineas import LinEAS
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.handles import handles, logits
 from tests.host.test_attach import random_edit

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ModelError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
+from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.families import make_tiny, make_tokenizer, save_tiny, sentences
 from tests.handles import logits

@@ -11,11 +11,11 @@ from tokenizers import AddedToken
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import LensSteerWarning, ModelError, TokenError
 from lens_steer.host.load import load_model
 from lens_steer.host.scope import Scope
 from lens_steer.host.tokens import Tokens, apply_chat, default_batch_size, tokenize
+from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.families import make_tiny, make_tokenizer
 

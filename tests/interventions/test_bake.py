@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ArtifactError, LensSteerError, MapError, ModelError, SettingError, SiteError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
@@ -30,6 +29,7 @@ from lens_steer.interventions.row_gate import RowGate
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.families import CONFIGS, make_tiny, sentences
 from tests.handles import handles
@@ -372,7 +372,7 @@ class TestRealModels:
         ids=["aura", "aura's own sites", "caa", "lineas", "lineas elsewhere"],
     )
     def test_fitted_interventions(self, method: Any, real_model: Any, shared: Path) -> None:
-        from lens_steer.reading import read_contrast
+        from lens_steer.texts.readers import read_contrast
 
         contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=12)
         assert_bakes(real_model, method.fit(real_model, contrast))

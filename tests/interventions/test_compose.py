@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, LensSteerWarning, MapError, SettingError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
@@ -20,6 +19,7 @@ from lens_steer.interventions.compose import Collisions, collisions, compose
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 SITE = Site("blocks.0.hook_resid_post", 0, "hook_resid_post", 8)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ArtifactError, MapError, OutputError, SettingError, SiteError, UnitError
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.units import Unit
@@ -19,6 +18,7 @@ from lens_steer.interventions.ablation import ablate, random_units
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import Chain, DiagonalAffine
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
 
 

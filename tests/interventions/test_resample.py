@@ -10,7 +10,6 @@ import torch
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, MapError, SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.host.tokens import tokenize
@@ -18,6 +17,7 @@ from lens_steer.host.units import Unit
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.resample import Resample
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 CONTRAST = ContrastSet(sentences(6, seed=1, must="sad"), sentences(9, seed=2, must="happy"))

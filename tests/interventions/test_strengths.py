@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import text_losses
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.strengths import as_strengths, warn_if_far
+from lens_steer.texts.contrast import ContrastSet
 from tests.host.test_attach import random_edit
 from tests.host.test_clock import left_padded
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import LensSteerWarning, MapError, SettingError
 from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.host.scope import Scope
 from lens_steer.interventions import touched as touched_room
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.methods.act_add import ActAdd
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tokenizer
 from tests.host.test_attach import random_edit
 from tests.host.test_clock import left_padded

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ContrastError, SettingError, SiteError
 from lens_steer.host.scope import Scope
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.act_add import ActAdd
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny
 from tests.host.test_clock import left_padded
 

@@ -10,11 +10,11 @@ import torch
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, ContrastError, ModelError, SettingError, SiteError
 from lens_steer.methods.activation_transport import ActivationTransport, GaussianAcT, LinearAcT, MeanAcT
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.transport_maps import linear_transport
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 METHODS = [MeanAcT(), GaussianAcT(), LinearAcT()]

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.methods.aura import AurA, aura_scale
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

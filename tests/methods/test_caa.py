@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SettingError, SiteError
 from lens_steer.methods.caa import CAA
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

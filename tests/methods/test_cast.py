@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import MapError, ModelError, SettingError, SiteError
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
@@ -18,6 +17,7 @@ from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.cast import CAST, best_threshold, f1
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 from tests.host.test_clock import left_padded
 

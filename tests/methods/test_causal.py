@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SiteError
 from lens_steer.host.sites import find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.activation_transport import ActivationTransport, GaussianAcT, LinearAcT, MeanAcT
 from lens_steer.methods.causal import fit_causally
+from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.families import sentences
 from tests.handles import handles
@@ -83,7 +83,7 @@ def test_every_family(family: Any, contrast: ContrastSet, moves: Any) -> None:
 
 @pytest.mark.real
 def test_on_the_real_models(real_model: Any, shared: Any) -> None:
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=20)
     for sites in ("hook_resid_post", "paper:act"):

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lens_steer.activations.activations import Activations
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ContrastError
 from lens_steer.host.sites import find_sites
 from lens_steer.methods.activation_transport import GaussianAcT, LinearAcT, MeanAcT
@@ -20,6 +19,7 @@ from lens_steer.methods.damp import Damp, Det0
 from lens_steer.methods.fitting import Method
 from lens_steer.methods.self_conditioning import SelfCond
 from lens_steer.methods.transport_maps import gaussian_transport, linear_transport, mean_transport
+from lens_steer.texts.contrast import ContrastSet
 
 SITES = "hook_resid_post"
 RANKING: list[Method] = [AurA(sites=SITES), Damp(k=7, sites=SITES), Det0(k=7, sites=SITES)]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 from tests.handles import handles
 from tests.methods.contract import METHODS
@@ -140,7 +140,7 @@ def test_it_follows_the_models_dtype(method: Method, contrast: ContrastSet) -> N
 
 @pytest.mark.real
 def test_on_the_real_models(method: Method, real_model: Any, shared: Path) -> None:
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=16)
     neutral = read_contrast(shared / "data" / "story_concepts" / "dog.json", n=16)
@@ -154,7 +154,7 @@ def test_on_the_real_models(method: Method, real_model: Any, shared: Path) -> No
 
 @pytest.mark.compat
 def test_on_the_embedded_model(method: Method, embedded_host: Any) -> None:
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     rude, film = (read_contrast(f"microworld:{name}", n=8) for name in ("rude", "topic=film"))
     text = str(rude.source[0])

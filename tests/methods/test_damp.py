@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.sites import Site
 from lens_steer.interventions.ablation import ablate
 from lens_steer.methods.best_units import best_units
 from lens_steer.methods.damp import Damp, Det0
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

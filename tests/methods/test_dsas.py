@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, ContrastError, MapError, SettingError
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.maps import DiagonalAffine
@@ -23,6 +22,7 @@ from lens_steer.methods.act_add import ActAdd
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.damp import Damp
 from lens_steer.methods.dsas import DSAS, gate_between
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 
@@ -115,7 +115,7 @@ def test_it_says_what_it_gated_and_how_well_the_gates_tell(tiny: Any) -> None:
 @pytest.mark.real
 def test_neutral_text_is_steered_less(tinytalk: Any, shared: Any) -> None:
     """On a real model: what the gate leaves of the edit, on texts that it has not seen."""
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     sad, dog = (read_contrast(shared / "data" / "story_concepts" / f"{name}.json", n=64) for name in ("sad", "dog"))
     train, held = replace(sad, control=dog.source).split(test=0.5, seed=0)

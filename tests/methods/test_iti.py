@@ -12,11 +12,11 @@ from sklearn.linear_model import LogisticRegression
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SettingError, SiteError
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.iti import ITI
 from lens_steer.ranking.experts import split_rows
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
 
 SITES = ("blocks.0.attn.hook_z", "blocks.1.attn.hook_z")

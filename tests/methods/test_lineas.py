@@ -10,7 +10,6 @@ import torch
 
 from lens_steer.activations.collect import collect
 from lens_steer.activations.whole_texts import pool_texts
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, ContrastError, LensSteerWarning, ModelError, SettingError, SiteError
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
@@ -19,7 +18,8 @@ from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.lineas import LinEAS
-from lens_steer.ranking.wasserstein import wasserstein
+from lens_steer.statistics.wasserstein import wasserstein
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

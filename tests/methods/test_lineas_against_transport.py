@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from lens_steer.activations.whole_texts import pool_texts
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.activation_transport import LinearAcT
 from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.lineas import LinEAS
-from lens_steer.reading import read_contrast
+from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 
 
 def loss_of(model: Any, contrast: ContrastSet, edit: Intervention | None) -> float:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 STEP = 1e-2

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.sites import find_sites
 from lens_steer.host.units import Unit
@@ -22,7 +21,8 @@ from lens_steer.methods.lineas import LinEAS
 from lens_steer.methods.refit import deviations
 from lens_steer.methods.repe import RepE
 from lens_steer.ranking.experts import rank_experts
-from lens_steer.ranking.wasserstein import wasserstein
+from lens_steer.statistics.wasserstein import wasserstein
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
 
 NORMALISED = LinEAS(loss="normalised", steps=8, optimizer="adam", lr=0.01, progress=False)

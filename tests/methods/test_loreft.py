@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ModelError, SettingError, SiteError
 from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.host.scope import Scope
@@ -18,6 +17,7 @@ from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.low_rank import LowRankAffine
 from lens_steer.methods.loreft import LoReFT, _LowRankMaps
 from lens_steer.methods.text_loss import TextLoss
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 PAIRS = [(f"{prompt} the ", answer) for prompt, answer in zip(sentences(6, seed=3), sentences(6, seed=4), strict=True)]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import (
     ContrastError,
     LensSteerError,
@@ -28,6 +27,7 @@ from lens_steer.methods.fitting import Method
 from lens_steer.methods.iti import ITI
 from lens_steer.methods.lineas import LinEAS
 from lens_steer.methods.repe import RepE
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 from tests.handles import Forwards, handles, logits
 from tests.methods.contract import METHODS

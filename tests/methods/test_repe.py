@@ -12,12 +12,12 @@ from sklearn.decomposition import PCA
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, ContrastError, SettingError
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.repe import RepE, first_component
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

@@ -11,11 +11,11 @@ from sklearn.metrics import average_precision_score
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.ablation import ablate
 from lens_steer.methods.self_conditioning import SelfCond
+from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
 

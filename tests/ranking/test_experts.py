@@ -13,9 +13,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.contrast import ContrastSet, LabelledTexts
 from lens_steer.errors import ActivationError, SettingError, UnitError
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from tests.families import sentences
 
 SITE, OTHER = "blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"
@@ -148,7 +148,7 @@ class TestConfounds:
 
 @pytest.mark.real
 def test_a_real_concept_has_experts_and_shuffled_labels_have_none(tinytalk: Any, shared: Path) -> None:
-    from lens_steer.reading import read_contrast
+    from lens_steer.texts.readers import read_contrast
 
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=60)
     ranking = rank_experts(collect(tinytalk, contrast))

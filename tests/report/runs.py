@@ -9,12 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.host.sites import find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
+from lens_steer.texts.contrast import ContrastSet
 
 HOSTILE = "</script><img src='http://example.invalid/x.png' onerror=alert(1)> & <b>bold</b>"
 CONTRAST = ContrastSet(["the dog was sad", "a sad cat"], ["the dog was happy", "a happy cat"], name="sad")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import BOS, PAD
-from lens_steer.microworld.laws import Laws
 from lens_steer.microworld.sampler import Sampler
-from lens_steer.microworld.shapes import Array, Bool, Float, Int
+from tools.microworld.laws import Laws
 
 CHUNK = 8192
 _TRAINING_STREAM = 977
@@ -30,16 +30,16 @@ class Batch:
     number of its law (-1 at the padding) and the registers.
     """
 
-    ids: Int[Array, "text position"]
-    law: Int[Array, "text word"]
-    memory: Int[Array, "text word register"]
+    ids: Int[np.ndarray, "text position"]
+    law: Int[np.ndarray, "text word"]
+    memory: Int[np.ndarray, "text word register"]
 
     @property
-    def words(self) -> Bool[Array, "text word"]:
+    def words(self) -> Bool[np.ndarray, "text word"]:
         """Where a word follows that is not padding."""
         return self.law >= 0
 
-    def targets(self) -> Float[Array, "n vocabulary"]:
+    def targets(self) -> Float[np.ndarray, "n vocabulary"]:
         """The law of every word where `words` is true, row by row."""
         return Laws.of(english()).fill(self.law[self.words], self.memory[self.words])
 

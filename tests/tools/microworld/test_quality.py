@@ -3,37 +3,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lens_steer.microworld
-from lens_steer.microworld.auroc import auroc, best_heldout
 from lens_steer.microworld.checkpoint import embedded_checkpoint, read_checkpoint
-from lens_steer.microworld.quality import main, measure, read_documents, sample_texts
 from lens_steer.microworld.sampler import sample
-from lens_steer.microworld.train import Training, new_model, train
+from tools.microworld.quality import best_heldout, main, measure, read_documents, sample_texts
+from tools.microworld.train import Training, new_model, train
 
 EMBEDDED = Path(lens_steer.microworld.__file__).parent / "embedded"
 
 
-def test_auroc_counts_pairs():
-    rng = np.random.default_rng(0)
-    activations = rng.integers(0, 6, size=(30, 4)).astype(float)
-    labels = rng.random((30, 2)) < 0.4
-    for label in range(2):
-        for unit in range(4):
-            yes, no = activations[labels[:, label], unit], activations[~labels[:, label], unit]
-            pairs = (yes[:, None] > no).mean() + 0.5 * (yes[:, None] == no).mean()
-            assert auroc(activations, labels)[label, unit] == pytest.approx(pairs)
-
-
 def test_the_best_unit_is_chosen_on_one_half_and_measured_on_the_other():
     rng = np.random.default_rng(1)
-    labels = rng.random((400, 1)) < 0.5
-    noise = rng.normal(size=(400, 200))
-    assert 0.35 < best_heldout(noise, labels)[1][0] < 0.65
-    noise[:, 17] += 3 * labels[:, 0]
-    chosen, score = best_heldout(noise, labels)
-    assert chosen[0] == 17
-    assert score[0] > 0.95
+    shows = torch.from_numpy(rng.random(400) < 0.5)
+    noise = torch.from_numpy(rng.normal(size=(400, 200)))
+    assert 0.35 < best_heldout(noise, shows)[1] < 0.65
+    noise[:, 17] += 3 * shows
+    unit, score = best_heldout(noise, shows)
+    assert unit == 17
+    assert score > 0.95
 
 
 def test_a_fresh_model_has_the_loss_of_no_knowledge_and_few_grammatical_sentences(tmp_path):

@@ -1,4 +1,4 @@
-"""Is a checkpoint good enough to be embedded? `python -m lens_steer.microworld.quality DIR` measures it on fresh
+"""Is a checkpoint good enough to be embedded? `python -m tools.microworld.quality DIR` measures it on fresh
 documents.
 
 Three questions: how close its loss comes to the oracle's own cross-entropy (nats per token, the end of the document
@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch.nn import functional as F
 
-from lens_steer.microworld.auroc import best_heldout
 from lens_steer.microworld.checkpoint import read_checkpoint
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import BOS, EOS, PAD
 from lens_steer.microworld.oracle import Oracle
 from lens_steer.microworld.sampler import Document, sample
 from lens_steer.microworld.tokenizer import POSITIONS
+from lens_steer.statistics.scores import auroc
 
 FRESH_SEED = 20_260_101
 
@@ -121,12 +122,22 @@ def best_units(activations: Sequence[np.ndarray], drawn: Sequence[Document]) -> 
         rows = {"person": ~talk, "speaker": talk}.get(attribute.name, np.ones(len(drawn), dtype=bool))
         drawn_values = np.array([document.attributes[attribute.name] for document in drawn])[rows]
         values = [value for value in attribute.values if value != "none"]
-        labels = np.stack([drawn_values == value for value in values], axis=-1)
-        chosen, score = best_heldout(units[rows].astype(float), labels)
-        for index, value in enumerate(values):
-            unit = int(chosen[index])
-            found[f"{attribute.name}={value}"] = (unit // width, unit % width, float(score[index]))
+        for value in values:
+            unit, score = best_heldout(torch.from_numpy(units[rows]), torch.from_numpy(drawn_values == value))
+            found[f"{attribute.name}={value}"] = (unit // width, unit % width, score)
     return found
+
+
+def best_heldout(
+    activations: Float[torch.Tensor, "text unit"], shows: Bool[torch.Tensor, " text"]
+) -> tuple[int, float]:
+    """Return the unit that is best on the even documents, and its AUROC on the odd ones (nan: a half lacks a kind)."""
+    even, odd = ((activations[part], shows[part]) for part in (slice(0, None, 2), slice(1, None, 2)))
+    if not all(0 < int(shown.sum()) < len(shown) for _, shown in (even, odd)):
+        return 0, float("nan")  # too few documents to hold both kinds in both halves
+    scores = [auroc(values[shown], values[~shown]) for values, shown in (even, odd)]
+    unit = int(scores[0].argmax())
+    return unit, float(scores[1][unit])
 
 
 @torch.no_grad()
@@ -158,10 +169,8 @@ def sample_texts(model: Any, n: int, *, seed: int = 0, batch_size: int = 250) ->
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, measure, write the numbers as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lens_steer.microworld.quality", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("folder", type=Path, help="a checkpoint written by lens_steer.microworld.train")
+    parser = argparse.ArgumentParser(prog="python -m tools.microworld.quality", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a checkpoint written by tools.microworld.train")
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--device", default="cpu")

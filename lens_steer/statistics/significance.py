@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_steer.errors import ActivationError, SettingError
-from lens_steer.ranking.scores import (
+from lens_steer.statistics.scores import (
     TieGroups,
     check_sides,
     descending_order,

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from lens_steer.microworld.automaton import Draw, Recall
 from lens_steer.microworld.grammar import Grammar
 from lens_steer.microworld.sampler import Walk, aligned
-from lens_steer.microworld.shapes import Array, Float, Int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,8 +23,8 @@ class _Recalled:
     """At a node, the probability that the word in a register comes (`forms`: word id -> the id it is said as)."""
 
     register: int
-    forms: Int[Array, " word"]
-    mass: Float[Array, " configuration"]
+    forms: Int[np.ndarray, " word"]
+    mass: Float[np.ndarray, " configuration"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,7 +32,7 @@ class _Excluding:
     """At a node, words that are drawn anew but for those in some registers."""
 
     registers: tuple[int, ...]
-    words: Int[Array, " own"]
+    words: Int[np.ndarray, " own"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,9 +42,9 @@ class Laws:
     A row leaves out what hangs on the registers; `fill` puts it in.
     """
 
-    rows: Float[Array, "law word"]
-    offset: Int[Array, " node"]
-    stride: Int[Array, "node attribute"]
+    rows: Float[np.ndarray, "law word"]
+    offset: Int[np.ndarray, " node"]
+    stride: Int[np.ndarray, "node attribute"]
     recalled: dict[int, list[_Recalled]]
     excluding: dict[int, list[_Excluding]]
 
@@ -86,12 +86,12 @@ class Laws:
             total += len(rows[-1])
         return Laws(np.concatenate(rows), offset, stride, recalled, excluding)
 
-    def number(self, walk: Walk) -> Int[Array, "row position"]:
+    def number(self, walk: Walk) -> Int[np.ndarray, "row position"]:
         """The number of the law before each word of the walk, -1 after its end."""
         known = self.offset[walk.node] + np.einsum("ra,rpa->rp", walk.values, self.stride[walk.node])
         return np.where(walk.ids >= 0, known, -1).astype(np.int32)
 
-    def fill(self, law: Int[Array, " n"], memory: Int[Array, "n register"]) -> Float[Array, "n word"]:
+    def fill(self, law: Int[np.ndarray, " n"], memory: Int[np.ndarray, "n register"]) -> Float[np.ndarray, "n word"]:
         """The laws by number, completed by what the registers hold; each sums to 1."""
         filled = self.rows[law]
         node = np.searchsorted(self.offset, law, side="right") - 1

@@ -1,4 +1,4 @@
-"""Train a small GPT-2 on the microworld, from the grammar alone: `python -m lens_steer.microworld.train --out DIR`.
+"""Train a small GPT-2 on the microworld, from the grammar alone: `python -m tools.microworld.train --out DIR`.
 
 Every batch is fresh; a text begins with `<bos>` at position 0 and ends with `<eos>`. The loss of a word is its
 cross-entropy against the law it was drawn from (laws.py): its mean is that of the usual loss. An interrupted training
@@ -25,7 +25,7 @@ from lens_steer.microworld.checkpoint import remove_norms
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import BOS, EOS, PAD
 from lens_steer.microworld.tokenizer import POSITIONS, save_tokenizer
-from lens_steer.microworld.training_data import stream_batches
+from tools.microworld.training_data import stream_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -212,7 +212,7 @@ def _finish(folder: Path, training: Training, model: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     defaults = Training()
-    parser = argparse.ArgumentParser(prog="python -m lens_steer.microworld.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.microworld.train", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, type=Path, help="an empty folder, or one to resume")
     parser.add_argument("--size", choices=[*SHAPES], default=defaults.size)
     parser.add_argument("--no-norm", action="store_true", help="a sibling without layer norms")

@@ -11,8 +11,8 @@ from scipy.stats import false_discovery_control, mannwhitneyu, norm, rankdata
 from torch import Tensor
 
 from lens_steer.errors import ActivationError, SettingError
-from lens_steer.ranking.scores import auroc
-from lens_steer.ranking.significance import (
+from lens_steer.statistics.scores import auroc
+from lens_steer.statistics.significance import (
     AurocInterval,
     auroc_interval,
     benjamini_hochberg,

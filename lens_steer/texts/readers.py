@@ -1,7 +1,7 @@
 """Reading contrasts: tables, concept files, pairs of text files, the microworld and data sets.
 
-Readers only find rows and sides; what makes a contrast is decided in `lens_steer.contrast`. Nothing is unpickled and no
-remote code runs. pandas and datasets are imported where they are used.
+Readers only find rows and sides; what makes a contrast is decided in `lens_steer.texts.contrast`. Nothing is unpickled
+and no remote code runs. pandas and datasets are imported where they are used.
 """
 
 import io
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lens_steer.contrast import ChatFormat, ContrastSet, Row, first_few
 from lens_steer.errors import ContrastError
+from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row, first_few
 
 if TYPE_CHECKING:
     import pandas as pd

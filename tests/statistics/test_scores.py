@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from lens_steer.errors import ActivationError
-from lens_steer.ranking import scores
-from lens_steer.ranking.scores import auroc, auroc_and_average_precision, average_precision, midranks
+from lens_steer.statistics import scores
+from lens_steer.statistics.scores import auroc, auroc_and_average_precision, average_precision, midranks
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "transport.npz"
 

@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from scipy.stats import wasserstein_distance
 
 from lens_steer.errors import ActivationError, SettingError
-from lens_steer.ranking.wasserstein import quantile_coupling, wasserstein
+from lens_steer.statistics.wasserstein import quantile_coupling, wasserstein
 
 COUNTS = st.integers(1, 30)
 

@@ -8,9 +8,9 @@ import datasets
 import pandas as pd
 import pytest
 
-from lens_steer.contrast import ContrastSet
 from lens_steer.errors import ContrastError
-from lens_steer.reading import read_contrast
+from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 ROWS = {"text": ["good", "bad", "fine", "NA"], "label": [1, 0, 1, 0], "kind": ["x", "y", "", "y"]}
@@ -248,7 +248,7 @@ def test_empty_directory_is_refused(tmp_path):
 
 
 def test_import_is_light():
-    program = "import sys, lens_steer.reading; print({'pandas', 'datasets', 'torch'} & set(sys.modules))"
+    program = "import sys, lens_steer.texts.readers; print({'pandas', 'datasets', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_steer.contrast import ContrastSet, LabelledTexts
 from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
 def numbered(source: int, target: int, control: int = 0, **settings) -> ContrastSet:

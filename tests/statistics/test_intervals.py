@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lens_steer.evaluation.intervals import change_interval, mean_change, perplexity_change
+from lens_steer.statistics.intervals import change_interval, mean_change, perplexity_change
 
 
 def test_interval_of_a_mean_is_the_normal_one() -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_steer.errors import ActivationError, SettingError
-from lens_steer.ranking.scores import check_sides, map_units
+from lens_steer.statistics.scores import check_sides, map_units
 
 
 def wasserstein(

@@ -3,10 +3,10 @@ import pytest
 
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import PAD
-from lens_steer.microworld.laws import Laws
 from lens_steer.microworld.oracle import Oracle
 from lens_steer.microworld.sampler import Sampler
-from lens_steer.microworld.training_data import chunk_batches
+from tools.microworld.laws import Laws
+from tools.microworld.training_data import chunk_batches
 
 
 @pytest.mark.parametrize("speaker", ["none", "untruthful"])

@@ -11,8 +11,8 @@ from lens_steer.microworld.checkpoint import check_checkpoint, read_checkpoint
 from lens_steer.microworld.english import english
 from lens_steer.microworld.sampler import sample
 from lens_steer.microworld.tokenizer import build_tokenizer
-from lens_steer.microworld.train import Training, main, new_model, train
-from lens_steer.microworld.training_data import CHUNK, chunk_batches, stream_batches
+from tools.microworld.train import Training, main, new_model, train
+from tools.microworld.training_data import CHUNK, chunk_batches, stream_batches
 
 SHORT = Training(size="tiny", steps=6, batch_tokens=512, warmup=2)
 
