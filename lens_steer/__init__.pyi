@@ -4,6 +4,7 @@ from .activations.activations import Activations
 from .activations.collect import collect
 from .activations.show import show_units
 from .cli.study import study_command
+from .directories import require_free_place
 from .effects.downstream import downstream_shift
 from .effects.interaction import Interaction, interaction
 from .errors import LensSteerError, LensSteerWarning
@@ -115,6 +116,7 @@ __all__ = [
     "rank_experts",
     "read_continuations",
     "read_contrast",
+    "require_free_place",
     "share_change",
     "show_units",
     "steering_error",

@@ -81,9 +81,9 @@ def write_run(
 
 def require_free_place(out: Path) -> None:
     """Refuse an occupied place before the work is done, not after it."""
-    from lens_steer.directories import require_free
+    from lens_steer import directories
 
-    require_free(out)
+    directories.require_free_place(out)
 
 
 def show(table: pd.DataFrame) -> None:
