@@ -48,6 +48,7 @@ from .report.plots import plot
 from .report.study import Study
 from .report.token_view import TokenView
 from .statistics.intervals import change_interval, perplexity_change, share_change
+from .texts.beginnings import beginnings
 from .texts.contrast import ContrastSet, LabelledTexts
 from .texts.readers import read_contrast
 
@@ -97,6 +98,7 @@ __all__ = [
     "WordList",
     "ablate",
     "bake",
+    "beginnings",
     "change_interval",
     "collect",
     "collisions",
