@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -14,13 +14,26 @@ from torch import nn
 from lens_steer.errors import ArtifactError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import SiteReading, compare_fingerprints, read_fingerprint
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
-
-if TYPE_CHECKING:
-    from lens_steer.interventions.intervention import Edit
+from lens_steer.interventions.maps import ActivationMap
 
 
-def content_hash(edits: Sequence[Edit], strengths: float | tuple[float, ...]) -> str:
+@runtime_checkable
+class _Edit(Protocol):
+    """What an edit is made of: see `Edit`."""
+
+    @property
+    def site(self) -> Site: ...
+    @property
+    def map(self) -> ActivationMap: ...
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def gate(self) -> Any: ...
+
+
+def content_hash(edits: Sequence[_Edit], strengths: float | tuple[float, ...]) -> str:
     """Return a short hash of what edits do at a strength: sites, maps, scopes, gates; empty for strength 0."""
     if strengths == 0.0:
         return ""
