@@ -18,7 +18,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, default_batch_size, tokenize
+from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
@@ -33,6 +33,7 @@ def collect(
     batch_size: int | None = None,
     scope: Scope | ScopeName = "all",
     special_in_pool: bool = False,
+    format_in_pool: bool = False,
     overflow: Overflow = "truncate",
     store: str | Path | None = None,
     progress: bool = True,
@@ -53,8 +54,9 @@ def collect(
         Texts per batch; chosen by length when None. It changes nothing beyond rounding.
     scope:
         Which tokens the pools read.
-    special_in_pool, overflow:
-        See `tokenize`: whether BOS counts, and what becomes of texts longer than the context.
+    special_in_pool, format_in_pool, overflow:
+        See `tokenize`: whether BOS and whether the chat format's own words count, and what becomes of texts longer than
+        the context.
     store:
         A directory for the result. An interrupted call resumes there, and a finished one is read back.
     progress:
@@ -74,32 +76,38 @@ def collect(
     texts = contrast.labelled if isinstance(contrast, ContrastSet) else contrast
     found = find_sites(model, sites)
     tokens = tokenize(
-        model, texts.texts, chat=texts.chat, scope=as_scope(scope), special_in_pool=special_in_pool, overflow=overflow
+        model,
+        texts.texts,
+        chat=texts.chat,
+        scope=as_scope(scope),
+        special_in_pool=special_in_pool,
+        format_in_pool=format_in_pool,
+        overflow=overflow,
     )
     provenance = {
         **host_of(model).provenance,
         "data": texts.data_hash,
         "pool": pool,
         "scope": repr(as_scope(scope)),
+        "format": "pooled" if format_in_pool else "not pooled" if texts.chat else "none",
         "bos": "pooled" if special_in_pool else "not pooled" if host_of(model).prepends_bos else "none",
     }
-    size = batch_size or default_batch_size(tokens)
     saved = (
         None
         if store is None
-        else Progress(Path(store), {**provenance, "sites": [s.name for s in found], "batch": size})
+        else Progress(Path(store), {**provenance, "sites": [s.name for s in found], "batch": batch_size})
     )
     if saved is not None and saved.finished:
         return load_activations(saved.directory)
     sink = _Sink(found, tokens, torch.from_numpy(texts.labels.copy()), pool)
-    _stream(model, sink, size, saved, progress)
+    _stream(model, sink, batch_size, saved, progress)
     activations = sink.activations(texts, provenance)
     if saved is not None:
         saved.finish(activations)
     return activations
 
 
-def _stream(model: nn.Module, sink: _Sink, batch_size: int, saved: Progress | None, progress: bool) -> None:
+def _stream(model: nn.Module, sink: _Sink, batch_size: int | None, saved: Progress | None, progress: bool) -> None:
     """Run the batches that no shard holds yet."""
     done = 0
     if saved is not None:

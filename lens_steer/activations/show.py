@@ -16,7 +16,7 @@ from lens_steer.errors import ActivationError, ContrastError, SettingError, Site
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import find_sites, site_at
-from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
+from lens_steer.host.tokens import TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, LabelledTexts, Row
@@ -144,7 +144,7 @@ def show_units(
     rows, sides, chat = _rows_and_sides(texts)
     chosen = _units_of(model, units)
     tokens = tokenize(model, rows, chat=chat)
-    values = _token_values(model, tokens, chosen, batch_size or default_batch_size(tokens))
+    values = _token_values(model, tokens, chosen, batch_size)
     about = {"tokenizer": host_of(model).tokenizer, "top": top, "max_tokens": max_tokens}
     shown = (
         _shown(unit, tokens, [text[:, column] for text in values], sides, **about) for column, unit in enumerate(chosen)
@@ -178,7 +178,7 @@ def _units_of(model: nn.Module, units: UnitsLike) -> tuple[Unit, ...]:
     return tuple(Unit(here[unit.site], unit.index) for unit in listed)
 
 
-def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int) -> list[Tensor]:
+def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int | None) -> list[Tensor]:
     """Run every text once and keep the chosen units' values at every token: per text [pos, unit]."""
     values = [torch.empty(length, len(units)) for length in tokens.lengths]
 

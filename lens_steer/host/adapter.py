@@ -22,8 +22,11 @@ from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SiteError
 
-Announce = Callable[[Tensor | None, Tensor | None, int], None]
-"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache)."""
+Announce = Callable[[Tensor | None, object, int | None], None]
+"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache).
+
+The mask is as the model was given it; the last is None for a cache that does not say.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ class Host(ABC):
     def __init__(self, model: nn.Module) -> None:
         # Weak, so that remembering a host never keeps its model alive.
         self._model = weakref.ref(model)
-        self.whole_texts = False  # True while lens_steer runs whole texts: no call is then a step of a generation
         self.probing = False  # True while lens_steer tries the bare model: no clock takes notice
         self.checked_sites: set[str] = set()
         self.checked_fingerprints: set[int] = set()
@@ -90,7 +92,9 @@ class Host(ABC):
     def prepends_bos(self) -> bool:
         """Whether texts start with the BOS token on this model."""
         wanted = bool(getattr(self.model.cfg, "default_prepend_bos", True))
-        return wanted and self.tokenizer.bos_token_id is not None
+        # TransformerLens invents a BOS for a tokenizer without special tokens, with an id that no embedding has.
+        bos = self.tokenizer.bos_token_id
+        return wanted and bos is not None and bos < int(self.model.cfg.d_vocab)
 
     @cached_property
     def _canonical(self) -> dict[str, str]:
@@ -237,8 +241,9 @@ class BridgeHost(Host):
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)
-            cache = kwargs.get("past_key_values")
-            announce(ids, kwargs.get("attention_mask"), 0 if cache is None else int(cache.get_seq_length()))
+            cache, state = kwargs.get("past_key_values"), kwargs.get("cache_params")
+            cached = 0 if cache is None else int(cache.get_seq_length())
+            announce(ids, kwargs.get("attention_mask"), cached if state is None else None)
 
         return [self.model.original_model.base_model.register_forward_pre_hook(before, with_kwargs=True)]
 

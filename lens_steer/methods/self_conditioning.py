@@ -13,7 +13,7 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import Site, SitePattern
-from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
+from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -121,5 +121,5 @@ def _token_values(
         return read
 
     visits = {site: reader(site) for site in chosen}
-    run_texts(model, tokens, visits, batch_size or default_batch_size(tokens))
+    run_texts(model, tokens, visits, batch_size)
     return {site: torch.cat(of_site) for site, of_site in parts.items()}
