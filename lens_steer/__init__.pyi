@@ -20,11 +20,14 @@ from .host.sites import Site, find_sites
 from .host.units import Unit
 from .interventions.ablation import ablate, random_units
 from .interventions.bake import bake
-from .interventions.compose import Collisions, collisions, compose
+from .interventions.collisions import Collisions, collisions
+from .interventions.compose import compose
+from .interventions.edit import Edit
 from .interventions.gated_map import Gated, LogisticGate
-from .interventions.intervention import Edit, Intervention
+from .interventions.intervention import Intervention
 from .interventions.low_rank import LowRankAffine
 from .interventions.maps import DiagonalAffine
+from .interventions.matched_units import matched_units
 from .interventions.project_out import ProjectOut
 from .interventions.row_gate import RowGate
 from .methods.act_add import ActAdd
@@ -39,6 +42,7 @@ from .methods.lineas import LinEAS
 from .methods.loreft import LoReFT
 from .methods.repe import RepE
 from .methods.self_conditioning import SelfCond
+from .progress import on_interrupt
 from .ranking.experts import ExpertRanking, rank_experts
 from .ranking.probe import probe_sites
 from .report import figures
@@ -107,6 +111,8 @@ __all__ = [
     "generate",
     "interaction",
     "load_model",
+    "matched_units",
+    "on_interrupt",
     "perplexity",
     "perplexity_change",
     "plot",

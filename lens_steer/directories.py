@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that a person can read and compare."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=_plain) + "\n"
+    """Write JSON that a person can read and compare; a number that is not finite, which JSON lacks, becomes null."""
+    text = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     replace_file(path, lambda place: _write_text(place, text))
 
 
@@ -83,11 +84,18 @@ def sha256_of(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | set | frozenset):
-        return sorted(value) if isinstance(value, set | frozenset) else list(value)
-    if hasattr(value, "item"):
-        return value.item()
-    return str(value)
+    """Return a value as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return [_plain(inner) for inner in sorted(value)]
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str | bool | int | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _plain(value.item()) if hasattr(value, "item") else str(value)
 
 
 def _umask() -> int:

@@ -60,7 +60,10 @@ class TokenPool:
         return rows, first, last
 
     def _mean(self, activation: Tensor) -> Tensor:
-        return torch.bmm(self._weights, activation.float())[:, 0]
+        values = activation.float()
+        if _rounds_products(values):
+            return (self._weights.mT * values).sum(1)
+        return torch.bmm(self._weights, values)[:, 0]
 
     def _max(self, activation: Tensor) -> Tensor:
         if not self.ragged:
@@ -80,3 +83,8 @@ class TokenPool:
     def _first(self, activation: Tensor) -> Tensor:
         rows, first, _ = self._ends
         return activation[rows, first]
+
+
+def _rounds_products(values: Tensor) -> bool:
+    """Whether a product of float32 matrices is computed in less precision: under autocast, or TF32 where allowed."""
+    return torch.is_autocast_enabled(values.device.type) or (values.is_cuda and torch.backends.cuda.matmul.allow_tf32)
