@@ -69,9 +69,11 @@ def bake(
         _require_affine(edit.site, edit.map)
     ids = host.probe_ids(min(_PROBE_TOKENS, host.context))
     mask = torch.ones_like(ids, dtype=torch.bool)
+    with intervention.on(model, strength, check_model=check_model):
+        pass  # its checks; the pass itself is one of plain hooks, because nothing else acts on a bare model
     with torch.no_grad(), host.bare():
         plain = host.logits(ids, mask)
-        with intervention.on(model, strength, check_model=check_model):
+        with host.hooks(intervention.hooks(strength)):
             hooked = host.logits(ids, mask)
     for fold, rule in _plan(host, edits):
         rule(weights, fold)

