@@ -4,6 +4,7 @@ from .activations.activations import Activations as Activations
 from .activations.collect import collect as collect
 from .activations.show import show_units as show_units
 from .cli.study import study_command as study_command
+from .directories import require_free_place as require_free_place
 from .effects.downstream import downstream_shift as downstream_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
@@ -25,6 +26,7 @@ from .host.scope import Scope as Scope
 from .host.sites import Site as Site
 from .host.sites import find_sites as find_sites
 from .host.units import Unit as Unit
+from .interruption import on_interrupt as on_interrupt
 from .interventions.ablation import ablate as ablate
 from .interventions.ablation import random_units as random_units
 from .interventions.bake import bake as bake
@@ -55,7 +57,6 @@ from .methods.lineas import LinEAS as LinEAS
 from .methods.loreft import LoReFT as LoReFT
 from .methods.repe import RepE as RepE
 from .methods.self_conditioning import SelfCond as SelfCond
-from .progress import on_interrupt as on_interrupt
 from .ranking.experts import ExpertRanking as ExpertRanking
 from .ranking.experts import rank_experts as rank_experts
 from .ranking.probe import probe_sites as probe_sites
@@ -77,6 +78,7 @@ from .statistics.intervals import share_change_interval as share_change_interval
 from .statistics.verdict import Change as Change
 from .statistics.verdict import Verdict as Verdict
 from .statistics.verdict import verdict_of as verdict_of
+from .texts.beginnings import beginnings as beginnings
 from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
 from .texts.readers import read_contrast as read_contrast

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerWarning, ModelError
+from lens_steer.interruption import keeps_on_interrupt
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
-from lens_steer.progress import keeps_on_interrupt, progress_bar
+from lens_steer.progress import progress_bar
 
 Optimizer = Literal["sgd", "adam"]
 Rows = tuple[list[int], list[int]] | None

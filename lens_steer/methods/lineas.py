@@ -22,6 +22,7 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Tokens, default_batch_size, tokenize
 from lens_steer.host.trunk import frozen
 from lens_steer.host.units import UnitsLike
+from lens_steer.interruption import keeps_on_interrupt, on_interrupt
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -33,7 +34,6 @@ from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_gammas
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
-from lens_steer.progress import keeps_on_interrupt, on_interrupt
 from lens_steer.texts.contrast import ContrastSet, Row
 
 if TYPE_CHECKING:

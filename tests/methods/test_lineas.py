@@ -18,13 +18,13 @@ from lens_steer.errors import ActivationError, ContrastError, LensSteerWarning, 
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen
+from lens_steer.interruption import on_interrupt
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.lineas import LinEAS
 from lens_steer.methods.loreft import LoReFT
 from lens_steer.methods.micro_batches import texts_in_memory
-from lens_steer.progress import on_interrupt
 from lens_steer.statistics.wasserstein import wasserstein
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
