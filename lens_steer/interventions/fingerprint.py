@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -14,26 +13,11 @@ from torch import nn
 from lens_steer.errors import ArtifactError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import SiteReading, compare_fingerprints, read_fingerprint
-from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
-from lens_steer.interventions.maps import ActivationMap
+from lens_steer.interventions.edit import Edit
 
 
-@runtime_checkable
-class _Edit(Protocol):
-    """What an edit is made of: see `Edit`."""
-
-    @property
-    def site(self) -> Site: ...
-    @property
-    def map(self) -> ActivationMap: ...
-    @property
-    def scope(self) -> Scope: ...
-    @property
-    def gate(self) -> Any: ...
-
-
-def content_hash(edits: Sequence[_Edit], strengths: float | tuple[float, ...]) -> str:
+def content_hash(edits: Sequence[Edit], strengths: float | tuple[float, ...]) -> str:
     """Return a short hash of what edits do at a strength: sites, maps, scopes, gates; empty for strength 0."""
     if strengths == 0.0:
         return ""
