@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lens_steer.activations.moments import TokenMoments
-from lens_steer.directories import new_directory, read_json, replace_file, write_json
+from lens_steer.activations.pooling import Pool
+from lens_steer.directories import new_directory, replace_file, write_json
 from lens_steer.errors import ArtifactError, OutputError
 from lens_steer.host.sites import Site
+from lens_steer.records import Record, read_record
 
 if TYPE_CHECKING:
     from lens_steer.activations.activations import Activations
@@ -22,6 +25,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 _DATA, _ABOUT = "activations.safetensors", "activations.json"
 _SHARD_SECONDS = 20.0
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class ActivationsRecord(Record):
+    """What activations.json holds; a site is its name, layer, kind, width and number of heads."""
+
+    format: int
+    sites: Annotated[list[tuple[str, _Count, str, _Positive, _Positive]], Field(min_length=1)]
+    concepts: Annotated[list[str], Field(min_length=1)]
+    pool: Pool
+    moments: bool
+    lengths: list[_Count] | None
+    groups: list[str] | None
+    provenance: dict[str, Any]
+    bytes: int
 
 
 def save_activations(activations: Activations, directory: Path) -> Path:
@@ -59,18 +78,17 @@ def load_activations(directory: Path) -> Activations:
     """Open saved activations; ArtifactError if they are missing, damaged or of another format."""
     from lens_steer.activations.activations import Activations, BySite
 
-    about = read_json(directory / _ABOUT)
-    if about.get("format") != FORMAT:
-        raise ArtifactError(f"{directory} has format {about.get('format')}, this version of lens_steer reads {FORMAT}")
+    about = read_record(directory / _ABOUT, ActivationsRecord, form=FORMAT)
     data = directory / _DATA
-    if not data.is_file() or data.stat().st_size != about["bytes"]:
-        raise ArtifactError(f"{data} is damaged: it does not have the {about['bytes']} bytes that were written")
+    if not data.is_file() or data.stat().st_size != about.bytes:
+        raise ArtifactError(f"{data} is damaged: it does not have the {about.bytes} bytes that were written")
     try:
         handle: Any = safe_open(data, "pt")
         labels: Tensor = handle.get_tensor("labels")
+        sites = tuple(Site(*row) for row in about.sites)
+        _check_shapes(handle, about, sites)
     except SafetensorError as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
-    sites = tuple(Site(*row) for row in about["sites"])
 
     def moments(site: Site) -> TokenMoments:
         return TokenMoments(*(handle.get_tensor(f"{part}/{site}") for part in ("count", "mean", "std")))
@@ -78,13 +96,32 @@ def load_activations(directory: Path) -> Activations:
     return Activations(
         values=BySite(sites, lambda site: handle.get_tensor(f"values/{site}")),
         labels=labels,
-        concepts=tuple(about["concepts"]),
-        pool=about["pool"],
-        moments=BySite(sites, moments) if about["moments"] else None,
-        lengths=None if about["lengths"] is None else tuple(about["lengths"]),
-        groups=None if about["groups"] is None else tuple(about["groups"]),
-        provenance=about["provenance"],
+        concepts=tuple(about.concepts),
+        pool=about.pool,
+        moments=BySite(sites, moments) if about.moments else None,
+        lengths=None if about.lengths is None else tuple(about.lengths),
+        groups=None if about.groups is None else tuple(about.groups),
+        provenance=about.provenance,
     )
+
+
+def _check_shapes(handle: Any, about: ActivationsRecord, sites: tuple[Site, ...]) -> None:
+    """Raise ArtifactError where the two files do not fit; only the header of the larger one is read, and the labels."""
+    labels = handle.get_tensor("labels")
+    texts, concepts = labels.shape if labels.ndim == 2 else (-1, -1)
+    expected = {"labels": ("I8", [texts, len(about.concepts)])}
+    for site in sites:
+        expected[f"values/{site}"] = ("F32", [texts, site.width])
+        if about.moments:
+            expected |= {f"{part}/{site}": ("F32", [concepts, 2, site.width]) for part in ("mean", "std")}
+            expected[f"count/{site}"] = ("F32", [concepts, 2])
+    slices = {name: handle.get_slice(name) for name in expected}
+    actual = {name: (piece.get_dtype(), list(piece.get_shape())) for name, piece in slices.items()}
+    counts = [len(rows) for rows in (about.lengths, about.groups) if rows is not None]
+    if actual != expected or any(count != texts for count in counts) or len({*sites}) < len(sites):
+        raise ArtifactError(f"{_ABOUT} does not fit {_DATA}: the activations are damaged")
+    if not bool(((labels >= -1) & (labels <= 1)).all()):
+        raise ArtifactError(f"{_DATA} is damaged: labels are 1, 0 and -1")
 
 
 class Progress:
@@ -138,7 +175,7 @@ class Progress:
             path.unlink()
 
     def _compare(self, plan: Mapping[str, Any]) -> None:
-        before = read_json(self._plan)
+        before = read_record(self._plan, dict[str, Any])
         different = [key for key in {*plan, *before} if _as_json(plan.get(key)) != before.get(key)]
         if different:
             details = "; ".join(

@@ -226,7 +226,7 @@ class TestRealShapes:
         contrast = read_contrast(path, text="prompt.text", label="prompt.toxicity", threshold=0.25)
         assert len(contrast.source) + len(contrast.target) == 100
         toxic = read_contrast(
-            path, prompt="prompt.text", text="generations.0.text", label="generations.0.toxicity", threshold=(0.1, 0.5)
+            path, prompt="prompt.text", text="generations.0.text", label="generations.0.toxicity", threshold=(0.1, 0.2)
         )
         assert all(isinstance(row, tuple) for row in toxic.source)
         assert 0 < len(toxic.source) < len(toxic.target) < 100
