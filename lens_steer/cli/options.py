@@ -62,11 +62,9 @@ def contrast_of(
 
     if len(texts) > 2:
         raise SettingError("give --texts once (a table or concept JSON) or twice (source texts, target texts)")
-    if len(texts) == 2:
-        return read_contrast((texts[0], texts[1]), chat=chat_of(chat), n=n, seed=seed)
-    columns = {} if texts[0].suffix == ".json" else {"text": text, "label": label, "source": source, "target": target}
-    name = str(texts[0])
-    return read_contrast(name, chat=chat_of(chat), n=n, seed=seed, **columns)  # type: ignore[arg-type]
+    columns: dict[str, Any] = {"text": text, "label": label, "source": source, "target": target}
+    place = (texts[0], texts[1]) if len(texts) == 2 else str(texts[0])
+    return read_contrast(place, chat=chat_of(chat), n=n, seed=seed, **columns)
 
 
 def halves_of(contrast: ContrastSet, n: int | None, seed: int) -> tuple[ContrastSet, ContrastSet]:

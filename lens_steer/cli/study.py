@@ -231,10 +231,7 @@ def _read(
     listed = [each for name in names for each in (every if name == _EVERY else [name])]
     text, label, source, target, chat = columns
     table: dict[str, Any] = {"text": text, "label": label, "source": source, "target": target}
-    contrasts = [
-        read_contrast(name, chat=chat_of(chat), n=n, seed=seed, **({} if name.startswith("microworld:") else table))
-        for name in listed
-    ]
+    contrasts = [read_contrast(name, chat=chat_of(chat), n=n, seed=seed, **table) for name in listed]
     if len(contrasts) == 1:
         return contrasts[0]
     if "LabelledTexts" not in str(inspect.signature(run).parameters["contrast"].annotation):

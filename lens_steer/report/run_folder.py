@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from lens_steer.activations.show import UnitView
-from lens_steer.directories import new_directory, read_json, write_json
+from lens_steer.directories import new_directory, read_json, sha256_of, write_json
 from lens_steer.errors import ArtifactError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.records import FileName, Record, Time, read_record
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenView
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
@@ -32,6 +35,42 @@ FORMAT = 1
 _RUN = "run.json"
 _PACKAGES = ("lens-steer", "transformer-lens", "transformers", "torch", "numpy", "scikit-learn")
 _Read = TypeVar("_Read")
+
+
+class OrderRecord(Record):
+    """The names of a run folder's parts, in the order in which a report shows them."""
+
+    tables: list[FileName]
+    figures: list[FileName]
+    tokens: list[FileName]
+    interventions: list[FileName]
+
+
+class ContrastRecord(Record):
+    """The name of a contrast, the hash of its texts, and how many they are."""
+
+    name: str
+    data: str = ""
+    texts: int | dict[str, int]
+    concepts: list[str] = Field(default_factory=list)
+
+
+class RunRecord(Record):
+    """What run.json holds."""
+
+    format: int
+    name: str
+    summary: Annotated[list[str], Field(min_length=1)]
+    captions: dict[str, str]
+    order: OrderRecord
+    model: dict[str, Any] = Field(default_factory=dict)
+    contrast: ContrastRecord | None = None
+    seed: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    command: str | None = None
+    time: Time | None = None
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +133,8 @@ def save_study(
             write_json(place / "tokens" / f"{title}.json", tokens.content())
         for title, intervention in study.interventions.items():
             intervention.save(place / "interventions" / title)
-        write_json(place / _RUN, about)
+        parts = [path for part in ("tables", "figures", "tokens") for path in sorted((place / part).iterdir())]
+        write_json(place / _RUN, {**about, "sha256": {str(path.relative_to(place)): sha256_of(path) for path in parts}})
     return out
 
 
@@ -143,23 +183,19 @@ def read_run(folder: str | Path) -> RunFolder:
     place = Path(folder)
     if (place / "intervention.json").is_file():
         return _fitted(place)
-    about = read_json(place / _RUN)
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else None
-        raise ArtifactError(f"{place / _RUN} has format {found}, this version of lens_steer reads {FORMAT}")
+    about = read_record(place / _RUN, RunRecord, form=FORMAT)
     try:
-        order, _ = about["order"], about["name"]
         study = Study(
-            frames=dict(_parts(place, "tables", order, _table)),
-            figures=dict(_parts(place, "figures", order, _figure)),
-            summary=about["summary"],
-            interventions=dict(_parts(place, "interventions", order, Intervention.load)),
-            captions=about["captions"],
-            tokens=dict(_parts(place, "tokens", order, _tokens)),
+            frames=dict(_parts(place, "tables", about, _table)),
+            figures=dict(_parts(place, "figures", about, _figure)),
+            summary=about.summary,
+            interventions=dict(_parts(place, "interventions", about, Intervention.load)),
+            captions=about.captions,
+            tokens=dict(_parts(place, "tokens", about, lambda path: read_record(path, TokenView))),
         )
-    except (KeyError, TypeError, SettingError) as error:
+    except SettingError as error:
         raise ArtifactError(f"{place / _RUN} is damaged: {error}") from error
-    return RunFolder(place, study, about)
+    return RunFolder(place, study, about.model_dump(exclude_unset=True))
 
 
 def _fitted(place: Path) -> RunFolder:
@@ -177,23 +213,23 @@ def _fitted(place: Path) -> RunFolder:
 _SUFFIXES = {"tables": ".parquet", "figures": ".json", "tokens": ".json", "interventions": ""}
 
 
-def _parts(
-    place: Path, part: str, order: Mapping[str, list[str]], read: Callable[[Path], _Read]
-) -> Iterator[tuple[str, _Read]]:
-    for name in order[part]:
+def _parts(place: Path, part: str, about: RunRecord, read: Callable[[Path], _Read]) -> Iterator[tuple[str, _Read]]:
+    for name in getattr(about.order, part):
         path = place / part / f"{name}{_SUFFIXES[part]}"
         if not path.exists():
             raise ArtifactError(f"{path} is missing: the run folder is not complete")
+        written = about.sha256.get(str(path.relative_to(place)))
+        if written is not None and sha256_of(path) != written:
+            raise ArtifactError(f"{path} is damaged: its bytes are not those that were saved (sha256 differs)")
         yield name, read(path)
 
 
 def _table(path: Path) -> pd.DataFrame:
     import pandas as pd
-    import pyarrow as pa
 
     try:
         return pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except Exception as error:  # pyarrow and pandas raise what they stumble over in a damaged file
         raise ArtifactError(f"{path} is damaged: {error}") from error
 
 
@@ -203,19 +239,11 @@ def _figure(path: Path) -> go.Figure:
     content = read_json(path)
     try:
         figure: go.Figure = pio.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # plotly raises what its validators stumble over
         raise ArtifactError(f"{path} is no figure: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} is no figure")
     return figure
-
-
-def _tokens(path: Path) -> TokenView:
-    content = read_json(path)
-    try:
-        return TokenView.from_content(content)
-    except (KeyError, TypeError, SettingError) as error:
-        raise ArtifactError(f"{path} holds no tokens: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
