@@ -163,13 +163,13 @@ class TestOnDisk:
 
             return forward
 
-        with tiny.hooks(fwd_hooks=[("blocks.0.hook_in", count(2))]), pytest.raises(KeyboardInterrupt):
+        with tiny.hooks(fwd_hooks=[("blocks.0.hook_in", count(3))]), pytest.raises(KeyboardInterrupt):
             collect(tiny, contrast, batch_size=4, store=tmp_path / "run")
         assert not (tmp_path / "run" / "activations.json").exists()
         ran.clear()
         with tiny.hooks(fwd_hooks=[("blocks.0.hook_in", count(99))]):
             resumed = collect(tiny, contrast, batch_size=4, store=tmp_path / "run")
-        assert len(ran) == 2  # of four batches two were done
+        assert len(ran) == 1 + 2  # the fingerprint, and of four batches two were done
         for site in whole.sites:
             assert torch.equal(resumed.values[site], whole.values[site])
             assert torch.equal(resumed.token_std(site, "source"), whole.token_std(site, "source"))
