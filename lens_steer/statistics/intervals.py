@@ -38,6 +38,12 @@ class Interval:
     high: float
     confidence: float
 
+    @classmethod
+    def of(cls, row: Any, *, estimate: str = "value", confidence: float = 0.95) -> Interval:
+        """Return the interval that a row of a table holds in its columns `estimate`, low and high."""
+        value, low, high = (float(row[column]) for column in (estimate, "low", "high"))
+        return cls(value, low, high, confidence)
+
     @property
     def verdict(self) -> Verdict:
         """What the interval says beside 0."""
@@ -178,6 +184,17 @@ def against_draws(
     over_draws = max(0.0, float(np.var(of_draws, ddof=1)) - of_rows_alone)
     half = float(stats.t.ppf((1 + confidence) / 2, draws - 1)) * math.sqrt(over_rows + over_draws * (1 + 1 / draws))
     return AgainstDraws(Interval(difference, difference - half, difference + half, confidence), rank_p, draws)
+
+
+def confidence_of_each(confidence: float, looks: int) -> float:
+    """Return the confidence that each of several intervals needs, so that all hold at once with `confidence`.
+
+    Bonferroni's, valid however the looks depend on each other. SettingError for fewer than one look.
+    """
+    require_confidence(confidence)
+    if looks < 1:
+        raise SettingError(f"there is one look or more, not {looks}")
+    return 1 - (1 - confidence) / looks
 
 
 def require_confidence(confidence: float) -> None:

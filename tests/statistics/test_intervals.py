@@ -9,8 +9,10 @@ from scipy import stats
 
 from lens_steer.errors import SettingError
 from lens_steer.statistics.intervals import (
+    Interval,
     against_draws,
     change_interval,
+    confidence_of_each,
     mean_change,
     perplexity_change,
     share,
@@ -179,3 +181,19 @@ class TestAgainstDraws:
         )
         assert against.interval.verdict is Verdict.CANNOT_JUDGE
         assert against.rank_p == pytest.approx(0.1)
+
+
+def test_several_looks_hold_at_once_with_the_confidence_asked_for() -> None:
+    assert confidence_of_each(0.95, 1) == pytest.approx(0.95)
+    assert confidence_of_each(0.95, 4) == pytest.approx(0.9875)
+    with pytest.raises(SettingError, match="not 0"):
+        confidence_of_each(0.95, 0)
+    with pytest.raises(SettingError, match="confidence"):
+        confidence_of_each(1.0, 2)
+
+
+def test_an_interval_is_read_from_a_row() -> None:
+    row = {"value": -0.3, "change": 0.5, "low": -0.4, "high": -0.1}
+    assert Interval.of(row) == Interval(-0.3, -0.4, -0.1, 0.95)
+    assert Interval.of(row, estimate="change", confidence=0.9) == Interval(0.5, -0.4, -0.1, 0.9)
+    assert Interval.of(row).verdict is Verdict.LOWER
