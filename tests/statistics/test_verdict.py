@@ -76,7 +76,7 @@ def test_a_comparison_puts_its_subject_first_and_never_finds_nan() -> None:
     assert change.comparison("A", "B", "share", style="share", words=("a smaller", "a larger")) == (
         "A: a smaller share than B (20.0 % against 50.0 %, difference -30.0 points [-40.0, -10.0] at 99 %)"
     )
-    assert "cannot be judged" in Change(0.5, math.nan, -1, -0.5).comparison("A", "B", "share")
+    assert "cannot be judged" in Change(0.5, math.nan, -1.0, -0.5).comparison("A", "B", "share")
 
 
 @pytest.mark.parametrize(
