@@ -17,7 +17,7 @@ from lens_steer.errors import ActivationError, ContrastError, SettingError, Site
 from lens_steer.host.adapter import host_of
 from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.guards import require_eval
-from lens_steer.host.sites import find_sites, site_at
+from lens_steer.host.sites import all_sites, site_at
 from lens_steer.host.tokens import TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
@@ -139,7 +139,7 @@ def _rows_and_sides(
 
 def _units_of(model: nn.Module, units: UnitsLike) -> tuple[Unit, ...]:
     """The units, each once, at this model's own sites."""
-    listed = dict.fromkeys(as_units(units, sites=find_sites(model, "blocks.*")))
+    listed = dict.fromkeys(as_units(units, sites=all_sites(model)))
     if len(listed) > _MOST_UNITS:
         raise UnitError(f"{len(listed)} units are too many to look at: give at most {_MOST_UNITS}, such as .top(3)")
     here = {site: site_at(host_of(model), site.name) for site in {unit.site for unit in listed}}

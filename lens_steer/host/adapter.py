@@ -332,7 +332,8 @@ def host_of(model: nn.Module) -> Host:
     Raises
     ------
     ModelError
-        The object is no TransformerLens model, or its Hugging Face model already lives in another bridge.
+        The object is no TransformerLens model, it does not continue texts, or its Hugging Face model already lives in
+        another bridge.
 
     """
     if model in _HOSTS:
@@ -340,6 +341,7 @@ def host_of(model: nn.Module) -> Host:
     # By name: importing HookedTransformer is an error in transformer-lens 4, and importing either takes seconds.
     lineage = {base.__name__ for base in type(model).__mro__}
     if "TransformerBridge" in lineage:
+        require_causal(model.original_model)
         _refuse_second_bridge(model)
         host: Host = BridgeHost(model)
     elif "HookedTransformer" in lineage:
@@ -350,6 +352,19 @@ def host_of(model: nn.Module) -> Host:
         )
     _HOSTS[model] = host
     return host
+
+
+def require_causal(original: Any) -> None:
+    """Refuse a Hugging Face model that does not predict the next token of a text: encoder-decoders and encoders."""
+    config = getattr(original, "config", None)
+    kind = getattr(config, "model_type", type(original).__name__)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{kind!r} is an encoder-decoder: lens_steer hosts decoders, which continue a text, only")
+    if hasattr(original, "can_generate") and not original.can_generate():
+        raise ModelError(
+            f"{type(original).__name__} ({kind!r}) does not continue texts: lens_steer hosts decoders with their head, "
+            "as AutoModelForCausalLM loads them"
+        )
 
 
 def _refuse_second_bridge(bridge: Any) -> None:
