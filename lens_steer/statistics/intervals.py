@@ -46,8 +46,8 @@ class Interval:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says beside 0."""
-        return verdict_of(self.low, self.high)
+        """What the interval says beside 0; without a finite estimate there is nothing to judge."""
+        return verdict_of(self.low, self.high) if math.isfinite(self.estimate) else Verdict.CANNOT_JUDGE
 
 
 def change_interval(
@@ -111,17 +111,20 @@ def share_change_interval(
     require_confidence(confidence)
     if not (before_of.sum() > 0 and after_of.sum() > 0):
         return math.nan, math.nan
-    moved = after / after_of.sum() - before / before_of.sum()
+    difference = float(share_change(before, before_of, after, after_of, 0))
+    # A row that reads as before has not changed, although its weight does where others are no longer counted.
+    same = np.isclose(after, before, atol=1e-12) & np.isclose(after_of, before_of, atol=1e-12)
+    moved = (after / after_of.sum() - before / before_of.sum())[~same]
     changed = moved[~np.isclose(moved, 0, atol=1e-12)]
     tail = (1 - confidence) / 2
     if len(changed) == 0:
         unseen = 1 - tail ** (1 / max(1, int((before_of > 0).sum())))
-        return -unseen, unseen
+        return difference - unseen, difference + unseen
     if len(changed) >= _RARE:
         return change_interval(share_change, before, before_of, after, after_of, confidence=confidence, seed=seed)
     rises = stats.binomtest(int((changed > 0).sum()), len(changed)).proportion_ci(confidence, method="exact")
-    size, total = float(np.abs(changed).sum()), float(changed.sum())
-    return min((2 * rises.low - 1) * size, total), max((2 * rises.high - 1) * size, total)
+    size = float(np.abs(changed).sum())
+    return min((2 * rises.low - 1) * size, difference), max((2 * rises.high - 1) * size, difference)
 
 
 @dataclass(frozen=True)
