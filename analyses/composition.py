@@ -236,7 +236,7 @@ def _interaction(model: Any, edits: Edits, held: ls.ContrastSet, one: str, two: 
     for kind, named in edits.items():
         if not all(named[name].units(tol=0.0) for name in (one, two)):
             continue  # nothing to compose
-        found = ls.interaction(model, {name: named[name] for name in (one, two)}, held, seed=seed, progress=False).frame
+        found = ls.interaction(model, {name: named[name] for name in (one, two)}, held, progress=False).frame
         found.insert(0, "kind", kind)
         parts.append(found[found["measure"].isin(["moved", "additivity", "commutation"])])
     columns = ["kind", "site", "layer", "side", "first", "later", "measure", "value", "low", "high"]
