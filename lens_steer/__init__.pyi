@@ -4,6 +4,7 @@ from .activations.activations import Activations as Activations
 from .activations.collect import collect as collect
 from .activations.show import show_units as show_units
 from .cli.study import study_command as study_command
+from .directories import require_free_place as require_free_place
 from .effects.downstream import downstream_shift as downstream_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
@@ -75,6 +76,7 @@ from .statistics.intervals import share_change_interval as share_change_interval
 from .statistics.verdict import Change as Change
 from .statistics.verdict import Verdict as Verdict
 from .statistics.verdict import verdict_of as verdict_of
+from .texts.beginnings import beginnings as beginnings
 from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
 from .texts.readers import read_contrast as read_contrast

@@ -35,10 +35,11 @@ def evaluate_edit(
     """Score on the second half of the texts, which neither `fit` nor the classifier has seen."""
     from lens_steer.evaluation.evaluation import evaluate as evaluate_edit
     from lens_steer.evaluation.scorers import ConceptClassifier, WordList
+    from lens_steer.texts.beginnings import beginnings
 
     train, held = halves
     scorer: Scorer = WordList(words.split(",")) if words else ConceptClassifier.fit(train, seed=seed)
-    rows = lines_of(prompts) if prompts else _beginnings(held)
+    rows = lines_of(prompts) if prompts else list(beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS))
     result = evaluate_edit(
         hosted,
         edit,
@@ -51,12 +52,6 @@ def evaluate_edit(
         **decoding,
     )
     return result, scorer
-
-
-def _beginnings(contrast: ContrastSet) -> list[str]:
-    """Return the first words of the source texts."""
-    texts = [row if isinstance(row, str) else row[0] for row in contrast.source]
-    return [" ".join(text.split()[:_PROMPT_WORDS]) for text in texts][:_MOST_PROMPTS]
 
 
 def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention) -> None:
@@ -81,9 +76,9 @@ def write_run(
 
 def require_free_place(out: Path) -> None:
     """Refuse an occupied place before the work is done, not after it."""
-    from lens_steer.directories import require_free
+    from lens_steer import directories
 
-    require_free(out)
+    directories.require_free_place(out)
 
 
 def show(table: pd.DataFrame) -> None:
