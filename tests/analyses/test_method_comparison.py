@@ -79,7 +79,10 @@ def test_the_folder_holds_the_study_and_the_seed_repeats_it(study: ls.Study, tin
     table = study.frames["methods"]
     pd.testing.assert_frame_equal(saved.frames["methods"], table)
     part = table[table["method"].isin(["AurA"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(again.frames["methods"].drop(columns="fit_seconds"), part.drop(columns="fit_seconds"))
+    # Intervals know of how many methods they are to hold.
+    varies = ["fit_seconds", "low", "high", "confidence", "perplexity_low", "perplexity_high"]
+    pd.testing.assert_frame_equal(again.frames["methods"].drop(columns=varies), part.drop(columns=varies))
+    assert (again.frames["methods"]["confidence"] < table["confidence"].max()).all()
 
 
 def test_wrong_names_are_refused(tiny: Any) -> None:
