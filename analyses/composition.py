@@ -329,7 +329,7 @@ def _interference_sentence(table: pd.DataFrame) -> str:
 
 
 def _differences(table: pd.DataFrame, subject: str, measure: str) -> str:
-    rows = table.to_dict("records")
+    rows: list[Any] = table.to_dict("records")
     shown = (ls.Verdict.LOWER, ls.Verdict.HIGHER)
     clauses = [
         change_of(row).sentence(subject.format(**row), measure.format(**row))

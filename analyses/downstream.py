@@ -169,7 +169,7 @@ def _measured(
     pool: Any,
 ) -> dict[tuple[str, str, str, int, str], Any]:
     """Return what `downstream_shift` estimates for every edit; the layers of two of them are also applied alone."""
-    found = {}
+    estimates: dict[tuple[str, str, str, int, str], Any] = {}
     for name, edit in edits.items():
         shift = ls.downstream_shift(
             model,
@@ -182,8 +182,8 @@ def _measured(
             by_layer=name in (APART, END_TO_END),
             progress=False,
         )
-        found |= {(name, *key): cases for key, cases in shift.estimates.items()}
-    return found
+        estimates |= {(name, *key): cases for key, cases in shift.estimates.items()}
+    return estimates
 
 
 def stacked(fits: Sequence[Mapping[Any, Any]]) -> Estimates:

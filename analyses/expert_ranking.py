@@ -287,7 +287,7 @@ def _confound_sentences(table: pd.DataFrame) -> list[str]:
             "are of one length."
         ]
     else:
-        most = table.loc[(of_length - 0.5).abs().idxmax()]
+        most = table.iloc[int((of_length - 0.5).abs().fillna(-1).to_numpy().argmax())]
         sentences = [
             f"Among texts without the concept the best unit tells long from short ones with AUROC "
             f"{of_length.iloc[0]:.2f}; of the best {len(table)}, {most['site']}[{most['unit']}] is furthest from 1/2, "
@@ -328,7 +328,7 @@ def _many(frames: Mapping[str, pd.DataFrame], *, units: int) -> list[str]:
     sentences.append(f"The best unit, beside chance (AUROC 1/2): {by_verdict(verdicts, words)}.")
     spread = table["probe_auroc"] - table["heldout_auroc"]
     if (spread > WIDE).any():
-        widest = table.loc[spread.idxmax()]
+        widest = table.iloc[int(spread.fillna(-1).to_numpy().argmax())]
         sentences.append(
             f"A linear probe on the best unit's layer has a held-out AUROC more than {WIDE} above the unit's for "
             f"{int((spread > WIDE).sum())} concepts, most for {_plain(widest['concept'])} "

@@ -63,7 +63,7 @@ class Measurements:
             raise ls.LensSteerError(f"{measure} of {edit!r} was not measured")
         part = self.frame.iloc[self._places[edit, measure, when]]
         shape = part["draw"].nunique(), -1
-        return tuple(part[column].to_numpy(dtype=float).reshape(shape) for column in ("counted", "of"))  # type: ignore[return-value]
+        return tuple(part[column].to_numpy(dtype=float).reshape(shape) for column in ("counted", "of"))
 
     def value(self, edit: str, measure: str, when: When = "after") -> float:
         """Return the value over all draws and rows."""

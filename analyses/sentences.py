@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import lens_steer as ls
 
@@ -31,6 +32,6 @@ def sentence(*clauses: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def interval(row: Mapping[str, float], value: str = "value", *, digits: int = 2) -> str:
+def interval(row: Any, value: str = "value", *, digits: int = 2) -> str:
     """Write a value and its interval."""
     return f"{row[value]:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
