@@ -21,6 +21,7 @@ from analyses.sentences import by_verdict, sentence
 
 KINDS = ("dense", "sparse")
 NULL = "shuffled labels"
+INSIDE = ("moved", "curvature", "additivity", "excess", "commutation")
 _SHOWS = 0.5  # a text with this score or more shows the concept
 _FEWEST_NEUTRAL = 4
 Edits = Mapping[str, Mapping[str, ls.Intervention]]
@@ -106,7 +107,7 @@ def run(
         "order": _order(measurements, one, two),
         "interference": _interference(measurements, one, two),
         "collisions": _collisions(edits, one, two),
-        "interaction": _interaction(model, edits, held[one], one, two, seed),
+        "interaction": _interaction(model, edits, held[one], one, two),
         "texts": heldout.texts,
     }
     return experiment.keep(
@@ -252,14 +253,14 @@ def _collisions(edits: Edits, one: str, two: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _interaction(model: Any, edits: Edits, held: ls.ContrastSet, one: str, two: str, seed: int) -> pd.DataFrame:
+def _interaction(model: Any, edits: Edits, held: ls.ContrastSet, one: str, two: str) -> pd.DataFrame:
     parts = []
     for kind, named in edits.items():
         if not all(named[name].units(tol=0.0) for name in (one, two)):
             continue  # nothing to compose
-        table = ls.interaction(model, {name: named[name] for name in (one, two)}, held, seed=seed, progress=False).frame
+        table = ls.interaction(model, {name: named[name] for name in (one, two)}, held, progress=False).frame
         table.insert(0, "kind", kind)
-        parts.append(table[table["measure"].isin(["moved", "additivity", "commutation"])])
+        parts.append(table[table["measure"].isin(INSIDE)])
     columns = ["kind", "site", "layer", "side", "first", "later", "measure", "value", "low", "high"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -404,8 +405,9 @@ def _captions(heldout: HeldOut, one: str) -> dict[str, str]:
         "intervals hold at 95 % for all rows together (Bonferroni).",
         "collisions": "Units that both edits move, and the distance between the two orders there, in units of "
         "activation.",
-        "interaction": f"On held-out texts of {one}: size of an edit (moved), of what does not add up (additivity) and "
-        "of what order changes (commutation), in standard deviations per unit; 95 % intervals.",
+        "interaction": f"On held-out texts of {one}: size of an edit (moved), of what does not add up of two edits "
+        "(additivity) and of two halves of one (curvature), their difference (excess), and of what order changes "
+        "(commutation), in standard deviations per unit; 95 % intervals.",
         "texts": "Continuations of the first prompts, before and after every edit.",
     }
 

@@ -66,7 +66,7 @@ def test_edits_that_share_no_unit_have_no_order(tiny: Any) -> None:
     one, two = (ls.ablate([ls.Unit(site, unit)], mode="value", value=3.0) for unit in (1, 2))
     edits = {kind: {"sad": one, "cat": two} for kind in KINDS}
     assert composition._collisions(edits, "sad", "cat")["units"].sum() == 0
-    inside = composition._interaction(tiny, edits, contrast("sad", "happy"), "sad", "cat", 0)
+    inside = composition._interaction(tiny, edits, contrast("sad", "happy"), "sad", "cat")
     turned = inside[inside["measure"] == "commutation"]
     assert len(turned) > 0
     np.testing.assert_allclose(turned["value"], 0, atol=1e-6)
@@ -77,7 +77,7 @@ def test_edits_that_share_a_unit_have_one(tiny: Any) -> None:
     one, two = (ls.ablate([ls.Unit(site, 1)], mode="value", value=value) for value in (3.0, -3.0))
     edits = {kind: {"sad": one, "cat": two} for kind in KINDS}
     assert composition._collisions(edits, "sad", "cat")["units"].sum() == len(KINDS)
-    inside = composition._interaction(tiny, edits, contrast("sad", "happy"), "sad", "cat", 0)
+    inside = composition._interaction(tiny, edits, contrast("sad", "happy"), "sad", "cat")
     assert inside[inside["measure"] == "commutation"]["value"].max() > 0.1
 
 
