@@ -338,8 +338,9 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     carried = frames["carried"]
     lines: dict[str, Any] = {"x": "layer", "y": "value", "by": "edit", "low": "low", "high": "high", "x_title": "layer"}
     arrived = carried[(carried["measure"] == "arrived") & (carried["texts"] == "heldout")]
-    figures = {
-        "carried": ls.figures.dose_response(
+    figures: dict[str, Any] = {}
+    if arrived["value"].notna().any():  # where source and target are shown to differ at some layer
+        figures["carried"] = ls.figures.dose_response(
             arrived,
             **lines,
             title=f"How far edits at every layer carry {concept}",
@@ -348,7 +349,6 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
             baseline=1.0,
             baseline_name="target",
         )
-    }
     for texts in ("neutral", "foreign"):
         figures[f"moved_{texts}"] = ls.figures.dose_response(
             carried[(carried["measure"] == "moved") & (carried["texts"] == texts)],
@@ -360,6 +360,8 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     for name, edit in (("alone_layer_by_layer", APART), ("alone_end_to_end", END_TO_END)):
         one = frames["one_layer"]
         wide = one[(one["edit"] == edit) & (one["measure"] == "arrived")]
+        if wide["value"].isna().all():
+            continue
         wide = wide.assign(place=wide["edited"].str.removeprefix("layer ").astype(int))
         figures[name] = ls.figures.matrix(
             wide.pivot(index="place", columns="layer", values="value"),
