@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
+from lens_steer.host.batch_size import checked_batch_size
 from lens_steer.host.clock import numbered, whole_texts
 from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
 from lens_steer.interventions.intervention import Intervention
@@ -113,7 +114,7 @@ def text_losses(
         raise TokenError(f"text {int(np.argmin(counts))} has no token to predict: it is one token long")
     sums = np.zeros(len(tokens))
     with torch.no_grad(), edited(model, intervention, strength), whole_texts(model):
-        batches = list(tokens.batches(batch_size or _batch_size(model, tokens)))
+        batches = list(tokens.batches(checked_batch_size(batch_size) or _batch_size(model, tokens)))
         for rows, batch in progress_bar(batches, desc="perplexity", unit="batch", show=progress):
             sums[rows] = _batch_losses(model, batch)
     if not np.isfinite(sums).all():

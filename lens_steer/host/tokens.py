@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from lens_steer.errors import LensSteerWarning, TokenError
+from lens_steer.errors import LensSteerWarning, SettingError, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import TokenPositions
 from lens_steer.host.scope import ALL_TOKENS, Scope, special_ids
@@ -61,6 +61,8 @@ class Tokens:
 
     def batches(self, batch_size: int, *, rows: Sequence[int] | None = None) -> Iterator[tuple[list[int], TokenBatch]]:
         """Yield (rows, batch), longest texts first: little padding, and memory runs out at once or never."""
+        if batch_size < 1:
+            raise SettingError(f"batch_size must be 1 or more, not {batch_size}")
         order = sorted(range(len(self)) if rows is None else rows, key=lambda row: -len(self.ids[row]))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]

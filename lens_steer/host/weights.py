@@ -55,8 +55,8 @@ class PlainWeights:
     Raises
     ------
     ModelError
-        The model is a HookedTransformer, a bridge whose weights were folded and centred, or of no causal architecture
-        that plain transformers has.
+        The model is a HookedTransformer, a bridge whose weights were folded and centred, carries an adapter, or is of
+        no causal architecture that plain transformers has.
 
     """
 
@@ -74,6 +74,7 @@ class PlainWeights:
             )
         self._host = host
         self._original: Any = host.model.original_model
+        _refuse_adapters(self._original)
         self.config: PretrainedConfig = _plain_config(self._original.config)
         self._modules = dict(_meta(self.config).named_modules())
         wrapped = self._original.named_modules(remove_duplicate=False)
@@ -192,6 +193,8 @@ class PlainWeights:
 
     def _final(self, name: str, place: Tensor) -> Tensor:
         value = self._changed.get(name, self._state.get(name))
+        if value is None and not name.endswith(".bias"):  # a bias may have been switched on
+            raise ModelError(f"the hosted model has no weight {name!r}, which a plain {self.architecture} model needs")
         return torch.zeros_like(place) if value is None else value.to(place.dtype)
 
     def _component(self, layer: int, part: str) -> Any:
@@ -223,6 +226,18 @@ class PlainWeights:
 
     def _switch_of(self, projection: Projection) -> str:
         return _BIAS_SWITCHES[projection.part.split(".")[0]]
+
+
+def _refuse_adapters(original: nn.Module) -> None:
+    """Refuse a model that carries peft adapters: its layers are no plain model's, and their share is in no weight."""
+    modules = original.named_modules()
+    layers = (name.replace(_WRAPPER, "") for name, module in modules if type(module).__module__.startswith("peft."))
+    adapted = next(layers, "a layer" if getattr(original, "peft_config", None) else None)
+    if adapted is not None:
+        raise ModelError(
+            f"this model carries an adapter (first at {adapted}), which no plain model has: merge it first, "
+            "load_model(peft_model.merge_and_unload())"
+        )
 
 
 def _plain_config(config: PretrainedConfig) -> PretrainedConfig:

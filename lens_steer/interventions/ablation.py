@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import ActivationError, SettingError, UnitError
-from lens_steer.host.sites import Site, find_sites
+from lens_steer.host.sites import Site, all_sites
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -93,7 +93,7 @@ def ablate(
 def _known_sites(activations: Activations | None, model: nn.Module | None) -> tuple[Site, ...]:
     if activations is not None:
         return activations.sites
-    return () if model is None else find_sites(model, "blocks.*")
+    return () if model is None else all_sites(model)
 
 
 def _order(item: tuple[Site, list[int]]) -> tuple[int, str]:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lens_steer.directories import new_directory, read_json, sha256_of, write_json
 from lens_steer.errors import ArtifactError
+from lens_steer.host.fingerprint import SiteReading
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
-from lens_steer.interventions.fingerprint import SiteReading
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import build_map
 from lens_steer.interventions.row_gate import RowGate

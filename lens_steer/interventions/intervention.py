@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from lens_steer.errors import MapError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Write, attach
+from lens_steer.host.fingerprint import SiteReading, identified, read_fingerprint
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
 from lens_steer.host.units import Unit
-from lens_steer.interventions.fingerprint import SiteReading, read_fingerprint, require_same_model
+from lens_steer.interventions.fingerprint import content_hash, require_same_model
 from lens_steer.interventions.maps import ActivationMap, Chain
 from lens_steer.interventions.row_gate import RowGate, check_gates
 from lens_steer.interventions.strengths import Strength, as_strengths, warn_if_far
@@ -136,7 +138,8 @@ class Intervention:
         check_gates(model, self.edits)
         touched = Touched(self.edits)
         self._latest[:] = [touched]
-        with attach(model, writes_of(self.edits, strengths, touched)):
+        identity = partial(content_hash, self.edits, strengths)
+        with attach(model, writes_of(self.edits, strengths, touched)), identified(model, identity):
             yield touched
         touched.warn_of_idle_scopes(stacklevel=4)
 

@@ -91,6 +91,7 @@ class ActivationTransport(ABC):
 
         """
         contrast.require(2, type(self).__name__)
+        given: Activations | None = None
         if self.causal:
             if activations is not None:
                 activations_for(model, contrast, self, activations)
@@ -102,7 +103,7 @@ class ActivationTransport(ABC):
             given = activations_for(model, contrast, self, activations)
             maps = {site: self.map_between(given.source[site], given.target[site]) for site in given.sites}
         edits = [Edit(site, of_site) for site, of_site in maps.items()]
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast))
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given))
 
     def map_between(self, source: Float[Tensor, "n unit"], target: Float[Tensor, "m unit"]) -> DiagonalAffine:
         """Return the map of one site from its pooled activations."""

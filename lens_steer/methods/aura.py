@@ -52,7 +52,7 @@ class AurA:
         for site in given.sites:
             scale = aura_scale(given.source[site], given.target[site])
             edits.append(Edit(site, DiagonalAffine(scale, torch.zeros_like(scale))))
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast))
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given))
 
 
 def aura_scale(source: Float[Tensor, "n unit"], target: Float[Tensor, "m unit"]) -> Float[Tensor, " unit"]:

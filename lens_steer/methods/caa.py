@@ -66,4 +66,4 @@ class CAA:
         for site in given.sites:
             difference = given.target[site].double().mean(0) - given.source[site].double().mean(0)
             edits.append(Edit(site, DiagonalAffine(torch.ones(site.width), self.multiplier * difference)))
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast))
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given))

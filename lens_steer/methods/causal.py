@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.errors import ActivationError, SiteError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.clock import numbered, whole_texts
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site
-from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
+from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import as_hook
 from lens_steer.interventions.maps import ActivationMap
 from lens_steer.texts.contrast import ContrastSet
@@ -57,7 +58,7 @@ def fit_causally(
     device = host_of(model).device
     maps: dict[Site, ActivationMap] = {}
     walks = []
-    for rows, batch in tokens.batches(batch_size or default_batch_size(tokens)):
+    for rows, batch in tokens.batches(batch_size_for(tokens, batch_size)):
         moved = None if moves == "both" else is_source[rows].to(device)
         walks.append(_Walk(model, rows, batch.to(device), moved, pool, maps))
     with _setting_out(model, sites, walks):

@@ -95,5 +95,5 @@ def _damped(
     for site, best in best_units(scores, method.k).items():
         scale = torch.where(best, factor, 1.0)
         edits.append(Edit(site, DiagonalAffine(scale, torch.zeros_like(scale))))
-    about: dict[str, Any] = method_provenance(method, contrast)
+    about: dict[str, Any] = method_provenance(method, contrast, given)
     return Intervention.fitted(model, edits, **about)

@@ -250,7 +250,7 @@ class LinEAS:
         if activations is None:
             pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, size)
         else:
-            given = matching(activations, contrast, loss_sites, self.pool)
+            given = matching(activations, model, contrast, loss_sites, self.pool)
             pooled = {site: given.target[site].to(host_of(model).device) for site in loss_sites}
         if self.loss == "normalised" and unit_weights is None:
             unit_weights = inverse_variances(pool_texts(model, source, loss_sites, self.pool, size), pooled)

@@ -101,7 +101,7 @@ class RepE:
             share = float(parts.square().sum() / differences.square().sum())
             in_order = float((parts > 0).double().mean())
             directions.append({"site": site.name, "share_of_differences": share, "pairs_in_order": in_order})
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast), directions=directions)
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given), directions=directions)
 
     def _differences(self, source: Tensor, target: Tensor) -> Float[Tensor, "pair unit"]:
         if self.pairing == "random":

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import SettingError
+from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.sites import Site, SitePattern
-from lens_steer.host.tokens import TokenBatch, default_batch_size, tokenize
+from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -88,7 +89,7 @@ class SelfCond:
             shift = torch.zeros(site.width)
             shift[mask] = constants[site].float()
             edits.append(Edit(site, DiagonalAffine(1 - mask.float(), shift)))
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast))
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given))
 
     def _constants(
         self, model: nn.Module, contrast: ContrastSet, given: Activations, best: Mapping[Site, Tensor]
@@ -121,5 +122,5 @@ def _token_values(
         return read
 
     visits = {site: reader(site) for site in chosen}
-    run_texts(model, tokens, visits, batch_size or default_batch_size(tokens))
+    run_texts(model, tokens, visits, batch_size_for(tokens, batch_size))
     return {site: torch.cat(of_site) for site, of_site in parts.items()}

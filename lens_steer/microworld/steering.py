@@ -14,6 +14,7 @@ from jaxtyping import Float
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.grammar import BOS
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.requests import checked_count
 from lens_steer.microworld.sampler import sample
 
 NextLogProbs = Callable[[Sequence[Sequence[int]]], Sequence[Float[np.ndarray, "_ word"]]]
@@ -65,8 +66,7 @@ class SteeringTask:
     @classmethod
     def draw(cls, given: Mapping[str, str], *, n: int = 128, seed: int = 0) -> SteeringTask:
         """Draw `n` documents (about 0.5 MB each with their laws); every one of their beginnings is a prefix."""
-        if n < 2:
-            raise MicroworldError(f"The steering error needs 2 documents or more for its standard error, not {n}.")
+        n = checked_count(n, "documents for a steering error and its standard error", least=2)
         oracle, ids, laws, allowed = Oracle(), [], [], []
         for document in sample(n, seed=seed, **given):
             words = document.text.split()
@@ -81,6 +81,7 @@ class SteeringTask:
         MicroworldError where a row is no law over the vocabulary, or gives probability 0 to what the grammar says.
         """
         divergence, impossible = [], []
+        batch_size = checked_count(batch_size, "documents per batch")
         for first in range(0, len(self.ids), batch_size):
             some = range(first, min(first + batch_size, len(self.ids)))
             answers = next_log_probs([self.ids[row] for row in some])

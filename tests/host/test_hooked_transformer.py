@@ -14,10 +14,10 @@ from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import downstream_shift
 from lens_steer.errors import ArtifactError, SiteError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.fingerprint import compare_fingerprints, read_fingerprint
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import find_sites
 from lens_steer.interventions.ablation import ablate
-from lens_steer.interventions.fingerprint import compare_fingerprints, read_fingerprint
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.lineas import LinEAS
