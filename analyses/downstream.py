@@ -230,7 +230,7 @@ def _left(estimates: Estimates) -> pd.DataFrame:
     keys = [
         key
         for key in estimates
-        if key[1] == "heldout" and key[4] == "left" and key[3] == last and key[2] != f"layer {last}"
+        if key[1] == "heldout" and key[4] == "left" and key[3] == last and key[2] not in ("all", f"layer {last}")
     ]
     layers = max(1, len({key[2] for key in keys}))
     return pd.DataFrame(

@@ -36,7 +36,7 @@ def edit_rows(random: np.random.Generator, edit: str, draw: int, *, prompt: Any,
 @pytest.mark.parametrize("spread", [0.0, 0.15])
 def test_a_random_choice_differs_from_random_controls_at_the_nominal_rate(spread: float) -> None:
     """One more draw of the control stands against 20 of them, again and again."""
-    random, runs, confidence = np.random.default_rng(3), 80, 0.95
+    random, runs, confidence = np.random.default_rng(3), 50, 0.95
     outside = {"concept": 0, PERPLEXITY: 0}
     for _ in range(runs):
         shared: dict[str, Any] = {"prompt": random.uniform(0.1, 0.6, PROMPTS), "text": random.uniform(1, 3, TEXTS)}
@@ -108,6 +108,18 @@ def test_values_are_those_of_the_evaluation(tiny: Any, heldout: HeldOut) -> None
             assert (before, after) == pytest.approx((row["before"], row["after"]))
     assert set(heldout.texts["edit"]) == {"random"}
     assert heldout.texts["after"].str.len().gt(0).all()
+
+
+def test_a_random_choice_of_units_is_one_of_twenty_others(tiny: Any, heldout: HeldOut) -> None:
+    activations = ls.collect(tiny, contrast("sad", "happy"), "mlp.hook_post")
+    choices = random_choices(activations.sites, 40, draws=21, seed=1)
+    edits = [ls.ablate(units, mode="zero") for units in choices]
+    parts = [heldout.measure(edits[0], "choice")]
+    parts += [heldout.measure(edit, "control", draw=draw) for draw, edit in enumerate(edits[1:])]
+    for row in Measurements.of(parts, seed=0).against("choice", "control", confidence=0.99):
+        assert row["low"] <= 0 <= row["high"]
+        assert row["rank_p"] > 2 / 21
+        assert row["draws"] == 20
 
 
 def test_matched_units_are_like_the_chosen_ones_and_none_of_them(tiny: Any) -> None:
