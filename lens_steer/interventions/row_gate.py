@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lens_steer.activations.pooling import TokenPool
-from lens_steer.errors import MapError, SettingError, SiteError
-from lens_steer.host.adapter import host_of
+from lens_steer.errors import MapError, SettingError
 from lens_steer.host.clock import TokenPositions
 from lens_steer.host.scope import ALL_TOKENS, Scope
-from lens_steer.host.sites import Site, site_at
-
-if TYPE_CHECKING:
-    from lens_steer.interventions.intervention import Edit
+from lens_steer.host.sites import Site
 
 Similarity = Literal["projection", "cosine"]
 Side = Literal["above", "below"]
@@ -102,20 +98,3 @@ class RowGate:
         """Return the gate that `spec` and a direction describe."""
         parts = {"site": Site(**spec["site"]), "tokens": Scope.rebuilt(spec["tokens"])}
         return cls(direction=direction, **{**spec, **parts})
-
-
-def check_gates(model: nn.Module, edits: Sequence[Edit]) -> None:
-    """Raise SiteError where a gate's site does not exist, has another width, or comes after what the gate decides."""
-    host = host_of(model)
-    for edit in edits:
-        if edit.gate is None:
-            continue
-        site = edit.gate.site
-        actual = site_at(host, site.name)
-        if actual.width != site.width:
-            raise SiteError(f"{site.name} has {actual.width} units in this model, the gate has {site.width}")
-        if host.firing_order(site.name) > host.firing_order(edit.site.name):
-            raise SiteError(
-                f"the gate reads {site.name}, which comes after the edit at {edit.site.name}: it could not decide in "
-                "time. Read an earlier site, or keep the later edits only (intervention.restrict)"
-            )

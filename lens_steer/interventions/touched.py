@@ -13,11 +13,10 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerWarning
 from lens_steer.host.clock import ForwardPass
+from lens_steer.interventions.edit import Edit
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from lens_steer.interventions.intervention import Edit
 
 _PENDING = 512  # counts kept as they come: on an accelerator, reading one at once would make every pass wait
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,13 +13,11 @@ from lens_steer.host.attach import Write
 from lens_steer.host.clock import ForwardPass, positions_of
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
+from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.maps import ActivationMap
 from lens_steer.interventions.row_gate import RowGate
 from lens_steer.interventions.strengths import RowStrengths, rows_of
 from lens_steer.interventions.touched import Touched
-
-if TYPE_CHECKING:
-    from lens_steer.interventions.intervention import Edit
 
 Activation = Float[Tensor, "text pos unit"]
 

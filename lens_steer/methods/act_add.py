@@ -18,7 +18,8 @@ from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import TokenBatch, pad_id, tokenize
 from lens_steer.host.trunk import Visit, trunk
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.fitting import method_provenance
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row

@@ -4,10 +4,14 @@ All batches walk through the trunk together. Each halts inside its forward pass 
 arrived there and the site's map is fitted to all of them; then it walks on through that map. A forward pass can be
 halted because each has a thread of its own; the threads take turns, and only one walks at a time, so nothing is
 computed at once that the model would have to keep apart. The activations of all texts at one site are alive together.
+
+The plain way runs all texts once for every site under the maps so far, which costs sites / 2 times as much. A thread
+inherits neither autocast nor the current CUDA stream: both are those of a fresh thread.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +36,8 @@ from lens_steer.texts.contrast import ContrastSet
 Moves = Literal["both", "source"]
 """Which texts pass the maps of earlier sites: all of them, or the source alone."""
 
+_MOST_WALKS = 128  # each is a thread of the operating system
+
 FitMap = Callable[[Float[Tensor, "n unit"], Float[Tensor, "m unit"]], ActivationMap]
 """Fits the map of one site to pooled source and target activations."""
 
@@ -49,7 +55,8 @@ def fit_causally(
     """Fit a map at each of `sites`, which are in the order of a forward pass; every text passes the trunk once.
 
     Equal to collecting and fitting site by site under the maps found so far. ActivationError if those maps drive a
-    later site out of range; whatever else a forward pass raises is raised here.
+    later site out of range; whatever else a forward pass raises is raised here. `batch_size` is raised where there
+    would be more than 128 batches, because each needs a thread.
     """
     check_edit_sites(model, sites)
     texts = contrast.labelled
@@ -58,7 +65,8 @@ def fit_causally(
     device = host_of(model).device
     maps: dict[Site, ActivationMap] = {}
     walks = []
-    for rows, batch in tokens.batches(batch_size_for(tokens, batch_size)):
+    size = max(batch_size_for(tokens, batch_size), math.ceil(len(tokens) / _MOST_WALKS))
+    for rows, batch in tokens.batches(size):
         moved = None if moves == "both" else is_source[rows].to(device)
         walks.append(_Walk(model, rows, batch.to(device), moved, pool, maps))
     with _setting_out(model, sites, walks):

@@ -113,7 +113,11 @@ def test_fitted_interventions_nest(host_model: Any) -> None:
     sites = ("hook_resid_post", "mlp.hook_post")
     outer, inner = (Intervention.fitted(host_model, random_edit(host_model, site).edits) for site in sites)
     with outer.on(host_model, strength=2.0), inner.on(host_model):
-        logits(host_model, IDS)
+        nested = logits(host_model, IDS)
+    with outer.scaled(2.0).then(inner).on(host_model):
+        torch.testing.assert_close(logits(host_model, IDS), nested, rtol=1e-4, atol=1e-4)
+    with outer.on(host_model, strength=2.0):
+        assert (logits(host_model, IDS) - nested).abs().max() > 0.1
 
 
 def test_the_same_intervention_twice(host_model: Any) -> None:
