@@ -18,7 +18,7 @@ from scipy import stats
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.experiment import MICROWORLD, Experiment
+from analyses.experiment import MICROWORLD, Experiment, as_study
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import sentence
 from lens_steer import microworld
@@ -38,6 +38,7 @@ class Job:
     edit: ls.Intervention
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet,

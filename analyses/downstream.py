@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.experiment import Experiment, neutral_texts
+from analyses.experiment import Experiment, as_study, neutral_texts
 from analyses.levels import Cases, change_over_fits, value_over_fits
 from analyses.measurements import change_of
 from analyses.sentences import by_verdict, interval, sentence
@@ -29,6 +29,7 @@ Estimates = Mapping[tuple[str, str, str, int, str], Cases]
 """Edit, texts, edited, layer, measure -> [fit, case]."""
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet,

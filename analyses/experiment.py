@@ -8,9 +8,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import lens_steer as ls
 from analyses.measurements import HeldOut
@@ -75,9 +75,20 @@ def measured(**defaults: Any) -> Callable[[_Run], _Run]:
         about = inspect.getdoc(Measurement) or ""
         run.__doc__ = (inspect.getdoc(run) or "").replace(_SEE, about.partition("----------\n")[2].strip())
         setattr(run, _MEASURED, measurement)
-        return run
+        return as_study(run)
 
     return shown
+
+
+def as_study(run: _Run) -> _Run:
+    """Let Ctrl-C end a study, in a notebook too, where a fit alone would return the best map so far."""
+
+    @wraps(run)
+    def whole(*given: Any, **settings: Any) -> ls.Study:
+        with ls.on_interrupt("raise"):
+            return run(*given, **settings)
+
+    return cast("_Run", whole)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 import lens_steer as ls
-from analyses.controls import matched_units, random_choices
+from analyses.controls import random_choices
 from analyses.experiment import Experiment, Measurement, described
 from analyses.measurements import COLUMNS, PERPLEXITY, HeldOut, Measurements
 from tests.analyses.contrasts import contrast
@@ -122,17 +123,6 @@ def test_a_random_choice_of_units_is_one_of_twenty_others(tiny: Any, heldout: He
         assert row["draws"] == 20
 
 
-def test_matched_units_are_like_the_chosen_ones_and_none_of_them(tiny: Any) -> None:
-    activations = ls.collect(tiny, contrast("sad", "happy"), "mlp.hook_post")
-    chosen = ls.rank_experts(activations).units(10)
-    draws = matched_units(chosen, activations, draws=4, seed=0)
-    assert len({frozenset(draw) for draw in draws}) > 1
-    for draw in draws:
-        assert not set(draw) & set(chosen)
-        assert len(set(draw)) == len(chosen)
-        assert [unit.site for unit in draw] == [unit.site for unit in chosen]
-
-
 def test_a_run_keeps_what_repeats_it(tiny: Any, tmp_path: Any) -> None:
     words, texts = ls.WordList(["sad", "cry"], name="sad words"), contrast("sad", "happy")
     kept = described({"scorer": words, "second": texts, "ks": (1, 2)})
@@ -176,3 +166,30 @@ def test_the_settings_of_a_measurement_are_settings_of_the_study_and_documented_
     assert inspect.signature(method_comparison.run).parameters["most_prompts"].default == 200
     with pytest.raises(TypeError, match="sample_count"):
         ablation.run(None, contrast("sad", "happy"), out=None, sample_count=3)
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation", "composition", "demo", "downstream", "lineas_selection", "method_comparison"]
+)
+def test_an_interrupted_study_ends_and_publishes_nothing(
+    embedded: Any, tmp_path: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a fit alone would keep the best map so far, as at a prompt."""
+    study: Any = import_module(f"analyses.{name}")
+    steps = []
+
+    def interrupted(self: Any, *given: Any) -> Any:
+        steps.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lens_steer.methods.descent._Run.step", interrupted)
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    more: dict[str, Any] = {
+        "composition": {"second": "microworld:negative"},
+        "method_comparison": {"only": ("LinEAS",)},
+    }
+    settings = {"downstream": {"fits": 1}, "lineas_selection": {"draws": 2}, "demo": {"draws": 1}, **more}.get(name, {})
+    with pytest.raises(KeyboardInterrupt):
+        study.run(embedded, ls.read_contrast("microworld:rude", n=20), out=tmp_path / "run", **settings)
+    assert len(steps) == 1
+    assert list(tmp_path.iterdir()) == []
