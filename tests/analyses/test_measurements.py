@@ -172,7 +172,7 @@ def test_the_settings_of_a_measurement_are_settings_of_the_study_and_documented_
     "name", ["ablation", "composition", "demo", "downstream", "lineas_selection", "method_comparison"]
 )
 def test_an_interrupted_study_ends_and_publishes_nothing(
-    embedded: Any, tmp_path: Any, name: str, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a fit alone would keep the best map so far, as at a prompt."""
     study: Any = import_module(f"analyses.{name}")
@@ -184,12 +184,18 @@ def test_an_interrupted_study_ends_and_publishes_nothing(
 
     monkeypatch.setattr("lens_steer.methods.descent._Run.step", interrupted)
     monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
-    more: dict[str, Any] = {
-        "composition": {"second": "microworld:negative"},
-        "method_comparison": {"only": ("LinEAS",)},
-    }
-    settings = {"downstream": {"fits": 1}, "lineas_selection": {"draws": 2}, "demo": {"draws": 1}, **more}.get(name, {})
+    words = ls.WordList(["sad", "dog"])
+    settings: dict[str, Any] = {
+        "ablation": {"ks": (2,), "scorer": words},
+        "composition": {"second": contrast("cat", "tree", seed=7), "scorer": words, "second_scorer": words},
+        "downstream": {"fits": 1},
+        "lineas_selection": {"draws": 2, "scorer": words},
+        "demo": {"draws": 1},
+        "method_comparison": {"only": ("LinEAS",), "scorer": words},
+    }[name]
+    texts = ls.read_contrast("microworld:rude", n=8) if name == "demo" else contrast("sad", "happy", n=20)
+    model = request.getfixturevalue("embedded" if name == "demo" else "tiny")
     with pytest.raises(KeyboardInterrupt):
-        study.run(embedded, ls.read_contrast("microworld:rude", n=20), out=tmp_path / "run", **settings)
+        study.run(model, texts, out=tmp_path / "run", **settings)
     assert len(steps) == 1
     assert list(tmp_path.iterdir()) == []
