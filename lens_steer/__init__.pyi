@@ -70,6 +70,7 @@ from .statistics.intervals import AgainstDraws as AgainstDraws
 from .statistics.intervals import Interval as Interval
 from .statistics.intervals import against_draws as against_draws
 from .statistics.intervals import change_interval as change_interval
+from .statistics.intervals import confidence_of_each as confidence_of_each
 from .statistics.intervals import perplexity_change as perplexity_change
 from .statistics.intervals import perplexity_of as perplexity_of
 from .statistics.intervals import share as share
