@@ -1,0 +1,109 @@
+"""Run folders read: the parts of a study and what run.json says of it; whatever is damaged is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lens_steer.directories import read_json
+from lens_steer.errors import ArtifactError, SettingError
+from lens_steer.interventions.intervention import Intervention
+from lens_steer.report.run_writing import FORMAT, RUN, SUFFIXES
+from lens_steer.report.token_view import TokenView
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_Read = TypeVar("_Read")
+
+
+def read_folder(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the arguments of a `Study` and what run.json says of the run, or the same of an intervention's own folder.
+
+    Raises
+    ------
+    ArtifactError
+        It is neither, of another format, or a file in it is missing or damaged (named).
+
+    """
+    if (place / "intervention.json").is_file():
+        return _fitted(Intervention.load(place))
+    about = read_json(place / RUN)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        written = about.get("format") if isinstance(about, dict) else None
+        raise ArtifactError(f"{place / RUN} has format {written}, this version of lens_steer reads {FORMAT}")
+    try:
+        return _read_parts(place, about), about
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{place / RUN} is damaged: {error}") from error
+
+
+def _read_parts(place: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    order, _ = about["order"], about["name"]
+    return {
+        "frames": dict(_parts(place, "tables", order, _table)),
+        "figures": dict(_parts(place, "figures", order, _figure)),
+        "summary": about["summary"],
+        "interventions": dict(_parts(place, "interventions", order, Intervention.load)),
+        "captions": about["captions"],
+        "tokens": dict(_parts(place, "tokens", order, _tokens)),
+    }
+
+
+def _fitted(edit: Intervention) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of a `Study` of an intervention's own folder, and what stands in the place of run.json."""
+    given = edit.provenance
+    method = str(given.get("method", "intervention"))
+    support = edit.support()
+    moved = support[support["kept"] > 0]
+    count = f"{method} moves {int(moved['kept'].sum()):,} units at {moved['site'].nunique()} sites"
+    model = {name: given[name] for name in ("model", "revision", "host", "weights", "dtype") if name in given}
+    parts = {"frames": {}, "figures": {}, "summary": [count], "interventions": {method: edit}}
+    return parts, {"name": f"fit {method}", "model": model}
+
+
+def _parts(
+    place: Path, part: str, order: Mapping[str, list[str]], read: Callable[[Path], _Read]
+) -> Iterator[tuple[str, _Read]]:
+    for name in order[part]:
+        path = place / part / f"{name}{SUFFIXES[part]}"
+        if not path.exists():
+            raise ArtifactError(f"{path} is missing: the run folder is not complete")
+        yield name, read(path)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+
+
+def _figure(path: Path) -> go.Figure:
+    import plotly.io as pio
+
+    content = read_json(path)
+    try:
+        figure: go.Figure = pio.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path} is no figure: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is no figure")
+    return figure
+
+
+def _tokens(path: Path) -> TokenView:
+    content = read_json(path)
+    try:
+        return TokenView.from_content(content)
+    except (KeyError, TypeError, SettingError) as error:
+        raise ArtifactError(f"{path} holds no tokens: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
