@@ -1,123 +1,82 @@
 """The public names, once: where each lives. `__init__.py` loads them from here when they are first used."""
 
-from .activations.activations import Activations
-from .activations.collect import collect
-from .activations.show import show_units
-from .cli.study import study_command
-from .effects.downstream import downstream_shift
-from .effects.interaction import Interaction, interaction
-from .errors import LensSteerError, LensSteerWarning
-from .evaluation.evaluation import Evaluation, evaluate
-from .evaluation.generation import generate
-from .evaluation.oracle_scorer import OracleScorer
-from .evaluation.perplexity import perplexity
-from .evaluation.reading import read_continuations
-from .evaluation.scorers import ConceptClassifier, Scorer, WordList
-from .evaluation.steering_error import SteeringErrors, steering_error
-from .host.load import load_model
-from .host.scope import Scope
-from .host.sites import Site, find_sites
-from .host.units import Unit
-from .interventions.ablation import ablate, random_units
-from .interventions.bake import bake
-from .interventions.compose import Collisions, collisions, compose
-from .interventions.gated_map import Gated, LogisticGate
-from .interventions.intervention import Edit, Intervention
-from .interventions.low_rank import LowRankAffine
-from .interventions.maps import DiagonalAffine
-from .interventions.project_out import ProjectOut
-from .interventions.row_gate import RowGate
-from .methods.act_add import ActAdd
-from .methods.activation_transport import GaussianAcT, LinearAcT, MeanAcT
-from .methods.aura import AurA
-from .methods.caa import CAA
-from .methods.cast import CAST
-from .methods.damp import Damp, Det0
-from .methods.dsas import DSAS
-from .methods.iti import ITI
-from .methods.lineas import LinEAS
-from .methods.loreft import LoReFT
-from .methods.repe import RepE
-from .methods.self_conditioning import SelfCond
-from .ranking.experts import ExpertRanking, rank_experts
-from .ranking.probe import probe_sites
-from .report import figures
-from .report.page import write_report
-from .report.plots import plot
-from .report.study import Study
-from .report.token_view import TokenView
-from .statistics.intervals import change_interval, perplexity_change, share_change
-from .texts.contrast import ContrastSet, LabelledTexts
-from .texts.readers import read_contrast
+from .activations.activations import Activations as Activations
+from .activations.collect import collect as collect
+from .activations.show import show_units as show_units
+from .cli.study import study_command as study_command
+from .effects.downstream import downstream_shift as downstream_shift
+from .effects.interaction import Interaction as Interaction
+from .effects.interaction import interaction as interaction
+from .errors import LensSteerError as LensSteerError
+from .errors import LensSteerWarning as LensSteerWarning
+from .evaluation.evaluation import Evaluation as Evaluation
+from .evaluation.evaluation import evaluate as evaluate
+from .evaluation.generation import generate as generate
+from .evaluation.oracle_scorer import OracleScorer as OracleScorer
+from .evaluation.perplexity import perplexity as perplexity
+from .evaluation.reading import read_continuations as read_continuations
+from .evaluation.scorers import ConceptClassifier as ConceptClassifier
+from .evaluation.scorers import Scorer as Scorer
+from .evaluation.scorers import WordList as WordList
+from .evaluation.steering_error import SteeringErrors as SteeringErrors
+from .evaluation.steering_error import steering_error as steering_error
+from .host.load import load_model as load_model
+from .host.scope import Scope as Scope
+from .host.sites import Site as Site
+from .host.sites import find_sites as find_sites
+from .host.units import Unit as Unit
+from .interventions.ablation import ablate as ablate
+from .interventions.ablation import random_units as random_units
+from .interventions.bake import bake as bake
+from .interventions.compose import Collisions as Collisions
+from .interventions.compose import collisions as collisions
+from .interventions.compose import compose as compose
+from .interventions.gated_map import Gated as Gated
+from .interventions.gated_map import LogisticGate as LogisticGate
+from .interventions.intervention import Edit as Edit
+from .interventions.intervention import Intervention as Intervention
+from .interventions.low_rank import LowRankAffine as LowRankAffine
+from .interventions.maps import DiagonalAffine as DiagonalAffine
+from .interventions.project_out import ProjectOut as ProjectOut
+from .interventions.row_gate import RowGate as RowGate
+from .methods.act_add import ActAdd as ActAdd
+from .methods.activation_transport import GaussianAcT as GaussianAcT
+from .methods.activation_transport import LinearAcT as LinearAcT
+from .methods.activation_transport import MeanAcT as MeanAcT
+from .methods.aura import AurA as AurA
+from .methods.caa import CAA as CAA
+from .methods.cast import CAST as CAST
+from .methods.damp import Damp as Damp
+from .methods.damp import Det0 as Det0
+from .methods.dsas import DSAS as DSAS
+from .methods.iti import ITI as ITI
+from .methods.lineas import LinEAS as LinEAS
+from .methods.loreft import LoReFT as LoReFT
+from .methods.repe import RepE as RepE
+from .methods.self_conditioning import SelfCond as SelfCond
+from .ranking.experts import ExpertRanking as ExpertRanking
+from .ranking.experts import rank_experts as rank_experts
+from .ranking.probe import probe_sites as probe_sites
+from .report import figures as figures
+from .report.page import write_report as write_report
+from .report.plots import plot as plot
+from .report.study import Study as Study
+from .report.token_view import TokenView as TokenView
+from .statistics.intervals import AgainstDraws as AgainstDraws
+from .statistics.intervals import Interval as Interval
+from .statistics.intervals import against_draws as against_draws
+from .statistics.intervals import change_interval as change_interval
+from .statistics.intervals import jackknife_interval as jackknife_interval
+from .statistics.intervals import perplexity_change as perplexity_change
+from .statistics.intervals import perplexity_of as perplexity_of
+from .statistics.intervals import share as share
+from .statistics.intervals import share_change as share_change
+from .statistics.intervals import share_change_interval as share_change_interval
+from .statistics.verdict import Change as Change
+from .statistics.verdict import Verdict as Verdict
+from .statistics.verdict import verdict_of as verdict_of
+from .texts.contrast import ContrastSet as ContrastSet
+from .texts.contrast import LabelledTexts as LabelledTexts
+from .texts.readers import read_contrast as read_contrast
 
 __version__: str
-__all__ = [
-    "CAA",
-    "CAST",
-    "DSAS",
-    "ITI",
-    "ActAdd",
-    "Activations",
-    "AurA",
-    "Collisions",
-    "ConceptClassifier",
-    "ContrastSet",
-    "Damp",
-    "Det0",
-    "DiagonalAffine",
-    "Edit",
-    "Evaluation",
-    "ExpertRanking",
-    "Gated",
-    "GaussianAcT",
-    "Interaction",
-    "Intervention",
-    "LabelledTexts",
-    "LensSteerError",
-    "LensSteerWarning",
-    "LinEAS",
-    "LinearAcT",
-    "LoReFT",
-    "LogisticGate",
-    "LowRankAffine",
-    "MeanAcT",
-    "OracleScorer",
-    "ProjectOut",
-    "RepE",
-    "RowGate",
-    "Scope",
-    "Scorer",
-    "SelfCond",
-    "Site",
-    "SteeringErrors",
-    "Study",
-    "TokenView",
-    "Unit",
-    "WordList",
-    "ablate",
-    "bake",
-    "change_interval",
-    "collect",
-    "collisions",
-    "compose",
-    "downstream_shift",
-    "evaluate",
-    "figures",
-    "find_sites",
-    "generate",
-    "interaction",
-    "load_model",
-    "perplexity",
-    "perplexity_change",
-    "plot",
-    "probe_sites",
-    "random_units",
-    "rank_experts",
-    "read_continuations",
-    "read_contrast",
-    "share_change",
-    "show_units",
-    "steering_error",
-    "study_command",
-    "write_report",
-]

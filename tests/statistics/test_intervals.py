@@ -1,9 +1,24 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
 
-from lens_steer.statistics.intervals import change_interval, mean_change, perplexity_change
+from lens_steer.errors import SettingError
+from lens_steer.statistics.intervals import (
+    against_draws,
+    change_interval,
+    jackknife_interval,
+    mean_change,
+    perplexity_change,
+    share,
+    share_change,
+    share_change_interval,
+)
+from lens_steer.statistics.verdict import Verdict
 
 
 def test_interval_of_a_mean_is_the_normal_one() -> None:
@@ -51,3 +66,127 @@ def test_rows_that_agree_and_a_single_row() -> None:
     ones = np.ones(5)
     assert change_interval(mean_change, ones, ones, confidence=0.95, seed=0) == (0.0, 0.0)
     assert all(map(math.isnan, change_interval(mean_change, ones[:1], ones[:1], confidence=0.95, seed=0)))
+
+
+@pytest.mark.parametrize("rows", [5, 10, 40])
+def test_few_rows_are_covered_as_often_as_many(rows: int) -> None:
+    """The null at few and at many rows: percentiles alone leave out the truth twice as often at 5 rows."""
+    rng = np.random.default_rng(rows)
+    outside = 0
+    for seed in range(300):
+        low, high = change_interval(mean_change, np.zeros(rows), rng.normal(size=rows), confidence=0.9, seed=seed)
+        outside += not low <= 0 <= high
+    assert 0.06 <= outside / 300 <= 0.15
+
+
+def test_every_level_is_in_the_interval_of_crossed_levels() -> None:
+    """Draws that differ by more than prompts do: an interval over prompts alone holds the truth far too rarely."""
+    rng = np.random.default_rng(0)
+    outside = {"prompts alone": 0, "both": 0}
+    for seed in range(200):
+        values = rng.normal(size=(8, 1)) + 0.2 * rng.normal(size=(1, 50)) + rng.normal(size=(8, 50))
+        for levels, column in (("prompts alone", values.mean(0)), ("both", values)):
+            low, high = change_interval(mean_change, np.zeros_like(column), column, confidence=0.9, seed=seed)
+            outside[levels] += not low <= 0 <= high
+    assert outside["prompts alone"] > 60
+    assert 6 <= outside["both"] <= 30
+
+
+def test_a_level_of_one_draw_has_no_interval() -> None:
+    column = np.random.default_rng(0).normal(size=(1, 30))
+    assert all(map(math.isnan, change_interval(mean_change, 0 * column, column, confidence=0.95, seed=0)))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, math.nan, -0.5])
+def test_a_confidence_outside_0_to_1_is_refused(confidence: float) -> None:
+    with pytest.raises(SettingError, match="confidence"):
+        change_interval(mean_change, np.zeros(9), np.ones(9), confidence=confidence, seed=0)
+
+
+class TestShareChanges:
+    @staticmethod
+    def interval(before: Any, after: Any, confidence: float = 0.95) -> tuple[float, float]:
+        ones = np.ones(len(before))
+        return share_change_interval(
+            np.array(before, float), ones, np.array(after, float), ones, confidence=confidence, seed=0
+        )
+
+    @given(st.integers(0, 11), st.integers(0, 11), st.integers(0, 40), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+    def test_rare_hits_say_what_mcnemars_exact_test_says(self, falls, rises, same, confidence) -> None:
+        assume(0 < falls + rises < 12)
+        before, after = [1] * falls + [0] * rises + [0] * same, [0] * falls + [1] * rises + [0] * same
+        low, high = self.interval(before, after, confidence)
+        p = stats.binomtest(falls, falls + rises).pvalue
+        assert (not low <= 0 <= high) == (p < 1 - confidence)
+
+    def test_four_hits_of_sixty_that_vanish_are_not_shown(self) -> None:
+        low, high = self.interval([1] * 4 + [0] * 56, [0] * 60)
+        assert low == pytest.approx(-4 / 60)
+        assert 0 < high < 0.03
+
+    @pytest.mark.parametrize("rows", [1, 20, 300])
+    def test_no_change_at_all_bounds_what_could_have_stayed_unseen(self, rows: int) -> None:
+        low, high = self.interval([0] * rows, [0] * rows)
+        assert -low == high
+        assert (1 - high) ** rows == pytest.approx(0.025)
+
+    def test_many_changes_are_drawn_again(self) -> None:
+        rng = np.random.default_rng(0)
+        before, after = rng.random(60), rng.random(60)
+        ones = np.ones(60)
+        columns = (before, ones, after, ones)
+        assert self.interval(before, after) == change_interval(share_change, *columns, confidence=0.95, seed=0)
+
+    def test_false_alarms_at_small_shares_stay_below_the_level(self) -> None:
+        rng = np.random.default_rng(1)
+        alarms = 0
+        for _ in range(400):
+            low, high = self.interval(rng.random(40) < 0.06, rng.random(40) < 0.06)
+            alarms += not low <= 0 <= high
+        assert alarms / 400 <= 0.06
+
+    def test_nothing_counted_has_no_interval(self) -> None:
+        zeros, ones = np.zeros(5), np.ones(5)
+        assert all(map(math.isnan, share_change_interval(zeros, ones, zeros, zeros, confidence=0.95, seed=0)))
+
+
+class TestAgainstDraws:
+    @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0], ids=["draws alike", "draws vary", "draws vary most"])
+    def test_random_against_random_leaves_out_0_at_the_nominal_rate(self, spread: float) -> None:
+        rng, alarms, ranks = np.random.default_rng(7), 0, []
+        for seed in range(300):
+            prompts = rng.normal(size=40)
+            values = prompts + spread * rng.normal(size=(21, 1)) + rng.normal(size=(21, 40))
+            ones = np.ones_like(values)
+            against = against_draws(share, (values[0], ones[0]), (values[1:], ones[1:]), confidence=0.95, seed=seed)
+            alarms += against.interval.verdict is not Verdict.NOT_SHOWN
+            ranks.append(against.rank_p)
+        assert 0.02 <= alarms / 300 <= 0.09
+        assert np.mean(np.array(ranks) <= 0.2) <= 0.25
+
+    def test_a_choice_beyond_all_draws_is_told_apart(self) -> None:
+        rng = np.random.default_rng(0)
+        controls = rng.normal(size=(20, 60)) * 0.1 + rng.normal(size=(20, 1)) * 0.1
+        choice = rng.normal(size=60) * 0.1 - 1.0
+        against = against_draws(share, (choice, np.ones(60)), (controls, np.ones((20, 60))), confidence=0.95, seed=0)
+        assert against.interval.verdict is Verdict.LOWER
+        assert against.interval.estimate == pytest.approx(choice.mean() - controls.mean())
+        assert against.rank_p == pytest.approx(2 / 21)
+
+    def test_few_draws_carry_no_level(self) -> None:
+        controls = np.random.default_rng(0).normal(size=(19, 60))
+        against = against_draws(
+            share, (controls[0] - 9, np.ones(60)), (controls, np.ones((19, 60))), confidence=0.95, seed=0
+        )
+        assert against.interval.verdict is Verdict.CANNOT_JUDGE
+        assert against.rank_p == pytest.approx(0.1)
+
+
+def test_the_jackknife_of_a_mean_is_its_student_interval() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    left_out = np.array([np.delete(values, place).mean() for place in range(12)])
+    interval = jackknife_interval(values.mean(), left_out, confidence=0.95)
+    expected = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+    assert jackknife_interval(0.5, left_out[:1], confidence=0.95).verdict is Verdict.CANNOT_JUDGE
+    assert jackknife_interval(math.nan, left_out, confidence=0.95).verdict is Verdict.CANNOT_JUDGE

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lens_steer.errors import SettingError
+from lens_steer.statistics.verdict import Change, Verdict, verdict_of
+
+numbers = st.floats(-1e3, 1e3)
+ends = st.tuples(numbers, numbers).map(sorted)
+
+
+@given(ends, numbers)
+def test_a_verdict_is_where_the_interval_lies(interval: list[float], reference: float) -> None:
+    low, high = interval
+    verdict = verdict_of(low, high, reference=reference)
+    assert (verdict is Verdict.LOWER) == (high < reference)
+    assert (verdict is Verdict.HIGHER) == (low > reference)
+    assert (verdict is Verdict.NOT_SHOWN) == (low <= reference <= high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reference"), [(math.nan, 1.0, 0.0), (0.0, math.nan, 0.0), (1.0, 2.0, math.nan)]
+)
+def test_without_an_interval_nothing_can_be_judged(low: float, high: float, reference: float) -> None:
+    assert verdict_of(low, high, reference=reference) is Verdict.CANNOT_JUDGE
+
+
+def test_ends_in_the_wrong_order_are_refused() -> None:
+    with pytest.raises(SettingError, match="from 2"):
+        verdict_of(2.0, 1.0)
+
+
+@given(numbers, numbers, ends, st.sampled_from(["number", "share"]))
+def test_the_verb_follows_from_the_interval(before: float, after: float, interval: list[float], style: str) -> None:
+    row = pd.Series({"before": before, "after": after, "low": interval[0], "high": interval[1]})
+    sentence = Change.of(row).sentence("the edit", "the share", style=style)  # type: ignore[arg-type]
+    low, high = interval
+    assert ("the edit lowers the share" in sentence) == (high < 0)
+    assert ("the edit raises the share" in sentence) == (low > 0)
+    assert ("was not shown to change the share" in sentence) == (low <= 0 <= high)
+    assert ("points" in sentence) == (style == "share")
+
+
+@pytest.mark.parametrize("place", ["before", "after", "low", "high"])
+def test_nan_is_never_a_finding(place: str) -> None:
+    values = {"before": 0.5, "after": 0.2, "low": -0.4, "high": -0.2} | {place: math.nan}
+    sentence = Change(**values).sentence("the edit", "rudeness")
+    assert "cannot be judged" in sentence
+    assert not {"lowers", "raises"} & set(sentence.split())
+
+
+def test_shares_are_written_in_per_cent_and_their_changes_in_points() -> None:
+    change = Change(0.347, 0.102, -0.276, -0.214)
+    assert change.text() == "-0.245 [-0.276, -0.214]"
+    assert change.sentence("The edit", "the share", style="share") == (
+        "The edit lowers the share from 34.7 % to 10.2 % (change -24.5 points [-27.6, -21.4] at 95 %)"
+    )
