@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lens_steer.report.study import Study
-from lens_steer.statistics.verdict import Verdict, verdict_of
+from lens_steer.statistics.verdict import Change, NumberStyle, Verdict, verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def best_unit_sentence(frame: pd.DataFrame) -> str:
     low, high = best["heldout_low"], best["heldout_high"]
     value = f"AUROC {best['heldout_auroc']:.3f} [{low:.3f}, {high:.3f}] on texts that did not choose it"
     named = f"The best expert unit of “{best['concept']}” is {unit}"
-    match verdict_of(low - 0.5, high - 0.5):
+    match verdict_of(low, high, reference=0.5):
         case Verdict.HIGHER:
             return f"{named}, with {value}"
         case Verdict.LOWER:
@@ -70,8 +71,13 @@ def evaluation_study(result: Evaluation, edit: Intervention) -> Study:
         figures={"scores": result.plot()},
         summary=[
             change_sentence(edited_units(edit), f"the {effect['unit']}", effect, over="prompts"),
-            change_sentence("It", f"the {cost['unit']} of neutral texts", cost, over="texts"),
-            *(change_sentence("It", f"{row['unit']} ({row['measure']})", row, over="prompts") for row in shares),
+            change_sentence("The edit", f"the {cost['unit']} of neutral texts", cost, over="texts"),
+            *(
+                change_sentence(
+                    "The edit", f"{row['measure']} texts ({row['unit']})", row, over="prompts", style="share"
+                )
+                for row in shares
+            ),
         ],
         interventions={edit_name(edit): edit},
         captions={
@@ -90,21 +96,14 @@ def edited_units(edit: Intervention) -> str:
     return f"Editing {count:,} unit{'s' * (count != 1)} at {sites} site{'s' * (sites != 1)}"
 
 
-def change_sentence(subject: str, measure: str, row: dict[str, Any], *, over: str) -> str:
+def change_sentence(
+    subject: str, measure: str, row: Mapping[Any, Any], *, over: str, style: NumberStyle = "number"
+) -> str:
     """Say what became of a measure, with the verb that the interval of the change allows.
 
-    `row` has before, after, change, low, high and n, the number of prompts or texts (`over`) that were drawn again.
+    `row` has before, after, low, high and n, the number of prompts or texts (`over`) that were drawn again.
     """
-    values = f"from {row['before']:.3g} to {row['after']:.3g}"
-    interval = f"change {row['change']:+.2g} [{row['low']:+.2g}, {row['high']:+.2g}], 95 %, over {row['n']} {over}"
-    match verdict_of(row["low"], row["high"]):
-        case Verdict.LOWER:
-            return f"{subject} lowers {measure} {values} ({interval})"
-        case Verdict.HIGHER:
-            return f"{subject} raises {measure} {values} ({interval})"
-        case Verdict.NOT_SHOWN:
-            return f"{subject} was not shown to change {measure} ({values}; {interval})"
-    return f"Whether {subject[:1].lower()}{subject[1:]} changes {measure} cannot be judged from {row['n']} {over}"
+    return f"{Change.of(row).sentence(subject, measure, style=style)}, over {row['n']} {over}"
 
 
 def texts_study(texts: pd.DataFrame, edit: Intervention | None) -> Study:

@@ -95,8 +95,8 @@ def _fit_lineas(hosted: Any, train: ContrastSet, given: dict[str, Any], **settin
     if share > 0:
         lineas = replace(lineas, gamma=share * lineas.gamma_max(hosted, train))
     edit = lineas.fit(hosted, train)
-    losses = edit.history.get("loss", [])
-    if len(losses):
+    if not edit.history.empty:
+        losses = edit.history["loss"]
         say(f"training loss {losses.iloc[0]:.4g} -> {losses.min():.4g} in {len(losses)} steps")
     return edit
 

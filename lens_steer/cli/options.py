@@ -173,7 +173,7 @@ def read_texts(
         swap = "; for the other direction give the two files the other way round" if len(files) == 2 else ""
         raise SettingError(f"{named}: {what} have no columns or labels to choose from{swap}")
     where = (files[0], files[1]) if len(files) == 2 else files[0]
-    return read_contrast(where, chat=chat, n=n, seed=seed, **columns)  # type: ignore[arg-type]
+    return read_contrast(where, chat=chat, n=n, seed=seed, **columns)
 
 
 @Parameter(name="*")

@@ -115,7 +115,7 @@ def app_of_study(study: Callable[..., Any], name: str) -> App:
     )
     command.__annotations__["settings"] = Annotated[made, Parameter(name="*")]
     if not required:  # cyclopts asks for a default where every field has one
-        command.__kwdefaults__["settings"] = made()
+        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "settings": made()}
     app = app_of(name)
     app.default(command)
     return app

@@ -11,7 +11,7 @@ from lens_steer.activations.show import UnitView
 from lens_steer.errors import ArtifactError, SettingError
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.report.run_reading import read_folder
-from lens_steer.report.run_writing import RUN
+from lens_steer.report.run_writing import RUN, save_study
 from lens_steer.report.token_view import TokenView
 
 if TYPE_CHECKING:
@@ -107,8 +107,6 @@ class Study:
             A frame cannot be written as parquet (columns of mixed types).
 
         """
-        from lens_steer.report.run_folder import save_study
-
         return save_study(self, Path(out), name=name, model=model, contrast=contrast, seed=seed, settings=settings)
 
     @staticmethod
