@@ -159,7 +159,7 @@ class HeldOut:
 
 def beginnings(rows: Sequence[Any], *, words: int, most: int) -> tuple[str, ...]:
     """Return the first words of texts, or the prompts of pairs."""
-    return tuple(" ".join(row.split()[:words]) if isinstance(row, str) else row[0] for row in rows)[:most]
+    return ls.beginnings(rows, words=words, most=most)
 
 
 def default_scorer(train: ls.ContrastSet, seed: int) -> ls.Scorer:

@@ -75,6 +75,7 @@ from .statistics.intervals import share_change_interval as share_change_interval
 from .statistics.verdict import Change as Change
 from .statistics.verdict import Verdict as Verdict
 from .statistics.verdict import verdict_of as verdict_of
+from .texts.beginnings import beginnings as beginnings
 from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
 from .texts.readers import read_contrast as read_contrast

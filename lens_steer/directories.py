@@ -1,96 +1,171 @@
-"""Result directories: written whole or not at all, never over something else."""
+"""Result directories: written whole or not at all, never over something else.
+
+Whatever the operating system refuses (no permission, a full disk, a place below a file) is an `OutputError`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+from safetensors import SafetensorError
 
 from lens_steer.errors import ArtifactError, OutputError
 
+# pathlib raises ValueError for a null byte, RuntimeError for links that go in a circle (Python 3.12 and before).
+_UNWRITABLE = (OSError, SafetensorError, ValueError, RuntimeError)
+
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: str | Path) -> Iterator[Path]:
     """Give a fresh place to write into, which becomes `path` when the block ends without an exception.
 
-    OutputError if `path` already holds something.
+    Raises
+    ------
+    OutputError
+        `path` already holds something, or the place cannot be written, before, in or after the block.
+
     """
-    require_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    require_free_place(path)
+    final = Path(path).resolve()
+    with _refused_as_output(path):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        place = _beside(final)
+        # Not tempfile.mkdtemp, whose folders are private: a result is as readable as the umask has it.
+        place.mkdir()
     try:
-        yield place
-        # mkdtemp makes a private folder; a result is as readable as its neighbours.
-        place.chmod(0o777 & ~_umask())
-        if path.is_dir():
-            path.rmdir()
-        os.replace(place, path)
+        with _refused_as_output(path, also=(SafetensorError,)):
+            yield place
+            if final.is_dir():
+                final.rmdir()
+            os.replace(place, final)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
 
 
-def require_free(path: Path) -> None:
-    """Raise OutputError if `path` is a file or a directory that holds something."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise OutputError(f"{path} already holds other results: give another directory, or move these away")
+def require_free_place(path: str | Path) -> None:
+    """Check, before the work is done, that results can be written to `path`; nothing is left behind.
+
+    A hidden directory of that name is made where the first missing parent would stand, and taken away again.
+
+    Raises
+    ------
+    OutputError
+        `path` is a file, a directory that holds something, or a place that cannot be written.
+
+    """
+    with _refused_as_output(path):
+        final = Path(path).resolve()
+        if (final.exists() and not final.is_dir()) or (final.is_dir() and any(final.iterdir())):
+            raise OutputError(f"{path} already holds other results: give another directory, or move these away")
+        if final == Path.cwd() or os.path.ismount(final):
+            raise OutputError(f"{path} cannot be replaced by a new directory: give a directory below it")
+        existing = next(parent for parent in final.parents if parent.exists())
+        trial = _beside(existing / final.relative_to(existing).parts[0])
+        trial.mkdir()
+        try:
+            # Inside the trial, so that another process that makes the same parents meets no half of them.
+            (trial / final.relative_to(existing)).mkdir(parents=True)
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside its final name and rename it, so that a half-written one never bears that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    try:
-        write(Path(name))
-        Path(name).chmod(0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write a file beside its final name and rename it, so that a half-written one never bears that name.
+
+    OutputError where the place cannot be written.
+    """
+    with _refused_as_output(path, also=(SafetensorError,)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = _beside(path)
+        try:
+            place.touch(exist_ok=False)
+            write(place)
+            os.replace(place, path)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that a person can read and compare."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=_plain) + "\n"
-    replace_file(path, lambda place: _write_text(place, text))
+    """Write JSON that a person can read and compare; numbers that are not finite are written as null."""
+    text = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate has no UTF-8: it is written as "?", as everything around it is worth keeping.
+    replace_file(path, lambda place: _write_bytes(place, text.encode("utf-8", errors="replace")))
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; ArtifactError where the file is missing or damaged."""
+    """Read JSON; ArtifactError where the file is missing or damaged, or holds numbers that are not finite."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path} does not exist: this is not a directory that lens_steer wrote") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError, ArtifactError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hash of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the hash of a file's bytes, in hexadecimal; ArtifactError where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _refused_as_output(path: str | Path, also: tuple[type[Exception], ...] = _UNWRITABLE) -> Iterator[None]:
+    """Raise OutputError for what the operating system refuses: OSError, and `also`."""
+    refusals: tuple[type[Exception], ...] = (OSError, *also)
+    try:
+        yield
+    except refusals as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise OutputError(f"{path} cannot be written ({reason}): give another directory") from error
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside `path` that nothing has."""
+    return path.with_name(f".{path.name}-{uuid4().hex[:12]}")
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | set | frozenset):
-        return sorted(value) if isinstance(value, set | frozenset) else list(value)
-    if hasattr(value, "item"):
-        return value.item()
-    return str(value)
+    """The same content in what JSON has: text keys, lists, finite numbers or null; other objects as their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=repr)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    # Scalars of numpy and torch become numbers, arrays lists.
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _refuse_constant(name: str) -> float:
+    raise ArtifactError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ArtifactError(f"{text} is beyond the range of numbers")
+    return number

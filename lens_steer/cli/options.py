@@ -254,8 +254,9 @@ class ScoringOptions(SamplingOptions):
         """Return the prompts of the file, or the beginnings of held-out source texts."""
         if self.prompts is not None:
             return lines_of(self.prompts)
-        texts = [row if isinstance(row, str) else row[0] for row in held.source]
-        return [" ".join(text.split()[:_PROMPT_WORDS]) for text in texts][:_MOST_PROMPTS]
+        from lens_steer.texts.beginnings import beginnings
+
+        return list(beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS))
 
     def scorer(self, train: ContrastSet, seed: int) -> Scorer:
         """Return the word list, the oracle of a microworld contrast, or a classifier trained on `train`."""

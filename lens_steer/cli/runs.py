@@ -98,7 +98,7 @@ def require_free_place(out: Path) -> None:
     """Refuse a place that is occupied or cannot be written, before the work is done."""
     from lens_steer import directories
 
-    directories.require_free(out)
+    directories.require_free_place(out)
 
 
 def show(table: pd.DataFrame) -> None:

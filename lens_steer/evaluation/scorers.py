@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.scripts import composed, whole_word, word_features
 
 
 @runtime_checkable
@@ -34,7 +35,9 @@ class WordList:
     """1 for a text that holds any of the words, 0 otherwise.
 
     A word counts where it stands whole, whatever its case: "cat" is in "Cat!" and not in "catch". An entry may be a
-    phrase. Refused (`SettingError`): an empty list, blank entries, one string in place of a list.
+    phrase. Accents count alike whether composed or combining. In scripts without spaces between words (Chinese,
+    Japanese, Thai, ...) a word counts wherever its characters stand, also as a part of a longer word. Refused
+    (`SettingError`): an empty list, blank entries, one string in place of a list.
     """
 
     words: tuple[str, ...]
@@ -51,18 +54,18 @@ class WordList:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Return 1.0 or 0.0 per text."""
-        return np.array([float(self._pattern.search(text) is not None) for text in texts])
+        return np.array([float(self._pattern.search(composed(text)) is not None) for text in texts])
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        # Look-arounds in place of \b, which asks for a word character at the edge: an entry may end in another one.
-        either = "|".join(re.escape(word.strip()) for word in self.words)
-        return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
+        return re.compile("|".join(map(whole_word, self.words)), re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptClassifier:
     """The probability that a text is a source text, by logistic regression on TF-IDF of its words and word pairs.
+
+    Of scripts without spaces between words, n-grams of one to three characters stand for words.
 
     Made by `fit`. `heldout_accuracy` (share of texts on the right side of 1/2) and `heldout_auroc` say, on the texts
     that were kept out of the training, how far its scores can be trusted.
@@ -93,7 +96,7 @@ class ConceptClassifier:
         train, heldout = contrast.split(test=test, seed=seed)
         # Balanced: an even prior, so that 1/2 separates the sides whatever their sizes.
         pipeline = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer=word_features, sublinear_tf=True),
             LogisticRegression(class_weight="balanced", C=10.0, max_iter=1000, random_state=seed),
         )
         texts, labels = _labelled(train)

@@ -1,0 +1,59 @@
+"""Beginnings of texts, to generate from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+
+from lens_steer.errors import SettingError
+from lens_steer.texts.contrast import Row
+from lens_steer.texts.scripts import CHARACTERS_PER_WORD, UNSPACED, combining_marks
+
+
+def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> tuple[str, ...]:
+    """Return the first words of texts, or the prompts of pairs, as prompts to generate from.
+
+    A word is what stands between spaces. Scripts that put none between words are counted in characters: two of Chinese
+    or Japanese stand for a word, five of Thai, Lao, Khmer, Burmese or Tibetan; a combining mark stays with its
+    character, punctuation with the word before it. A text of fewer words is returned whole. Runs of white space become
+    one space.
+
+    Parameters
+    ----------
+    rows:
+        Texts, or (prompt, completion) pairs, whose prompts are returned as they are.
+    words:
+        How many words of each text.
+    most:
+        How many rows, the first ones; None for all.
+
+    Raises
+    ------
+    SettingError
+        `words` or `most` is below 1.
+
+    """
+    for name, value in (("words", words), ("most", most)):
+        if value is not None and value < 1:
+            raise SettingError(f"{name} must be 1 or more, not {value}")
+    listed = list(rows)[:most]
+    return tuple(_first_words(row, words) if isinstance(row, str) else row[0] for row in listed)
+
+
+def _first_words(text: str, words: int) -> str:
+    end = 0
+    for count, match in enumerate(_words().finditer(text), 1):
+        end = match.end()
+        if count == words:
+            break
+    return " ".join(text[:end].split())
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    """A word, or the characters that stand for one with the punctuation around them."""
+    # The white space before it belongs to no word; characters of scripts without spaces end one that has them.
+    marks, punctuation = combining_marks(), f"[^\\s\\w{UNSPACED}{combining_marks()}]"
+    unspaced = [f"[{script}]{{1,{size}}}[{marks}]*" for script, size in CHARACTERS_PER_WORD.items()]
+    return re.compile(f"{punctuation}*(?:{'|'.join(unspaced)}){punctuation}*|[^\\s{UNSPACED}]+")

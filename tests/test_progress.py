@@ -1,0 +1,69 @@
+"""Progress where no terminal is: a line a minute, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from tqdm.auto import tqdm
+
+from lens_steer import progress
+from lens_steer.progress import progress_bar
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "_LOG", progress._Log())
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    return now
+
+
+def test_a_line_a_minute_says_step_rate_and_minutes_left(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = progress_bar(range(40), desc="LinEAS", unit="step", show=True)
+    for step in steps:
+        clock[0] += 20
+        steps.set_postfix(loss=f"{40 - step}", refresh=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 40 * 20 // 60
+    assert lines[0] == "LinEAS: step 3/40, 20 s/step, 12 min left, loss 38"
+    assert lines[-1] == "LinEAS: step 39/40, 20 s/step, less than a minute left, loss 2"
+
+
+def test_many_short_passes_are_heard_too(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(12):
+        for _ in progress_bar(iter("abcde"), desc="perplexity", unit="batch", show=True):
+            clock[0] += 2
+    assert capsys.readouterr().err.splitlines() == ["perplexity: batch 5, 2 s/batch"] * 2
+
+
+def test_quick_work_and_hidden_work_write_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress_bar(range(5), desc="x", unit="step", show=True)) == list(range(5))
+    for _ in progress_bar(range(5), desc="x", unit="step", show=False):
+        clock[0] += 100
+    assert capsys.readouterr().err == ""
+
+
+def test_rates_above_one_are_per_second(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in progress_bar(range(600), desc="x", unit="step", show=True):
+        clock[0] += 0.25
+    assert capsys.readouterr().err.splitlines()[0] == "x: step 240/600, 4 step/s, 2 min left"
+
+
+def test_a_terminal_has_its_bar(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = progress_bar(range(3), desc="x", unit="step", show=True)
+    assert isinstance(bar, tqdm)
+    assert list(bar) == [0, 1, 2]
+
+
+def test_no_stderr_at_all_is_no_error(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    for _ in progress_bar(range(3), desc="x", unit="step", show=True):
+        clock[0] += 100
