@@ -4,6 +4,7 @@ from .activations.activations import Activations as Activations
 from .activations.collect import collect as collect
 from .activations.show import show_units as show_units
 from .cli.study import study_command as study_command
+from .directories import require_free_place as require_free_place
 from .effects.downstream import downstream_shift as downstream_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn, TextIO
 
@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from lens_steer.errors import LensSteerError, LensSteerWarning
 
+Command = Callable[[list[str]], Any]
 WRONG, USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -31,17 +32,18 @@ def app_of(name: str, help_text: str | None = None, **settings: Any) -> App:
     )
 
 
-def run(app: App, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+def run(command: Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit: status 1 for a user's mistake, 2 for wrong usage, 130 after Ctrl-C."""
-    sys.exit(status_of(app, name, sys.argv[1:] if arguments is None else arguments))
+    sys.exit(status_of(command, name, sys.argv[1:] if arguments is None else arguments))
 
 
-def status_of(app: App, name: str, arguments: Sequence[str]) -> int:
+def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; what went wrong is one line on standard error."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        warnings.simplefilter("default", LensSteerWarning)
         try:
-            app(list(arguments))
+            command(list(arguments))
         except CycloptsError as error:
             return _fail(name, f"{error} See `{name} --help`.", USAGE)
         except LensSteerError as error:

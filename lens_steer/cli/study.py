@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +52,7 @@ def study_command(study: Callable[..., Any]) -> Callable[[], None]:
 
     def main() -> None:
         name = Path(sys.argv[0]).stem
-        run(app_of_study(study, name), name)
+        run(lambda words: run_study(study, name, words), name)
 
     return main
 
@@ -71,7 +71,7 @@ def study(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
         _list_studies()
     else:
         name, *rest = words
-        app_of_study(load_study(name), f"lens-steer study {name}")(rest)
+        run_study(load_study(name), f"lens-steer study {name}", rest)
 
 
 def _list_studies() -> None:
@@ -84,41 +84,51 @@ def _list_studies() -> None:
         say(f"{name:<18} {about}")
 
 
-def app_of_study(study: Callable[..., Any], name: str) -> App:
-    """Return the command line of one study."""
-    made = options_of(study)
-    takes_many = "LabelledTexts" in types_in(inspect.signature(study).parameters["contrast"].annotation)
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """The options of every study; a study's own are added to them (see `options_of`)."""
 
-    def command(
-        *,
-        model: ModelOptions,
-        texts: TextOptions = TextOptions(),
-        out: Out,
-        n: CountOrNone = None,
-        seed: Seed = 0,
-        settings: Any,
-    ) -> None:
-        require_free_place(out)
-        contrasts = texts.read_all(n=n, seed=seed) if takes_many else [texts.read(n=n, seed=seed)]
-        given = settings.arguments(seed=seed)
-        result = study(model.load(), _one_table(contrasts), out=out, seed=seed, **given)
+    model: ModelOptions
+    texts: TextOptions = TextOptions()
+    out: Out
+    n: Annotated[CountOrNone, Parameter(help="Texts a side that are read, drawn by the seed; all when left out.")] = (
+        None
+    )
+    seed: Seed = 0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the study's own settings."""
+        return {}
+
+    def run(self, study: Callable[..., Any]) -> None:
+        """Run a study; what can be wrong with texts and settings is found before the model is loaded."""
+        require_free_place(self.out)
+        takes_many = "LabelledTexts" in types_in(inspect.signature(study).parameters["contrast"].annotation)
+        read = self.texts.read_all if takes_many else lambda **which: [self.texts.read(**which)]
+        contrasts = read(n=self.n, seed=self.seed)
+        settings = self.settings()
+        result = study(self.model.load(), _one_table(contrasts), out=self.out, seed=self.seed, **settings)
         for line in result.summary:
             say(line)
-        say(f"written to {out}")
+        say(f"written to {self.out}")
 
-    required = [setting.name.replace("_", "-") for setting in fields(made) if setting.default is MISSING]
-    example = "".join(f" --{option} microworld:negative" for option in required)
-    command.__doc__ = (
-        f"{_first_sentence(study)}\n\n"
-        f"Example: {name} --model microworld --contrast microworld:rude{example} --n 40 --out runs/study\n\n"
-        "Parameters\n----------\nn:\n    Texts a side that are read, drawn by the seed; all when left out."
+
+def run_study(study: Callable[..., Any], name: str, words: Sequence[str] | None = None) -> None:
+    """Read the options of a study, from the command line when `words` is None, and run it."""
+    options = options_of(study, StudyOptions)
+    required = [option.name for option in fields(options) if option.default is MISSING]
+    example = "".join(
+        f" --{option.replace('_', '-')} microworld:negative" for option in required if option not in ("model", "out")
     )
-    command.__annotations__["settings"] = Annotated[made, Parameter(name="*")]
-    if not required:  # cyclopts asks for a default where every field has one
-        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "settings": made()}
+    options.__doc__ = (
+        f"{_first_sentence(study)}\n\n"
+        f"Example: {name} --model microworld --contrast microworld:rude{example} --n 40 --out runs/study\n"
+    )
     app = app_of(name)
-    app.default(command)
-    return app
+    app.default(options)
+    chosen = app(sys.argv[1:] if words is None else list(words))
+    if isinstance(chosen, StudyOptions):  # not where help was asked for
+        chosen.run(study)
 
 
 def _one_table(contrasts: list[Any]) -> Any:

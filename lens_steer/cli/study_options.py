@@ -10,12 +10,12 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from cyclopts import Parameter, Token
+from cyclopts import CoercionError, Parameter, Token
 from docstring_parser import DocstringStyle, parse
 
 from lens_steer.cli.options import FILE, FINITE, FROM_ONE, NOT_NEGATIVE, lines_of, read_texts, words_of
@@ -46,8 +46,8 @@ class _Setting:
     read: _Read | None = None
 
 
-def options_of(study: Callable[..., Any]) -> type[Any]:
-    """Return a frozen dataclass whose fields are the options of a study and whose `arguments(seed=)` are its settings.
+def options_of(study: Callable[..., Any], shared: type[Any]) -> type[Any]:
+    """Return a dataclass that adds the options of a study to `shared`; its `settings()` are the study's arguments.
 
     Raises
     ------
@@ -68,19 +68,24 @@ def options_of(study: Callable[..., Any]) -> type[Any]:
     ]
     options = [option for setting in settings for option in setting.options]
     names = [option.name for option in options]
-    if twice := sorted({name for name in names if names.count(name) > 1 or name in ("n", "texts", *_COLUMNS)}):
+    taken = {part.name for part in fields(shared)} | set(_COLUMNS)
+    if twice := sorted({name for name in names if names.count(name) > 1 or name in taken}):
         raise SettingError(f"{study.__module__}.run: --{twice[0]} would be two options: rename the setting")
 
-    def arguments(self: Any, *, seed: int) -> dict[str, Any]:
+    def arguments(self: Any) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in names}
         return {
-            setting.name: given[setting.name] if setting.read is None else setting.read(given, seed)
+            setting.name: given[setting.name] if setting.read is None else setting.read(given, self.seed)
             for setting in settings
         }
 
-    fields = [(option.name, option.type, field(default=option.default)) for option in options]
     return make_dataclass(
-        "Settings", fields, kw_only=True, frozen=True, namespace={"arguments": arguments, "__module__": __name__}
+        "Options",
+        [(option.name, option.type, field(default=option.default)) for option in options],
+        bases=(shared,),
+        namespace={"settings": arguments, "__module__": __name__},
+        kw_only=True,
+        frozen=True,
     )
 
 
@@ -141,14 +146,14 @@ def _annotated(kind: Any, about: str, *, element: Any = None, negative: bool = F
 def _commas(element: Any, _: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
     parts = [part.strip() for part in tokens[0].value.split(",") if part.strip()]
     if not parts:
-        raise ValueError("nothing was given: several values are written with commas")
+        raise CoercionError(msg="nothing was given; several values are written with commas", token=tokens[0])
     return tuple(element(part) for part in parts)
 
 
 def _pairs(_: Any, tokens: Sequence[Token]) -> dict[str, str]:
     parts = [part.partition("=") for part in tokens[0].value.split(",") if part.strip()]
     if not parts or not all(name.strip() and mark for name, mark, _ in parts):
-        raise ValueError("write it as NAME=VALUE, several with commas")
+        raise CoercionError(msg="it is written as NAME=VALUE, several with commas", token=tokens[0])
     return {name.strip(): value.strip() for name, _, value in parts}
 
 
