@@ -75,7 +75,7 @@ def generate(
     if intervention is None and strength is not None:
         raise SettingError(f"--strength {strength}: there is no --intervention for it to act on")
     require_free_place(out)
-    rows = lines_of(prompts)
+    rows, chat_format = lines_of(prompts), chat_of(chat)
     edits = {"plain": None} if intervention is None else {"plain": None, "edited": Intervention.load(intervention)}
     hosted = model.load()
     columns = {
@@ -86,7 +86,7 @@ def generate(
             strength=1.0 if strength is None else strength,
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
-            chat=chat_of(chat),
+            chat=chat_format,
             seed=seed,
             batch_size=batch_size,
         )
@@ -139,7 +139,7 @@ def ablate(
     listed = read_units(units)
     chosen = as_units(listed if top is None else listed.head(top))
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
-    scoring.read_prompts(held)
+    scoring.check(held)
     hosted = model.load()
     wanted = sorted({unit.site.name for unit in chosen})
     activations = None if mode == "zero" else collect(hosted, train, wanted, batch_size=batch_size)
@@ -195,7 +195,7 @@ def evaluate(
     edit = Intervention.load(intervention)
     warn_of_nothing(edit, "fit another one")
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
-    scoring.read_prompts(held)
+    scoring.check(held)
     hosted = model.load()
     result, scorer = evaluate_edit(hosted, edit, (train, held), scoring, seed=seed, batch_size=batch_size)
     study = evaluation_study(result, edit)

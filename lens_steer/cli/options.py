@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
 
 from lens_steer.errors import SettingError
 
@@ -21,12 +21,24 @@ DIRECTORY = validators.Path(exists=True, file_okay=False)
 FINITE = validators.Number(gt=-math.inf, lt=math.inf)
 POSITIVE = validators.Number(gt=0, lt=math.inf)
 NOT_NEGATIVE = validators.Number(gte=0, lt=math.inf)
+FROM_ZERO = validators.Number(gte=0, lt=2**31)
 FROM_ONE = validators.Number(gte=1, lt=2**31)
 
-Count = Annotated[int, Parameter(validator=FROM_ONE)]
-CountOrNone = Annotated[int | None, Parameter(validator=FROM_ONE)]
+
+def whole(_: Any, tokens: Sequence[Token]) -> int:
+    """Read a whole number; cyclopts itself would take 2.5 for 2."""
+    return int(tokens[0].value)
+
+
+Count = Annotated[int, Parameter(converter=whole, validator=FROM_ONE)]
+CountOrNone = Annotated[int | None, Parameter(converter=whole, validator=FROM_ONE)]
 Seed = Annotated[
-    int, Parameter(validator=validators.Number(gte=0, lt=2**32), help="Seed of every split, draw and fit.")
+    int,
+    Parameter(
+        converter=whole,
+        validator=validators.Number(gte=0, lt=2**32),
+        help="Seed of every split, draw and fit.",
+    ),
 ]
 Out = Annotated[Path, Parameter(help="New directory for the results.")]
 FittedEdit = Annotated[Path, Parameter(validator=DIRECTORY, help="A directory that `fit` wrote.")]
@@ -250,6 +262,12 @@ class ScoringOptions(SamplingOptions):
     samples: Count = 1
     strength: Annotated[float, Parameter(validator=FINITE)] = 1.0
 
+    def check(self, held: ContrastSet) -> None:
+        """Read what can be wrong in prompts and words, before the model is loaded."""
+        self.read_prompts(held)
+        if self.words is not None:
+            words_of(self.words)
+
     def read_prompts(self, held: ContrastSet) -> list[str]:
         """Return the prompts of the file, or the beginnings of held-out source texts."""
         if self.prompts is not None:
@@ -271,7 +289,8 @@ class ScoringOptions(SamplingOptions):
 
 
 BatchSize = Annotated[
-    int | None, Parameter(validator=FROM_ONE, help="Texts per batch; chosen by length when left out.")
+    int | None,
+    Parameter(converter=whole, validator=FROM_ONE, help="Texts per batch; chosen by length when left out."),
 ]
 
 
@@ -312,5 +331,9 @@ def _parts(value: str, option: str, what: str) -> list[str]:
 
 
 def chat_of(chat: str | None) -> bool | str | None:
-    """Read --chat: None, the template, or a format with \\n for a line break."""
-    return True if chat == "template" else None if chat is None else chat.replace("\\n", "\n")
+    """Read --chat: None, the template, or a format with \\n for a line break; SettingError for one without {text}."""
+    if chat is None or chat == "template":
+        return True if chat else None
+    if "{text}" not in chat:
+        raise SettingError(f'--chat {chat!r}: give "template", or a format such as "User: {{text}}\\nBot:"')
+    return chat.replace("\\n", "\n")

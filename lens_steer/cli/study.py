@@ -115,6 +115,13 @@ class StudyOptions:
 
 def run_study(study: Callable[..., Any], name: str, words: Sequence[str] | None = None) -> None:
     """Read the options of a study, from the command line when `words` is None, and run it."""
+    chosen = app_of_study(study, name)(sys.argv[1:] if words is None else list(words))
+    if isinstance(chosen, StudyOptions):  # not where help was asked for
+        chosen.run(study)
+
+
+def app_of_study(study: Callable[..., Any], name: str) -> App:
+    """Return a command line that reads the options of a study, and returns them."""
     options = options_of(study, StudyOptions)
     required = [option.name for option in fields(options) if option.default is MISSING]
     example = "".join(
@@ -126,9 +133,7 @@ def run_study(study: Callable[..., Any], name: str, words: Sequence[str] | None 
     )
     app = app_of(name)
     app.default(options)
-    chosen = app(sys.argv[1:] if words is None else list(words))
-    if isinstance(chosen, StudyOptions):  # not where help was asked for
-        chosen.run(study)
+    return app
 
 
 def _one_table(contrasts: list[Any]) -> Any:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import CoercionError, Parameter, Token
 from docstring_parser import DocstringStyle, parse
 
-from lens_steer.cli.options import FILE, FINITE, FROM_ONE, NOT_NEGATIVE, lines_of, read_texts, words_of
+from lens_steer.cli.options import FILE, FINITE, FROM_ZERO, CountOrNone, lines_of, read_texts, whole, words_of
 from lens_steer.errors import SettingError
 
 _OF_EVERY_STUDY = ("model", "contrast", "out", "seed")
@@ -130,14 +130,15 @@ def _option_type(parameter: inspect.Parameter, members: tuple[Any, ...], about: 
     simple = next((kind for kind in _SIMPLE if kind in members), None)
     if simple is None:
         return None
+    settings = {"converter": whole} if simple is int else {}
     negative = isinstance(parameter.default, int | float) and parameter.default < 0
-    return _annotated(simple | None if optional else simple, about, element=simple, negative=negative)
+    return _annotated(simple | None if optional else simple, about, element=simple, negative=negative, **settings)
 
 
 def _annotated(kind: Any, about: str, *, element: Any = None, negative: bool = False, **settings: Any) -> Any:
     """Attach help and a range to a type: whole numbers count something, and no number is infinite or nan."""
     if element is int and not negative:
-        settings["validator"] = NOT_NEGATIVE
+        settings["validator"] = FROM_ZERO
     elif element in (int, float):
         settings["validator"] = FINITE
     return Annotated[kind, Parameter(help=about, **settings)]
@@ -147,7 +148,7 @@ def _commas(element: Any, _: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
     parts = [part.strip() for part in tokens[0].value.split(",") if part.strip()]
     if not parts:
         raise CoercionError(msg="nothing was given; several values are written with commas", token=tokens[0])
-    return tuple(element(part) for part in parts)
+    return tuple(element(part) for part in parts)  # int("2.5") is refused
 
 
 def _pairs(_: Any, tokens: Sequence[Token]) -> dict[str, str]:
@@ -176,7 +177,7 @@ def _contrast(name: str, default: Any, about: str) -> _Setting:
     """A contrast beside the study's own: --NAME, once or twice, --NAME-n, --NAME-text and so on."""
     names = list[str] if default is MISSING else list[str] | None
     named = _annotated(names, f"Files or a name, as for --texts and --contrast. {about}")
-    count = Annotated[int | None, Parameter(validator=FROM_ONE, help=f"Texts a side of --{name}.")]
+    count = Annotated[CountOrNone, Parameter(help=f"Texts a side of --{name}.")]
     columns = [
         _Option(f"{name}_{column}", _annotated(str | None, f"As --{column}, of --{name}.")) for column in _COLUMNS
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import subprocess
@@ -9,7 +10,8 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from importlib.metadata import EntryPoint
+from functools import wraps
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -186,3 +188,48 @@ def test_the_wheel_ships_the_studies(tmp_path: Path) -> None:
         text=True,
     ).stdout
     assert set(STUDIES) <= {line.split()[0] for line in listed.splitlines()}
+
+
+@pytest.mark.parametrize("entry", entry_points(group=study_module.GROUP), ids=lambda entry: entry.name)
+def test_every_shipped_study_is_called_with_its_own_defaults(
+    entry: EntryPoint, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command line without settings calls the study as Python without settings does."""
+    study = entry.load()
+    signature = inspect.signature(study)
+    calls: list[dict[str, Any]] = []
+
+    @wraps(study)
+    def recorded(*given: Any, **settings: Any) -> ls.Study:
+        calls.append(settings)
+        return ls.Study({}, {}, ["It was called."])
+
+    monkeypatch.setattr(study_module, "find_studies", lambda: {entry.name: entry})
+    monkeypatch.setattr(study_module, "load_study", {entry.name: recorded}.__getitem__)
+    monkeypatch.setattr("lens_steer.host.load.load_model", lambda *_, **__: None)
+    needed = "--second microworld:she --second-n 3" if "second" in signature.parameters else ""
+    run(place, f"study {entry.name} --model any --contrast microworld:rude --n 4 --out @never {needed}")
+    (settings,) = calls
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature.parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    second = settings.pop("second", None)
+    assert settings.pop("out") == place / "never"
+    assert settings == {name: defaults[name] for name in settings}
+    assert {name for name in defaults if name not in settings} <= {"out"}
+    assert not needed or (second.name, len(second.source)) == ("microworld:she", 3)
+
+
+def test_a_broken_study_of_another_package_is_named_and_stops_no_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [EntryPoint(name, f"{module}:run", study_module.GROUP) for name, module in (("broken", "nowhere"),)]
+    entries.append(EntryPoint("one_concept", f"{__name__}:one_concept", study_module.GROUP))
+    monkeypatch.setattr(study_module, "entry_points", lambda group: entries)
+    lines = run(place, "study").splitlines()
+    assert "nowhere" in lines[1]
+    assert lines[2].endswith("Say how it was called.")
+    with pytest.raises(SettingError, match="'broken'.*nowhere"):
+        run(place, "study broken --model any --out @x")
