@@ -18,6 +18,7 @@ from lens_steer.cli.options import (
     Out,
     Seed,
     TextOptions,
+    settings_of,
     sites_of,
 )
 from lens_steer.cli.runs import require_free_place, say, show, warn_of_nothing
@@ -70,6 +71,8 @@ def fit(
     if method != "lineas" and given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise SettingError(f"{named}: for LinEAS only, and the method is {method}")
+    from lens_steer.report.run_writing import circumstances
+
     require_free_place(out)
     where: dict[str, Any] = {} if sites is None else {"sites": sites_of(sites)}
     train, _ = halves.split(texts.read(n=None, seed=seed), seed)
@@ -82,7 +85,9 @@ def fit(
         edit = _fit_lineas(hosted, train, given, micro_batch=batch_size, seed=seed, **where)
     show(edit.support())
     warn_of_nothing(edit, "lower --gamma-share, or give other --steps, --lr or --optimizer")
-    edit.save(out)
+    how = {"model": model.model, "method": method, "sites": sites, **given}
+    run = circumstances(f"fit {method}", train, seed, settings_of(texts, halves, batch_size=batch_size, **how))
+    replace(edit, provenance={**edit.provenance, "run": run}).save(out)
     say(f"saved in {out}")
 
 
@@ -90,8 +95,9 @@ def _fit_lineas(hosted: Any, train: ContrastSet, given: dict[str, Any], **settin
     """Fit LinEAS, and say how far its training loss fell."""
     from lens_steer.methods.lineas import LinEAS
 
-    share = given.pop("gamma_share", _GAMMA_SHARE)
-    lineas = LinEAS(**given, **settings)
+    learned = {name: value for name, value in given.items() if name != "gamma_share"}
+    share = given.get("gamma_share", _GAMMA_SHARE)
+    lineas = LinEAS(**learned, **settings)
     if share > 0:
         lineas = replace(lineas, gamma=share * lineas.gamma_max(hosted, train))
     edit = lineas.fit(hosted, train)

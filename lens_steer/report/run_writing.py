@@ -89,12 +89,7 @@ def save_study(
         "captions": dict(study.captions),
         "order": order,
         "model": host_of(model).provenance,
-        "contrast": _contrast(contrast),
-        "seed": seed,
-        "settings": recorded(settings),
-        "versions": versions(),
-        "command": command_line() or python_call(name, seed, settings),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **circumstances(name, contrast, seed, settings),
     }
     with new_directory(out) as place:
         for part in ("tables", "figures", "tokens", "interventions"):
@@ -112,6 +107,20 @@ def save_study(
             intervention.save(place / "interventions" / title)
         write_json(place / RUN, about)
     return out
+
+
+def circumstances(
+    name: str, contrast: ContrastSet | LabelledTexts | None, seed: int | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a run is repeated by: texts, seed, settings, versions and command; and when it ran."""
+    return {
+        "contrast": _contrast(contrast),
+        "seed": seed,
+        "settings": recorded(settings),
+        "versions": versions(),
+        "command": command_line() or python_call(name, seed, settings),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def recorded(value: Any) -> Any:
