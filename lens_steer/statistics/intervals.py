@@ -56,7 +56,7 @@ def change_interval(
     the smallest level, to the normal one (Hesterberg, The American Statistician 2015). A level of one row gives nan.
     Where all rows change alike both ends are that change: `share_change_interval` knows better for shares.
     """
-    _check_confidence(confidence)
+    require_confidence(confidence)
     full = np.broadcast_arrays(*columns)
     if min(full[0].shape) < 2:
         return math.nan, math.nan
@@ -102,7 +102,7 @@ def share_change_interval(
     Where no row of n changes at all, it holds every change that would stay unseen in n rows with a probability above
     (1 - confidence) / 2 on either side. Otherwise it is `change_interval`'s. nan where nothing was counted.
     """
-    _check_confidence(confidence)
+    require_confidence(confidence)
     if not (before_of.sum() > 0 and after_of.sum() > 0):
         return math.nan, math.nan
     moved = after / after_of.sum() - before / before_of.sum()
@@ -158,7 +158,7 @@ def against_draws(
     1 - confidence. nan ends with fewer than `FEWEST_DRAWS` draws, or fewer than two rows.
 
     """
-    _check_confidence(confidence)
+    require_confidence(confidence)
     draws, rows = controls[0].shape
     of_draws = np.asarray(value(*controls, axis=1), dtype=float)
     of_choice = float(value(*choice, axis=0))
@@ -180,22 +180,8 @@ def against_draws(
     return AgainstDraws(Interval(difference, difference - half, difference + half, confidence), rank_p, draws)
 
 
-def jackknife_interval(estimate: float, left_out: Float[np.ndarray, " group"], *, confidence: float) -> Interval:
-    """Return the interval of a statistic from its values with one group of rows left out each time.
-
-    For statistics that resampling with replacement biases, such as distances between samples (a text drawn twice lies
-    at distance 0 from itself). Groups hold whole blocks of rows. Delete-a-group jackknife with Student's quantile.
-    """
-    _check_confidence(confidence)
-    groups = len(left_out)
-    if groups < 2 or not math.isfinite(estimate) or not np.isfinite(left_out).all():
-        return Interval(estimate, math.nan, math.nan, confidence)
-    error = math.sqrt((groups - 1) / groups * float(np.square(left_out - left_out.mean()).sum()))
-    half = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * error
-    return Interval(estimate, estimate - half, estimate + half, confidence)
-
-
-def _check_confidence(confidence: float) -> None:
+def require_confidence(confidence: float) -> None:
+    """Refuse a confidence that is none."""
     if not 0 < confidence < 1:
         raise SettingError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
 

@@ -11,7 +11,6 @@ from lens_steer.errors import SettingError
 from lens_steer.statistics.intervals import (
     against_draws,
     change_interval,
-    jackknife_interval,
     mean_change,
     perplexity_change,
     share,
@@ -180,13 +179,3 @@ class TestAgainstDraws:
         )
         assert against.interval.verdict is Verdict.CANNOT_JUDGE
         assert against.rank_p == pytest.approx(0.1)
-
-
-def test_the_jackknife_of_a_mean_is_its_student_interval() -> None:
-    values = np.random.default_rng(0).normal(size=12)
-    left_out = np.array([np.delete(values, place).mean() for place in range(12)])
-    interval = jackknife_interval(values.mean(), left_out, confidence=0.95)
-    expected = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
-    assert (interval.low, interval.high) == pytest.approx(expected)
-    assert jackknife_interval(0.5, left_out[:1], confidence=0.95).verdict is Verdict.CANNOT_JUDGE
-    assert jackknife_interval(math.nan, left_out, confidence=0.95).verdict is Verdict.CANNOT_JUDGE
