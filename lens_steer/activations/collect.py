@@ -22,6 +22,7 @@ from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, default_batch_s
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
+from lens_steer.texts.seen import known_forms
 
 
 def collect(
@@ -215,4 +216,7 @@ class _Sink:
             lengths=tuple(sum(row) for row in self.tokens.pooled),
             groups=texts.groups,
             provenance=provenance,
+            blocks=torch.tensor(texts.blocks),
+            hashes=torch.from_numpy(known_forms(texts.texts)),
+            pairs=None if texts.pairs is None else torch.from_numpy(texts.pairs.copy()),
         )

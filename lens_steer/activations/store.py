@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _DATA, _ABOUT = "activations.safetensors", "activations.json"
+_ROWS = ("blocks", "hashes", "pairs")  # files of version 0.1 lack them: every text is a block of its own
 _SHARD_SECONDS = 20.0
 
 
@@ -35,6 +36,8 @@ def write_activations(activations: Activations, place: Path) -> None:
     """Write the two files of activations into an existing directory."""
     tensors = {f"values/{site}": activations.values[site].contiguous() for site in activations.sites}
     tensors["labels"] = activations.labels.contiguous()
+    rows = {"blocks": activations.blocks, "hashes": activations.hashes, "pairs": activations.pairs}
+    tensors |= {name: value.contiguous() for name, value in rows.items() if value is not None}
     if activations.moments is not None:
         for site in activations.sites:
             at = activations.moments[site]
@@ -68,6 +71,7 @@ def load_activations(directory: Path) -> Activations:
     try:
         handle: Any = safe_open(data, "pt")
         labels: Tensor = handle.get_tensor("labels")
+        rows: dict[str, Tensor] = {name: handle.get_tensor(name) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
     sites = tuple(Site(*row) for row in about["sites"])
@@ -84,6 +88,7 @@ def load_activations(directory: Path) -> Activations:
         lengths=None if about["lengths"] is None else tuple(about["lengths"]),
         groups=None if about["groups"] is None else tuple(about["groups"]),
         provenance=about["provenance"],
+        **rows,
     )
 
 
