@@ -72,6 +72,7 @@ def fit(
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise SettingError(f"{named}: for LinEAS only, and the method is {method}")
     from lens_steer.report.run_writing import circumstances
+    from lens_steer.texts.seen import known_forms, pack, seen_forms
 
     require_free_place(out)
     where: dict[str, Any] = {} if sites is None else {"sites": sites_of(sites)}
@@ -87,6 +88,7 @@ def fit(
     warn_of_nothing(edit, "lower --gamma-share, or give other --steps, --lr or --optimizer")
     how = {"model": model.model, "method": method, "sites": sites, **given}
     run = circumstances(f"fit {method}", train, seed, settings_of(texts, halves, batch_size=batch_size, **how))
+    run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))
     replace(edit, provenance={**edit.provenance, "run": run}).save(out)
     say(f"saved in {out}")
 

@@ -25,7 +25,17 @@ from lens_steer.cli.options import (
     lines_of,
     settings_of,
 )
-from lens_steer.cli.runs import evaluate_edit, require_free_place, show, show_evaluation, warn_of_nothing, write_run
+from lens_steer.cli.runs import (
+    evaluate_edit,
+    require_free_place,
+    require_unseen_prompts,
+    seen_by_table,
+    show,
+    show_evaluation,
+    unseen_half,
+    warn_of_nothing,
+    write_run,
+)
 from lens_steer.errors import SettingError, UnitError
 
 if TYPE_CHECKING:
@@ -139,6 +149,9 @@ def ablate(
     listed = read_units(units)
     chosen = as_units(listed if top is None else listed.head(top))
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
+    seen = seen_by_table(units)
+    held = unseen_half(held, seen, "the ranking")
+    require_unseen_prompts(scoring.prompts, seen, "the ranking")
     scoring.check(held)
     hosted = model.load()
     wanted = sorted({unit.site.name for unit in chosen})
@@ -187,6 +200,7 @@ def evaluate(
     """
     from lens_steer.cli.findings import evaluation_study
     from lens_steer.interventions.intervention import Intervention
+    from lens_steer.texts.seen import seen_in
 
     settings = settings_of(
         model, texts, halves, scoring, intervention=intervention, out=out, batch_size=batch_size, seed=seed
@@ -195,6 +209,9 @@ def evaluate(
     edit = Intervention.load(intervention)
     warn_of_nothing(edit, "fit another one")
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
+    seen = seen_in(edit.provenance)
+    held = unseen_half(held, seen, "the intervention")
+    require_unseen_prompts(scoring.prompts, seen, "the intervention")
     scoring.check(held)
     hosted = model.load()
     result, scorer = evaluate_edit(hosted, edit, (train, held), scoring, seed=seed, batch_size=batch_size)

@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lens_steer.cli.options import ScoringOptions
+from lens_steer.cli.options import ScoringOptions, lines_of
 from lens_steer.errors import LensSteerWarning
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from jaxtyping import Int
 
     from lens_steer.evaluation.evaluation import Evaluation
     from lens_steer.evaluation.scorers import Scorer
@@ -83,14 +85,77 @@ def warn_of_nothing(edit: Intervention, remedy: str) -> None:
         warnings.warn(f"this edit moves no unit and changes nothing: {remedy}", LensSteerWarning, stacklevel=2)
 
 
-def write_run(
-    out: Path, command: str, settings: dict[str, Any], study: Study, hosted: Any, contrast: ContrastSet | None = None
-) -> None:
-    """Write a run folder, with each table as csv too."""
-    from lens_steer.report.run_writing import save_study
+def unseen_half(held: ContrastSet, seen: Int[np.ndarray, " hash"], what: str) -> ContrastSet:
+    """Return the held-out texts without those that `what` was made from, and warn where there are some."""
+    from lens_steer.texts.seen import leave_out_seen
 
-    seed = settings.get("seed")
-    save_study(study, out, name=command, model=hosted, contrast=contrast, seed=seed, settings=settings, csv=True)
+    left = leave_out_seen(held, seen)
+    if left is not held:
+        sides = ", ".join(
+            f"{len(getattr(held, side)) - len(getattr(left, side))} of {len(getattr(held, side))} {side} texts"
+            for side in ("source", "target")
+        )
+        warnings.warn(
+            f"{what} was made from texts of the half that is to measure it: {sides} are left out; give the --seed and "
+            "--holdout with which it was made",
+            LensSteerWarning,
+            stacklevel=2,
+        )
+    return left
+
+
+def require_unseen_prompts(prompts: Path | None, seen: Int[np.ndarray, " hash"], what: str) -> None:
+    """Refuse prompts of a file that `what` was made from."""
+    from lens_steer.texts.seen import require_unseen
+
+    if prompts is not None:
+        require_unseen(lines_of(prompts), seen, what)
+
+
+def seen_by_table(table: Path) -> Int[np.ndarray, " hash"]:
+    """Return the hashes of the texts that chose the units of a table, by the run.json of `rank` beside it."""
+    import numpy as np
+
+    from lens_steer.directories import read_json
+    from lens_steer.texts.seen import seen_in
+
+    run = table.parent / "run.json"
+    if not run.is_file():
+        warnings.warn(
+            f"there is no run.json beside {table}: whether the texts that measure chose these units is not known",
+            LensSteerWarning,
+            stacklevel=2,
+        )
+        return np.empty(0, dtype=np.int64)
+    about = read_json(run)
+    return seen_in(about if isinstance(about, dict) else {})
+
+
+def write_run(
+    out: Path,
+    command: str,
+    settings: dict[str, Any],
+    study: Study,
+    hosted: Any,
+    contrast: ContrastSet | None = None,
+    *,
+    seen: Int[np.ndarray, " hash"] | None = None,
+) -> None:
+    """Write a run folder, with each table as csv too; `seen`: hashes of the texts that chose what is in it."""
+    from lens_steer.report.run_writing import save_study
+    from lens_steer.texts.seen import pack
+
+    save_study(
+        study,
+        out,
+        name=command,
+        model=hosted,
+        contrast=contrast,
+        seed=settings.get("seed"),
+        settings=settings,
+        csv=True,
+        seen=None if seen is None else pack(seen),
+    )
     say(f"written to {out}")
 
 

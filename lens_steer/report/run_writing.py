@@ -74,8 +74,13 @@ def save_study(
     seed: int | None,
     settings: Mapping[str, Any],
     csv: bool = False,
+    seen: str | None = None,
 ) -> Path:
-    """Write a study as a new run folder and return it; `csv`: each table also as NAME.csv, for people."""
+    """Write a study as a new run folder and return it.
+
+    `csv`: each table also as NAME.csv, for people. `seen`: the packed hashes of the texts that chose what is in it, by
+    which they are known again (see `texts.seen`).
+    """
     order = {
         "tables": list(study.frames),
         "figures": list(study.figures),
@@ -89,6 +94,7 @@ def save_study(
         "captions": dict(study.captions),
         "order": order,
         "model": host_of(model).provenance,
+        "seen": seen,
         **circumstances(name, contrast, seed, settings),
     }
     with new_directory(out) as place:
@@ -143,7 +149,7 @@ def recorded(value: Any) -> Any:
 
 def python_call(name: str, seed: int | None, settings: Mapping[str, Any]) -> str:
     """Return the call that a notebook would make again; model, contrast and long settings stand in run.json."""
-    given = {"seed": seed, **settings}
+    given = {"seed": seed, **{option: value for option, value in settings.items() if option != "call"}}
     shown = {option: repr(value) for option, value in given.items()}
     short = (f"{option}={text if len(text) <= _LONG_TEXT else '...'}" for option, text in shown.items())
     return f"{name}({', '.join(['model', 'contrast', *short])})"

@@ -18,11 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lens_steer import cli
-from lens_steer.errors import LensSteerError, LensSteerWarning, SettingError
+from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, SettingError
 from lens_steer.host.load import load_model
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.aura import AurA
+from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.readers import read_contrast
+from lens_steer.texts.seen import seen_in, was_seen
 from tests.families import save_tiny, sentences
 
 
@@ -177,8 +179,9 @@ def test_means_of_an_ablation_are_of_the_half_that_is_not_scored(place: Path) ->
     assert edit.provenance["activations"]["data"] == train.labelled.data_hash
     scored = json.loads((place / "means" / "run.json").read_text())["contrast"]
     assert scored["data"] == held.data_hash
-    ranked = json.loads((place / "ranked" / "run.json").read_text())["contrast"]
-    assert ranked["data"] == train.data_hash
+    chosen = seen_in(json.loads((place / "ranked" / "run.json").read_text()))
+    assert was_seen(train.source + train.target, chosen).all()
+    assert not was_seen(held.source + held.target, chosen).any()
 
 
 def test_bake_of_the_embedded_model(tmp_path: Path, embedded: Any) -> None:
@@ -227,11 +230,46 @@ def test_help_and_version_load_nothing_heavy(command: str) -> None:
     assert version("lens-steer") in printed or "Example: lens-steer" in printed or "expert_ranking" in printed
 
 
-def test_evaluate_scores_on_texts_that_fit_has_not_seen(place: Path) -> None:
-    lens_steer(place, f"fit {TEXTS} --method aura --seed 3 --out @half")
-    lens_steer(place, f"evaluate {TEXTS} --intervention @half --seed 3 --max-new-tokens 2 --out @unseen")
-    contrast = read_contrast((place / "sad.txt", place / "other.txt"))
-    first, second = contrast.split(test=0.5, seed=3)
-    assert Intervention.load(place / "half").provenance["data"] == first.data_hash
-    prompts = set(pd.read_csv(place / "unseen" / "texts.csv").prompt)
-    assert prompts == {" ".join(str(text).split()[:4]) for text in second.source}
+@pytest.mark.parametrize("n", [None, 6])
+@pytest.mark.parametrize("holdout", [0.5, 0.4])
+def test_rank_fit_evaluate_and_ablate_part_the_texts_alike(
+    place: Path, tmp_path: Path, n: int | None, holdout: float
+) -> None:
+    texts = (place / "sad.txt", place / "other.txt")
+    split = f"--model {place}/model --texts {texts[0]} --texts {texts[1]} --seed 3 --holdout {holdout}"
+    split += "" if n is None else f" --n {n}"
+    lens_steer(tmp_path, f"rank {split} --out @rank --top 2")
+    lens_steer(tmp_path, f"fit {split} --method aura --out @edit")
+    lens_steer(tmp_path, f"evaluate {split} --intervention @edit --max-new-tokens 2 --out @effect")
+    lens_steer(tmp_path, f"ablate {split} --units @rank/experts.csv --top 3 --max-new-tokens 2 --out @ablation")
+    train, held = read_contrast(texts).split(test=holdout, seed=3)
+    if n is not None:
+        train, held = train.subsample(n, seed=3), held.subsample(min(n, len(held.source), len(held.target)), seed=3)
+    assert Intervention.load(tmp_path / "edit").provenance["data"] == train.data_hash
+    for folder in ("rank", "edit"):
+        file = "intervention.json" if folder == "edit" else "run.json"
+        seen = seen_in(json.loads((tmp_path / folder / file).read_text()))
+        assert was_seen(train.source + train.target, seen).all()
+        assert not was_seen(held.source + held.target, seen).any()
+    for folder in ("effect", "ablation"):
+        prompts = set(pd.read_csv(tmp_path / folder / "texts.csv").prompt)
+        assert prompts == set(beginnings(held.source, words=4))
+        assert json.loads((tmp_path / folder / "run.json").read_text())["contrast"]["data"] == held.data_hash
+
+
+@pytest.mark.parametrize("made", ["fit", "rank"])
+def test_texts_that_were_seen_are_left_out_and_named(place: Path, tmp_path: Path, made: str) -> None:
+    texts = (place / "sad.txt", place / "other.txt")
+    given = f"--model {place}/model --texts {texts[0]} --texts {texts[1]}"
+    lens_steer(tmp_path, f"{made} {given} --seed 1 --out @made" + (" --method aura" if made == "fit" else ""))
+    measure = "evaluate --intervention @made" if made == "fit" else "ablate --top 3 --units @made/experts.csv"
+    with pytest.warns(LensSteerWarning, match="of the half that is to measure it: . of 8 source texts"):
+        lens_steer(tmp_path, f"{measure} {given} --seed 0 --max-new-tokens 2 --out @effect")
+    seen_by_fit, _ = read_contrast(texts).split(test=0.5, seed=1)
+    prompts = set(pd.read_csv(tmp_path / "effect" / "texts.csv").prompt)
+    assert prompts
+    assert not prompts & set(beginnings(seen_by_fit.source, words=4))
+    (tmp_path / "prompts.txt").write_text(str(seen_by_fit.source[0]))
+    with pytest.raises(ContrastError, match="was made from 1 of these 1 texts"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lens_steer(tmp_path, f"{measure} {given} --seed 0 --prompts @prompts.txt --out @other")
