@@ -115,7 +115,7 @@ class Experiment:
     measurement: Measurement
 
     @classmethod
-    def begin(cls, name: str, run: Callable[..., ls.Study], arguments: Mapping[str, Any]) -> Experiment:
+    def begin(cls, name: str, run: Callable[..., Any], arguments: Mapping[str, Any]) -> Experiment:
         """Check a study's arguments and its place before any work is done.
 
         `arguments` are the `locals()` of `run` at its start.
