@@ -18,6 +18,7 @@ from lens_steer.activations.show import UnitView
 from lens_steer.directories import new_directory, read_json, write_json
 from lens_steer.errors import ArtifactError, SettingError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenView
@@ -73,6 +74,7 @@ def save_study(
         "captions": dict(study.captions),
         "order": order,
         "model": host_of(model).provenance,
+        "fingerprint": model_fingerprint(model).content(),
         "contrast": _contrast(contrast),
         "seed": seed,
         "settings": dict(settings),
