@@ -36,6 +36,7 @@ class RunRecord(Record):
     captions: dict[str, str]
     order: OrderRecord
     model: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: dict[str, Any] = Field(default_factory=dict)
     contrast: ContrastRecord | None = None
     seed: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict)

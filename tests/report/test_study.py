@@ -43,6 +43,7 @@ def test_run_json_says_how_to_repeat_it(tiny: Any, folder: Path) -> None:
     assert about["settings"] == {"k": 3, "path": {"gamma": [1.0, 0.5]}}
     assert about["contrast"] == {"name": "sad", "data": CONTRAST.data_hash, "texts": {"source": 2, "target": 2}}
     assert {"model", "weights", "dtype"} <= set(about["model"])
+    assert "logits" in about["fingerprint"]["readings"]
     assert {"python", "torch", "lens-steer"} <= set(about["versions"])
     assert "pytest" in about["command"]
 
