@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import pool_texts
 from lens_steer.errors import ActivationError, SettingError
-from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.statistics.wasserstein import wasserstein
@@ -59,7 +58,7 @@ def pooled_sides(
     """Run one group's texts, side by side; ActivationError for the first value that is not finite, of `what`."""
     sides: dict[str, dict[Site, Tensor]] = {}
     for side, tokens in group.tokens.items():
-        pooled = pool_texts(model, tokens, sites, pool, batch_size_for(tokens, batch_size))
+        pooled = pool_texts(model, tokens, sites, pool, batch_size)
         sides[side] = {site: values.cpu() for site, values in pooled.items()}
         for site, values in sides[side].items():
             if len(bad := (~torch.isfinite(values)).nonzero()):

@@ -11,7 +11,7 @@ from einops import reduce
 from torch import nn
 
 from lens_steer.errors import SettingError
-from lens_steer.evaluation.generation import generate
+from lens_steer.evaluation.generation import Prompt, generate, prompt_text
 from lens_steer.evaluation.perplexity import TextLosses, text_losses
 from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
@@ -61,7 +61,7 @@ def evaluate(
     model: nn.Module,
     intervention: Intervention,
     *,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     scorer: Scorer,
     neutral: Sequence[Row],
     strength: float = 1.0,
@@ -83,13 +83,15 @@ def evaluate(
     model, intervention, strength:
         What is compared: the model as it is, and the model under this much of the intervention.
     prompts:
-        Continued before and after with the same random streams; only the continuations are scored.
+        Texts or conversations, as for `generate`. Continued before and after with the same random streams; only the
+        continuations are scored.
     scorer:
         Score of a text in [0, 1]: a `WordList`, a `ConceptClassifier`, an `OracleScorer`, or anything called with
         texts.
     neutral:
         Texts, or (prompt, completion) pairs, that have nothing to do with the concept: the cost is measured on them,
-        as they are (`chat` is for prompts and for the prompts of pairs).
+        as they are (`chat` is for prompts and for the prompts of pairs). An edit of generated tokens acts on the
+        completions, and on plain texts behind BOS; one for prompts alone, or with a gate, needs pairs.
     seed:
         Of the generations and of the intervals.
     samples:
@@ -126,6 +128,7 @@ def evaluate(
         **sampling,
     }
     rows = [prompt for _ in range(samples) for prompt in prompts]
+    laid_out = [prompt if isinstance(prompt, str) else prompt_text(model, prompt, 0) for prompt in prompts]
     pairs_chat = None if all(isinstance(row, str) for row in neutral) else chat
 
     def measure(edit: Intervention | None) -> tuple[list[str], TextLosses]:
@@ -135,16 +138,16 @@ def evaluate(
 
     texts_before, losses_before = measure(None) if before is None else _taken_over(before, settings)
     texts_after, losses_after = measure(intervention)
-    readings = [read_continuations(scorer, rows, texts) for texts in (texts_before, texts_after)]
+    readings = [read_continuations(scorer, laid_out * samples, texts) for texts in (texts_before, texts_after)]
     return Evaluation(
         frame=_frame(readings, scorer.name, len(prompts), losses_before, losses_after, confidence, seed),
-        texts=_texts_frame(prompts, samples, texts_before, texts_after, readings),
+        texts=_texts_frame(laid_out, samples, texts_before, texts_after, readings),
         neutral=_neutral_frame(losses_before, losses_after),
         settings=settings,
     )
 
 
-def _check(prompts: Sequence[str], neutral: Sequence[Row], samples: int, confidence: float) -> None:
+def _check(prompts: Sequence[Prompt], neutral: Sequence[Row], samples: int, confidence: float) -> None:
     if isinstance(prompts, str):
         raise SettingError("prompts must be a list: write a single prompt as [prompt]")
     if samples < 1:

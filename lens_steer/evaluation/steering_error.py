@@ -14,8 +14,8 @@ from torch import nn
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import whole_texts
 from lens_steer.host.tokens import Tokens, pad_id
+from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.microworld.english import english
 from lens_steer.microworld.steering import SteeringError, SteeringTask
@@ -112,14 +112,14 @@ def steering_error(
         ids = tuple(tuple(document) for document in documents)
         tokens = Tokens(ids, tuple((True,) * len(document) for document in ids), pad_id(host.tokenizer))
         batch = tokens.batch(range(len(ids))).to(host.device)
-        logits = host.logits(batch.ids, batch.mask).double()
+        logits = text_logits(model, batch).double()
         if not bool(logits[batch.mask].isfinite().all()):
             raise ModelError("the model's logits are not finite: it overflows, or an edit of this strength makes it")
         logs = logits.log_softmax(-1).cpu().numpy()
         return [row[: len(document)] for row, document in zip(logs, ids, strict=True)]
 
     def measure(edit: Intervention | None) -> SteeringError:
-        with torch.no_grad(), edited(model, edit, strength), whole_texts(model):
+        with torch.no_grad(), edited(model, edit, strength):
             return task.error(next_log_probs, batch_size=batch_size)
 
     before = measure(None)

@@ -28,8 +28,10 @@ class RowGate:
 
     A gate belongs to an edit and not to its map (as `Gated` does, which decides token by token on what it is about to
     change), because it reads another site, at another time: the decision falls once per row, at `site`, in the pass
-    that begins a prompt, and holds for all edits that carry the gate and all passes that go on with the prompt. So the
-    site has to come no later in a pass than what it opens or closes; `Intervention.on` refuses another order.
+    that holds the whole prompt, and is kept for all edits that carry the gate and all passes that go on with the
+    prompt. So the site has to come no later in a pass than what it opens or closes; `Intervention.on` refuses another
+    order. Of a (prompt, completion) pair the prompt alone is read; a prompt in chunks or on a kept cache (ModelError)
+    and a plain text that lens_steer runs, which has no prompt (SettingError), are refused.
 
     site:
         Where the prompt is read. There it is seen as it stands before the first edit that carries the gate, after
@@ -84,8 +86,8 @@ class RowGate:
         return found > self.threshold if self.side == "above" else found < self.threshold
 
     def decide(self, activation: Float[Tensor, "text pos unit"], positions: TokenPositions) -> Bool[Tensor, " text"]:
-        """Return for which rows of a pass that begins prompts the gate is open."""
-        prompt = self.tokens.mask(positions) & (positions.position < positions.prompt_length[:, None])
+        """Return for which rows of a pass that holds whole prompts the gate is open."""
+        prompt = self.tokens.mask(positions) & (positions.position < positions.prompt_end)
         return self.opens(TokenPool(prompt)(activation, "mean"))
 
     def spec(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,12 +48,13 @@ class RowStrengths:
 
     def __init__(self, values: tuple[float, ...]) -> None:
         self.values = values
+        # Of the passes under way, for the edits of a pass share it.
+        self._groups: weakref.WeakKeyDictionary[ForwardPass, dict[float, RowGroup]] = weakref.WeakKeyDictionary()
 
     def groups(self, activation: Tensor, forward: ForwardPass | None) -> dict[float, RowGroup]:
         """Return strength -> the rows at it; SettingError if there are other rows than strengths."""
-        if forward is not None and self in forward.memo:
-            known: dict[float, RowGroup] = forward.memo[self]
-            return known
+        if forward is not None and forward in self._groups:
+            return self._groups[forward]
         rows = rows_of(forward, activation)
         count = len(self.values)
         if isinstance(rows, range) and len(rows) != count:
@@ -73,7 +75,7 @@ class RowStrengths:
             for value, found in places.items()
         }
         if forward is not None:
-            forward.memo[self] = groups
+            self._groups[forward] = groups
         return groups
 
     def nonzero(self, activation: Tensor, forward: ForwardPass | None) -> Bool[Tensor, " text"] | None:

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.errors import ActivationError, SiteError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.batch_size import batch_size_for
-from lens_steer.host.clock import numbered, whole_texts
+from lens_steer.host.clock import announced_texts
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import as_hook
+from lens_steer.host.turns import taking_turns
 from lens_steer.interventions.maps import ActivationMap
 from lens_steer.texts.contrast import ContrastSet
 
@@ -65,8 +65,10 @@ def fit_causally(
     device = host_of(model).device
     maps: dict[Site, ActivationMap] = {}
     walks = []
-    size = max(batch_size_for(tokens, batch_size), math.ceil(len(tokens) / _MOST_WALKS))
-    for rows, batch in tokens.batches(size):
+    batches = list(tokens.batches(batch_size))
+    if len(batches) > _MOST_WALKS:
+        batches = list(tokens.batches(math.ceil(len(tokens) / _MOST_WALKS)))
+    for rows, batch in batches:
         moved = None if moves == "both" else is_source[rows].to(device)
         walks.append(_Walk(model, rows, batch.to(device), moved, pool, maps))
     with _setting_out(model, sites, walks):
@@ -146,7 +148,10 @@ class _Walk:
         _here.walk = self
         try:
             self._wait()
-            with torch.no_grad(), numbered(self.rows):  # a thread inherits neither
+            with (
+                torch.no_grad(),
+                announced_texts(self._batch.rows, self._batch.prompt_lengths),
+            ):  # a thread inherits neither
                 host_of(self._model).trunk(self._batch.ids, self._batch.mask)
             self._at = None
         except _CalledOffError:
@@ -171,7 +176,7 @@ def _setting_out(model: nn.Module, sites: Sequence[Site], walks: Sequence[_Walk]
 
         return as_hook(visit)
 
-    with host_of(model).hooks((site.name, hook_of(site)) for site in sites), whole_texts(model):
+    with taking_turns(model), host_of(model).hooks((site.name, hook_of(site)) for site in sites):
         try:
             yield
         finally:

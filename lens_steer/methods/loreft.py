@@ -49,7 +49,7 @@ class LoReFT:
         Keep only these layers of it; negative numbers count from the last. None keeps all.
     scope:
         Which tokens are edited, in training and in the intervention: a `Scope` or its name. The paper edits the first
-        and the last few tokens of a prompt; "prompt" and "generated" need pairs, because of a plain text all is prompt.
+        and the last few tokens of a prompt; "prompt" needs pairs, because a plain text has none (see `Scope`).
     steps, lr, optimizer:
         Adam with a rate that falls along a cosine. At the sites of large activations use a smaller one.
     batch_size:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import SettingError
-from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import Visit, run_texts
@@ -123,5 +122,5 @@ def _token_values(
         return read
 
     visits = {site: reader(site) for site in chosen}
-    run_texts(model, tokens, visits, batch_size_for(tokens, batch_size))
+    run_texts(model, tokens, visits, batch_size)
     return {site: torch.cat(of_site) for site, of_site in parts.items()}
