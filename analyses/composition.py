@@ -15,25 +15,19 @@ from typing import Any, Literal
 import pandas as pd
 
 import lens_steer as ls
-from analyses.heldout import (
-    PERPLEXITY,
-    HeldOut,
-    Measured,
-    beginnings,
-    change_text,
-    concept_name,
-    default_scorer,
-    excludes_zero,
-    neutral_texts,
-    plain,
-    unseen,
-)
+from analyses.composition_findings import KINDS, NULL, summary, then
+from analyses.experiment import Experiment, concept_name, default_scorer, disjoint, measured, neutral_texts
+from analyses.measurements import PERPLEXITY, HeldOut, Measurements
 
-KINDS = ("dense", "sparse")
-Edits = dict[str, dict[str, ls.Intervention]]
+INSIDE = ("moved", "curvature", "additivity", "excess", "commutation")
+_SHOWS = 0.5  # a text with this score or more shows the concept
+_FEWEST_NEUTRAL = 4
+_CANDIDATES = 4  # so many texts are read for every neutral text that is wanted
+Edits = Mapping[str, Mapping[str, ls.Intervention]]
 """Kind -> name of the edit -> edit; the compositions among them."""
 
 
+@measured(samples=4)
 def run(
     model: Any,
     contrast: ls.ContrastSet,
@@ -47,19 +41,15 @@ def run(
     steps: int = 150,
     lr: float = 0.02,
     optimizer: Literal["sgd", "adam"] = "adam",
-    scorer: ls.Scorer | None = None,
     second_scorer: ls.Scorer | None = None,
-    prompts: Sequence[str] | None = None,
-    prompt_words: int = 4,
-    most_prompts: int = 60,
-    most_neutral: int = 100,
-    samples: int = 4,
-    max_new_tokens: int = 24,
+    **measurement: Any,
 ) -> ls.Study:
     """Compose the edits of two concepts in both orders and measure both concepts and the cost.
 
     Frames: `composition` (every edit, every measure), `order` (one order against the other), `interference` (each
-    composition against its parts alone), `collisions` and `interaction` (where in the model they meet).
+    composition against its parts alone), `collisions` and `interaction` (where in the model they meet), `texts`. Half
+    of the prompts are beginnings of either concept's texts; neutral texts are those of both contrasts that show neither
+    concept (scores below 1/2). One fit of every edit: intervals are over prompts and texts.
 
     Parameters
     ----------
@@ -81,89 +71,117 @@ def run(
         Penalty of the sparse edits, as a share of each one's gamma_max.
     steps, lr, optimizer:
         Of every fit.
-    scorer, second_scorer:
-        How much of either concept a text shows. By default a `ConceptClassifier` fitted on its training half, or the
-        oracle of a microworld contrast.
-    prompts:
-        What is continued; by default the first words of held-out source texts, half of either concept.
-    prompt_words, most_prompts:
-        How many words, and of how many texts.
-    most_neutral:
-        Texts of perplexity: the contrasts' control texts, or without any their held-out target texts.
-    samples, max_new_tokens:
-        Continuations per prompt, and their length in tokens.
+    second_scorer:
+        As `scorer`, of the second concept.
+    **measurement:
+        See `Measurement`.
 
     Raises
     ------
     LensSteerError
-        Both contrasts have one name.
+        Both contrasts have one name, or fewer than four held-out texts show neither concept.
 
     """
-    settings = plain(locals())
+    experiment = Experiment.begin("composition", run, locals())
     other = ls.read_contrast(second, seed=seed) if isinstance(second, str) else second
     if other.name == contrast.name:
         raise ls.LensSteerError(f"both concepts are named {other.name!r}: give contrasts with names that differ")
-    halves = {concept_name(each): each.split(test=0.5, seed=seed) for each in (contrast, other)}
+    halves = {concept_name(texts): texts.split(test=0.5, seed=seed) for texts in (contrast, other)}
     train = {name: half[0] for name, half in halves.items()}
     # A text of one contrast may stand in the other one as well.
     held = {name: unseen(half[1], train.values()) for name, half in halves.items()}
-    given = dict(zip(train, (scorer, second_scorer), strict=True))
-    test = HeldOut(
-        model,
-        prompts=_beginnings(held.values(), prompt_words, most_prompts) if prompts is None else tuple(prompts),
-        scorers={name: given[name] or default_scorer(train[name], seed) for name in train},
-        neutral=_alternating([neutral_texts(each, most_neutral) for each in held.values()], most_neutral),
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        chat=contrast.chat,
+    given = dict(zip(train, (experiment.measurement.scorer, second_scorer), strict=True))
+    scorers = {name: given[name] or default_scorer(train[name], seed) for name in train}
+    heldout = _heldout(experiment, held, scorers)
+    small = {name: disjoint(texts, fit_texts, 1, seed=seed)[0] for name, texts in train.items()}
+    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
+    edits = _edits(model, small, lineas, gamma_share, seed)
+    measurements = Measurements.of(
+        (heldout.measure(edit, label(kind, name)) for kind, named in edits.items() for name, edit in named.items()),
         seed=seed,
     )
-    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
-    small = {
-        name: each.subsample(min(fit_texts, len(each.source), len(each.target)), seed=seed)
-        for name, each in train.items()
-    }
-    edits = _edits(model, small, lineas, gamma_share, seed)
-    readings = {kind: {name: test.measure(edit) for name, edit in named.items()} for kind, named in edits.items()}
     one, two = train
     frames = {
-        "composition": _composition(edits, readings),
-        "order": _order(readings, one, two),
-        "interference": _interference(readings, one, two),
+        "composition": _composition(edits, measurements),
+        "order": _order(measurements, one, two),
+        "interference": _interference(measurements, one, two),
         "collisions": _collisions(edits, one, two),
-        "interaction": _interaction(model, edits, held[one], one, two, seed),
+        "interaction": _interaction(model, edits, held[one], one, two),
+        "texts": heldout.texts,
     }
-    study = ls.Study(
-        frames=frames,
-        figures=_figures(frames, one, two),
-        summary=_summary(frames, edits, one, two),
-        interventions={f"{kind}_{place}": edits[kind][name] for kind in KINDS for place, name in enumerate((one, two))},
-        captions=_captions(test, one, two),
+    return experiment.keep(
+        ls.Study(
+            frames=frames,
+            figures=_figures(frames, one, two, heldout.neutral_name),
+            summary=summary(frames, one, two, heldout.neutral_name),
+            interventions={
+                f"{kind}_{place}": edits[kind][name] for kind in KINDS for place, name in enumerate((one, two))
+            },
+            captions=_captions(heldout, one),
+        )
     )
-    if out is not None:
-        study.save(out, name="composition", model=model, contrast=contrast, seed=seed, settings=settings)
-    return study
 
 
-def _beginnings(held: Iterable[ls.ContrastSet], words: int, most: int) -> tuple[str, ...]:
-    return _alternating([beginnings(each.source, words=words, most=most) for each in held], most)
+def label(kind: str, edit: str) -> str:
+    """Return the name of an edit among the measurements."""
+    return f"{kind}: {edit}"
 
 
-def _alternating(parts: Sequence[Sequence[Any]], most: int) -> tuple[Any, ...]:
+def unseen(held: ls.ContrastSet, trained: Iterable[ls.ContrastSet]) -> ls.ContrastSet:
+    """Return held-out texts without those that stand in some training half: contrasts may share texts."""
+    seen = {row for train in trained for row in (*train.source, *train.target, *train.control)}
+    source, target, control = (
+        [row for row in side if row not in seen] for side in (held.source, held.target, held.control)
+    )
+    return ls.ContrastSet(source, target, control=control, name=held.name, chat=held.chat)
+
+
+def _heldout(experiment: Experiment, held: Mapping[str, ls.ContrastSet], scorers: Mapping[str, ls.Scorer]) -> HeldOut:
+    """Return both concepts' prompts in turn, and as neutral texts those of both contrasts that show neither."""
+    m = experiment.measurement
+    prompts = m.prompts
+    if prompts is None:
+        starts = [ls.beginnings(texts.source, words=m.prompt_words, most=m.most_prompts) for texts in held.values()]
+        prompts = _alternating(starts)[: m.most_prompts]
+    candidates = _alternating([neutral_texts(texts, len(texts.control + texts.target))[0] for texts in held.values()])
+    candidates = candidates[: _CANDIDATES * m.most_neutral]
+    neutral = without_concepts(candidates, scorers.values())[: m.most_neutral]
+    if len(neutral) < _FEWEST_NEUTRAL:
+        raise ls.LensSteerError(
+            f"of {len(candidates)} held-out control or target texts of both contrasts, {len(neutral)} show neither "
+            "concept, and the cost needs four: give the contrasts control= texts"
+        )
+    return HeldOut(
+        experiment.model,
+        prompts=tuple(prompts),
+        scorers=scorers,
+        neutral=neutral,
+        neutral_name="held-out texts that show neither concept",
+        samples=m.samples,
+        max_new_tokens=m.max_new_tokens,
+        chat=experiment.contrast.chat,
+        seed=experiment.seed,
+    )
+
+
+def without_concepts(rows: Sequence[Any], scorers: Iterable[ls.Scorer]) -> tuple[Any, ...]:
+    """Return the rows that no scorer reads as showing its concept; those that cannot be read are left out too."""
+    texts = [row if isinstance(row, str) else row[1] for row in rows]
+    scores = [scorer(texts) for scorer in scorers]
+    return tuple(row for place, row in enumerate(rows) if all(score[place] < _SHOWS for score in scores))
+
+
+def _alternating(parts: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
     """Return the rows of the parts in turn, each row once."""
     rows = (row for turn in zip_longest(*parts) for row in turn if row is not None)
-    return tuple(dict.fromkeys(rows))[:most]
-
-
-def _then(first: str, later: str) -> str:
-    return f"{first}, then {later}"
+    return tuple(dict.fromkeys(rows))
 
 
 def _edits(model: Any, small: Mapping[str, ls.ContrastSet], lineas: ls.LinEAS, share: float, seed: int) -> Edits:
     """Fit both concepts and their shuffled labels, dense and sparse, and compose them."""
     one, two = small
     ceilings = {name: lineas.gamma_max(model, each) for name, each in small.items()}
-    edits: Edits = {}
+    edits: dict[str, dict[str, ls.Intervention]] = {}
     for kind in KINDS:
         fits = {}
         for name, each in small.items():
@@ -173,52 +191,51 @@ def _edits(model: Any, small: Mapping[str, ls.ContrastSet], lineas: ls.LinEAS, s
         edits[kind] = {
             one: fits[one],
             two: fits[two],
-            _then(one, two): ls.compose(fits[one], fits[two]),
-            _then(two, one): ls.compose(fits[two], fits[one]),
-            "shuffled labels": ls.compose(fits[f"{one} shuffled"], fits[f"{two} shuffled"]),
+            then(one, two): ls.compose(fits[one], fits[two]),
+            then(two, one): ls.compose(fits[two], fits[one]),
+            NULL: ls.compose(fits[f"{one} shuffled"], fits[f"{two} shuffled"]),
         }
     return edits
 
 
-def _composition(edits: Edits, readings: Mapping[str, Mapping[str, Measured]]) -> pd.DataFrame:
-    rows = []
-    for kind, named in readings.items():
-        for name, reading in named.items():
-            units = len(edits[kind][name].units())
-            rows += [{"kind": kind, "edit": name, "units": units, **row} for row in reading.rows()]
-    return pd.DataFrame(rows)
+def _composition(edits: Edits, measurements: Measurements) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"kind": kind, "edit": name, "units": len(edit.units()), **row}
+            for kind, named in edits.items()
+            for name, edit in named.items()
+            for row in measurements.changes(label(kind, name))
+        ]
+    )
 
 
-def _order(readings: Mapping[str, Mapping[str, Measured]], one: str, two: str) -> pd.DataFrame:
-    """Hold one order against the other; the intervals of the whole table hold at once."""
+def _order(measurements: Measurements, one: str, two: str) -> pd.DataFrame:
+    """Hold the other order (after) against the first one (before); the intervals of the whole table hold at once."""
     measures = (one, two, PERPLEXITY)
-    share = 0.05 / (len(measures) * len(readings))
+    confidence = 1 - 0.05 / (len(measures) * len(KINDS))
     rows = []
-    for kind, named in readings.items():
-        back, there = named[_then(two, one)], named[_then(one, two)]
-        for row in back.against(there, confidence=1 - share):
-            if row["measure"] not in measures:
-                continue
-            values = {"first_order": row["before"], "other_order": row["after"], "difference": row["change"]}
-            unedited = {each["measure"]: each["before"] for each in there.rows()}[row["measure"]]
-            bounds = {"low": row["low"], "high": row["high"]}
-            rows.append({"kind": kind, "measure": row["measure"], "unedited": unedited, **values, **bounds})
+    for kind in KINDS:
+        first, other = (label(kind, order) for order in (then(one, two), then(two, one)))
+        for row in measurements.between(first, other, measures=measures, confidence=confidence):
+            unedited = measurements.value(first, row["measure"], "before")
+            rows.append({"kind": kind, "unedited": unedited, **row})
     return pd.DataFrame(rows)
 
 
-def _interference(readings: Mapping[str, Mapping[str, Measured]], one: str, two: str) -> pd.DataFrame:
-    """Hold each composition against the single edit, on that edit's own concept; the intervals hold at once."""
-    share = 0.05 / (4 * len(readings))
-    rows = []
-    for kind, named in readings.items():
-        for concept in (one, two):
-            for order in (_then(one, two), _then(two, one)):
-                found = named[order].against(named[concept], confidence=1 - share)
-                row = next(each for each in found if each["measure"] == concept)
-                values = {"alone": row["before"], "composed": row["after"], "difference": row["change"]}
-                bounds = {"low": row["low"], "high": row["high"]}
-                rows.append({"kind": kind, "concept": concept, "order": order, **values, **bounds})
-    return pd.DataFrame(rows)
+def _interference(measurements: Measurements, one: str, two: str) -> pd.DataFrame:
+    """Hold each composition (after) against the single edit (before), on that edit's own concept; all at once."""
+    confidence = 1 - 0.05 / (4 * len(KINDS))
+    return pd.DataFrame(
+        [
+            {"kind": kind, "order": order, **row}
+            for kind in KINDS
+            for concept in (one, two)
+            for order in (then(one, two), then(two, one))
+            for row in measurements.between(
+                label(kind, concept), label(kind, order), measures=[concept], confidence=confidence
+            )
+        ]
+    )
 
 
 def _collisions(edits: Edits, one: str, two: str) -> pd.DataFrame:
@@ -231,97 +248,19 @@ def _collisions(edits: Edits, one: str, two: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _interaction(model: Any, edits: Edits, held: ls.ContrastSet, one: str, two: str, seed: int) -> pd.DataFrame:
+def _interaction(model: Any, edits: Edits, held: ls.ContrastSet, one: str, two: str) -> pd.DataFrame:
     parts = []
     for kind, named in edits.items():
         if not all(named[name].units(tol=0.0) for name in (one, two)):
             continue  # nothing to compose
-        found = ls.interaction(model, {name: named[name] for name in (one, two)}, held, seed=seed, progress=False).frame
-        found.insert(0, "kind", kind)
-        parts.append(found[found["measure"].isin(["moved", "additivity", "commutation"])])
+        table = ls.interaction(model, {name: named[name] for name in (one, two)}, held, progress=False).frame
+        table.insert(0, "kind", kind)
+        parts.append(table[table["measure"].isin(INSIDE)])
     columns = ["kind", "site", "layer", "side", "first", "later", "measure", "value", "low", "high"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _summary(frames: Mapping[str, pd.DataFrame], edits: Edits, one: str, two: str) -> list[str]:
-    table = frames["composition"]
-
-    def cell(kind: str, edit: str, measure: str) -> Any:
-        found = table[(table["kind"] == kind) & (table["edit"] == edit) & (table["measure"] == measure)]
-        return found.iloc[0]
-
-    both = {
-        kind: [
-            order
-            for order in (_then(one, two), _then(two, one))
-            if all(cell(kind, order, concept)["high"] < 0 for concept in (one, two))
-        ]
-        for kind in KINDS
-    }
-    works = [f"{kind} edits" for kind in KINDS if len(both[kind]) == 2]
-    title = (
-        f"Composed in either order, {' and '.join(works)} lower both {one} and {two}."
-        if works
-        else f"No composition lowers both {one} and {two} whatever the order."
-    )
-    sentences = [title]
-    for kind in KINDS:
-        if empty := [concept for concept in (one, two) if not edits[kind][concept].units()]:
-            sentences.append(f"LinEAS found no {kind} edit for {' or '.join(empty)}: it left the model as it is.")
-        order = _then(one, two)
-        parts = [f"{concept} {change_text(cell(kind, order, concept))}" for concept in (one, two)]
-        cost = cell(kind, order, PERPLEXITY)
-        alone = ", ".join(f"{concept} {change_text(cell(kind, concept, concept))}" for concept in (one, two))
-        sentences.append(
-            f"{kind.capitalize()} ({cell(kind, order, one)['units']} units), {order}: {'; '.join(parts)}; perplexity "
-            f"{cost['before']:.1f} to {cost['after']:.1f}. Each alone, on its own concept: {alone}."
-        )
-    return [*sentences, _order_sentence(frames), _interference_sentence(frames), _null_sentence(table, one, two)]
-
-
-def _order_sentence(frames: Mapping[str, pd.DataFrame]) -> str:
-    order = frames["order"]
-    found = order[[excludes_zero(row) for _, row in order.iterrows()]]
-    if found.empty:
-        said = "No dependence on order was found in what the model writes or in its perplexity"
-    else:
-        each = "; ".join(
-            f"{row['kind']}, {row['measure']} {change_text(row, 'difference')}" for _, row in found.iterrows()
-        )
-        said = f"Order matters (the other order less the first one): {each}"
-    inside = frames["interaction"]
-    turned = inside[(inside["measure"] == "commutation") & (inside["side"] == "source")]
-    met = []
-    for kind in KINDS:
-        units = int(frames["collisions"].query("kind == @kind")["units"].sum())
-        here = turned[turned["kind"] == kind]
-        apart = f", which the order moves by up to {here['value'].max():.3f} sd per unit" if len(here) else ""
-        met.append(f"the {kind} edits meet at {units} units{apart}")
-    return f"{said}; inside, {' and '.join(met)}."
-
-
-def _interference_sentence(frames: Mapping[str, pd.DataFrame]) -> str:
-    table = frames["interference"]
-    found = table[[excludes_zero(row) for _, row in table.iterrows()]]
-    if found.empty:
-        return "Composing was not found to cost either edit, or to add to its effect on its own concept."
-    each = "; ".join(
-        f"{row['kind']}, {row['order']}: {row['concept']} {change_text(row, 'difference')}"
-        for _, row in found.iterrows()
-    )
-    return f"Composed, an edit does not do what it does alone on its own concept (composed less alone): {each}."
-
-
-def _null_sentence(table: pd.DataFrame, one: str, two: str) -> str:
-    null = table[(table["edit"] == "shuffled labels") & table["measure"].isin([one, two])]
-    found = null[[excludes_zero(row) for _, row in null.iterrows()]]
-    if found.empty:
-        return "The same fits on shuffled labels, composed, change neither concept."
-    each = "; ".join(f"{row['kind']}: {row['measure']} {change_text(row)}" for _, row in found.iterrows())
-    return f"The same fits on shuffled labels, composed, change a concept too: {each}."
-
-
-def _figures(frames: Mapping[str, pd.DataFrame], one: str, two: str) -> dict[str, Any]:
+def _figures(frames: Mapping[str, pd.DataFrame], one: str, two: str, neutral: str) -> dict[str, Any]:
     table = frames["composition"].assign(name=lambda rows: rows["kind"] + ": " + rows["edit"])
 
     def bars(measure: str, title: str, axis: str) -> Any:
@@ -341,14 +280,14 @@ def _figures(frames: Mapping[str, pd.DataFrame], one: str, two: str) -> dict[str
     return {
         "effect_on_first": bars(one, f"What every edit does to {one}", f"change of the mean score of {one}"),
         "effect_on_second": bars(two, f"What every edit does to {two}", f"change of the mean score of {two}"),
-        "cost": bars(PERPLEXITY, "What every edit costs", "change of the perplexity of neutral texts"),
+        "cost": bars(PERPLEXITY, "What every edit costs", f"change of the perplexity of {neutral}"),
         "order": ls.figures.order_dependence(
             order[order["measure"] != PERPLEXITY],
             label="name",
-            first="first_order",
-            second="other_order",
+            first="before",
+            second="after",
             before="unedited",
-            names=(_then(one, two), _then(two, one)),
+            names=(then(one, two), then(two, one)),
             title="Does order matter?",
             note="Mean score of the concept in generated texts; a long line says that order matters.",
             x_title="mean score",
@@ -356,19 +295,21 @@ def _figures(frames: Mapping[str, pd.DataFrame], one: str, two: str) -> dict[str
     }
 
 
-def _captions(test: HeldOut, one: str, two: str) -> dict[str, str]:
-    names = ", ".join(scorer.name for scorer in test.scorers.values())
+def _captions(heldout: HeldOut, one: str) -> dict[str, str]:
     return {
-        "composition": f"Mean score ({names}) of {test.samples} continuations of each of {len(test.prompts)} held-out "
-        f"prompts, and perplexity of {len(test.neutral)} neutral texts; 95 % intervals (bootstrap).",
-        "order": f"{_then(two, one)} (other_order) less {_then(one, two)} (first_order), prompt by prompt; the "
+        "composition": f"{heldout.about}; 95 % intervals over prompts or texts, for one fit of every edit.",
+        "order": "The second order (after) against the first one (before), prompt by prompt; the intervals hold at 95 "
+        "% "
+        "for all rows together (Bonferroni).",
+        "interference": "A composition (after) against one of its parts alone (before), on that part's own concept; "
+        "the "
         "intervals hold at 95 % for all rows together (Bonferroni).",
-        "interference": "A composition less one of its parts alone, on that part's own concept; the intervals hold at "
-        "95 % for all rows together (Bonferroni).",
         "collisions": "Units that both edits move, and the distance between the two orders there, in units of "
         "activation.",
-        "interaction": f"On held-out texts of {one}: size of an edit (moved), of what does not add up (additivity) and "
-        "of what order changes (commutation), in standard deviations per unit; 95 % intervals.",
+        "interaction": f"On held-out texts of {one}: size of an edit (moved), of what does not add up of two edits "
+        "(additivity) and of two halves of one (curvature), their difference (excess), and of what order changes "
+        "(commutation), in standard deviations per unit; 95 % intervals.",
+        "texts": "Continuations of the first prompts, before and after every edit.",
     }
 
 

@@ -2,26 +2,34 @@
 
 Plain mean differences at every layer, each estimated on the untouched model, are all applied together. Every later
 layer then receives its own edit and what the earlier ones have already brought about. LinEAS learns all layers through
-the model and is held against them, on held-out, neutral and foreign texts.
+the model and is held against them, on held-out, neutral and foreign texts; every edit is fitted on several draws of
+texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.heldout import concept_name, neutral_texts, plain
+from analyses.experiment import Experiment, as_study, neutral_texts
+from analyses.levels import Cases, change_over_fits, value_over_fits
+from analyses.measurements import change_of
+from analyses.sentences import by_verdict, interval, sentence
 
 APART, CAUSAL, END_TO_END = "mean differences", "mean differences in turn", "LinEAS"
-_KEYS = ["edit", "texts", "edited", "layer", "measure"]
+NULLS = (f"{APART}, shuffled labels", f"{END_TO_END}, shuffled labels")
+_FEWEST_TEXTS = 4  # of a side; the jackknife leaves groups of them out
+Estimates = Mapping[tuple[str, str, str, int, str], Cases]
+"""Edit, texts, edited, layer, measure -> [fit, case]."""
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet,
@@ -31,17 +39,18 @@ def run(
     sites: str | Sequence[str] = "hook_resid_post",
     pool: Literal["mean", "last"] = "mean",
     fit_texts: int = 32,
-    steps: int = 200,
+    fits: int = 4,
+    steps: int = 100,
     lr: float = 0.02,
     optimizer: Literal["sgd", "adam"] = "adam",
     foreign: ls.ContrastSet | Sequence[str] | str | None = None,
     most_texts: int = 60,
-    folds: int = 5,
 ) -> ls.Study:
     """Measure at every layer how far edits carry the source towards the target, and what else they move.
 
     Frames: `carried` (all layers edited: every measure at every layer), `one_layer` (each layer's edit alone: how much
-    of it is left later on), `overshoot` (one row per edit and kind of text).
+    of it is left later on), `overshoot` (arrived at every layer, beside the target), `compared` (edits against mean
+    differences at the last layer). Intervals are over fits, each from texts of its own, and over held-out texts.
 
     Parameters
     ----------
@@ -58,7 +67,9 @@ def run(
     pool:
         How a text's tokens become one value, in the fits and in the measurement.
     fit_texts:
-        Texts a side of every fit, the same for all edits.
+        Texts a side of every fit, the same for all edits; fewer where the half does not suffice for all fits.
+    fits:
+        Fits of every edit, no two from a common text. With one, intervals are over texts alone.
     steps, lr, optimizer:
         Of LinEAS.
     foreign:
@@ -66,59 +77,59 @@ def run(
         for `read_contrast`. By default the neutral texts with their words in random order.
     most_texts:
         Held-out, neutral and foreign texts a side.
-    folds:
-        Of the intervals: the measurement is repeated without each fold of the texts (delete-a-group jackknife).
 
     Raises
     ------
     LensSteerError
-        Fewer than two folds, or fewer texts of some kind than folds.
+        Fewer than one fit, or fewer than four texts of some kind.
 
     """
-    settings = plain(locals())
-    train, held = contrast.split(test=0.5, seed=seed)
-    small = train.subsample(min(fit_texts, len(train.source), len(train.target)), seed=seed)
-    held = _first(held, most_texts)
+    experiment = Experiment.begin("downstream", run, locals())
+    held, neutral_name = _first(experiment.held, most_texts)
     strange = _foreign(foreign, held, most_texts, seed)
-    if not 2 <= folds <= min(len(side) for each in (held, strange) for side in (each.source, each.target)):
-        raise ls.LensSteerError(f"folds={folds}: give two or more, and at least as many texts of every kind")
-    shuffled = small.shuffled(seed)
+    for kind, side in (("source", held.source), ("target", held.target), ("foreign", strange.source)):
+        if len(side) < _FEWEST_TEXTS:
+            raise ls.LensSteerError(f"{len(side)} {kind} texts: give {_FEWEST_TEXTS} or more to measure on")
+    per_fit = []
+    for texts in tqdm(experiment.fit_texts(fit_texts, fits), desc="fits"):
+        edits = _edits(model, texts, sites, pool, {"steps": steps, "lr": lr, "optimizer": optimizer}, seed)
+        per_fit.append((edits, _measured(model, edits, held, strange, sites, pool)))
+    estimates = stacked([measured for _, measured in per_fit])
+    sided = isinstance(foreign, ls.ContrastSet | str)
+    frames = frames_of(estimates, foreign_has_sides=sided)
+    concept, first = experiment.concept, per_fit[0][0]
+    return experiment.keep(
+        ls.Study(
+            frames=frames,
+            figures=_figures(frames, concept),
+            summary=summary(frames, concept, neutral_name),
+            interventions={
+                name.replace(", ", "_").replace(" ", "_"): first[name] for name in (APART, CAUSAL, END_TO_END)
+            },
+            captions=_captions(held, strange, neutral_name, fits, sided),
+        )
+    )
+
+
+def _edits(
+    model: Any, texts: ls.ContrastSet, sites: Any, pool: Any, descent: Mapping[str, Any], seed: int
+) -> dict[str, ls.Intervention]:
+    shuffled = texts.shuffled(seed)
     means = ls.MeanAcT(sites=sites, pool=pool, causal=False, support="unbounded", seed=seed)
     causal = ls.MeanAcT(sites=sites, pool=pool, causal=True, moves="source", support="unbounded", seed=seed)
-    lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
-    edits = {
-        APART: means.fit(model, small),
-        CAUSAL: causal.fit(model, small),
-        END_TO_END: lineas.fit(model, small),
-        f"{APART}, shuffled labels": means.fit(model, shuffled),
-        f"{END_TO_END}, shuffled labels": lineas.fit(model, shuffled),
+    lineas = ls.LinEAS(sites=sites, pool=pool, **descent, seed=seed, progress=False)
+    return {
+        APART: means.fit(model, texts),
+        CAUSAL: causal.fit(model, texts),
+        END_TO_END: lineas.fit(model, texts),
+        NULLS[0]: means.fit(model, shuffled),
+        NULLS[1]: lineas.fit(model, shuffled),
     }
-    parts = []
-    for name, edit in edits.items():
-        by_layer = name in (APART, END_TO_END)
-        measured = _with_intervals(model, edit, held, strange, sites, pool, folds, by_layer)
-        parts.append(measured.assign(edit=name))
-    table = pd.concat(parts, ignore_index=True)[[*_KEYS, "value", "low", "high"]]
-    contrast_too = isinstance(foreign, ls.ContrastSet | str)
-    if not contrast_too:  # foreign texts have no target of their own to arrive at
-        table = table[(table["texts"] != "foreign") | (table["measure"] == "moved")]
-    carried = table[table["edited"] == "all"].drop(columns="edited").reset_index(drop=True)
-    one_layer = table[(table["edited"] != "all") & (table["texts"] == "heldout")].reset_index(drop=True)
-    frames = {"carried": carried, "one_layer": one_layer, "overshoot": _overshoot(carried)}
-    study = ls.Study(
-        frames=frames,
-        figures=_figures(frames, concept_name(contrast)),
-        summary=_summary(frames, concept_name(contrast)),
-        interventions={name.replace(", ", "_").replace(" ", "_"): edits[name] for name in (APART, CAUSAL, END_TO_END)},
-        captions=_captions(held, strange, folds, contrast_too),
-    )
-    if out is not None:
-        study.save(out, name="downstream", model=model, contrast=contrast, seed=seed, settings=settings)
-    return study
 
 
-def _first(texts: ls.ContrastSet, most: int) -> ls.ContrastSet:
-    return _contrast(texts, texts.source[:most], texts.target[:most], neutral_texts(texts, most))
+def _first(texts: ls.ContrastSet, most: int) -> tuple[ls.ContrastSet, str]:
+    neutral, name = neutral_texts(texts, most)
+    return _contrast(texts, texts.source[:most], texts.target[:most], neutral), name
 
 
 def _contrast(
@@ -150,181 +161,187 @@ def _scrambled(texts: Iterable[Any], seed: int) -> list[Any]:
     return [shuffle(row) if isinstance(row, str) else (row[0], shuffle(row[1])) for row in texts]
 
 
-def _with_intervals(
+def _measured(
     model: Any,
-    edit: ls.Intervention,
+    edits: Mapping[str, ls.Intervention],
     held: ls.ContrastSet,
     strange: ls.ContrastSet,
-    sites: str | Sequence[str],
-    pool: Literal["mean", "last"],
-    folds: int,
-    by_layer: bool,
-) -> pd.DataFrame:
-    """Return every measure with the 95 % interval of a delete-a-group jackknife.
-
-    Drawing texts again with replacement would lengthen the distances themselves: a Wasserstein distance of samples
-    grows with their ties.
-    """
-
-    def measured(leave: int | None) -> pd.Series:
-        texts, other = (_without(each, leave, folds) for each in (held, strange))
+    sites: Any,
+    pool: Any,
+) -> dict[tuple[str, str, str, int, str], Any]:
+    """Return what `downstream_shift` estimates for every edit; the layers of two of them are also applied alone."""
+    estimates: dict[tuple[str, str, str, int, str], Any] = {}
+    for name, edit in edits.items():
         shift = ls.downstream_shift(
             model,
             edit,
-            texts,
+            held,
             sites=sites,
             pool=pool,
-            neutral=texts.control,
-            foreign=other,
-            by_layer=by_layer,
+            neutral=held.control,
+            foreign=strange,
+            by_layer=name in (APART, END_TO_END),
             progress=False,
         )
-        return _measures(shift.frame)
-
-    whole = measured(None)
-    left = pd.concat([measured(fold) for fold in range(folds)], axis=1)
-    spread = left.sub(left.mean(axis=1), axis=0)
-    error = ((folds - 1) / folds * spread.pow(2).sum(axis=1, skipna=False)) ** 0.5
-    half = student.ppf(0.975, folds - 1) * error
-    return pd.DataFrame({"value": whole, "low": whole - half, "high": whole + half}).reset_index()
+        estimates |= {(name, *key): cases for key, cases in shift.estimates.items()}
+    return estimates
 
 
-def _without(texts: ls.ContrastSet, fold: int | None, folds: int) -> ls.ContrastSet:
-    if fold is None:
-        return texts
-
-    def rest(side: Sequence[Any]) -> list[Any]:
-        return [row for place, row in enumerate(side) if place % folds != fold]
-
-    return _contrast(texts, rest(texts.source), rest(texts.target), rest(texts.control))
+def stacked(fits: Sequence[Mapping[Any, Any]]) -> Estimates:
+    """Put the estimates of all fits one below the other: [fit, case]."""
+    return {key: np.stack([fit[key] for fit in fits]) for key in fits[0]}
 
 
-def _measures(frame: pd.DataFrame) -> pd.Series:
-    """Return texts, edited, layer, measure -> value, out of the frame of a downstream shift.
-
-    arrived: how far the source's mean has gone to the target's, as a share of that way (1 arrives, above it
-    overshoots); removed: share of the Wasserstein distance removed; moved: size of the move of the mean, in standard
-    deviations per unit; left: arrived, less what it was at the edited layer itself.
-    """
-    scaled = frame[["texts", "edited", "layer"]].copy()
-    way, step = frame["gap"] / frame["sd"], frame["moved"] / frame["sd"]
-    scaled["along"], scaled["way"], scaled["moved"] = way * step, way**2, step**2
-    scaled["before"], scaled["after"] = frame["before_sd"], frame["after_sd"]
-    keys = ["texts", "edited", "layer"]
-    sums = scaled.groupby(keys, sort=False)
-    total, mean = sums[["along", "way", "before", "after"]].sum(), sums["moved"].mean()
-    measures = pd.DataFrame({"moved": mean**0.5})
-    sided = total["way"] > 0
-    measures["arrived"] = (total["along"] / total["way"]).where(sided)
-    measures["removed"] = (1 - total["after"] / total["before"]).where(sided)
-    edited = measures.index.get_level_values("edited")
-    layers = measures.index.get_level_values("layer")
-    own = measures["arrived"][edited == "layer " + layers.astype(str)].reset_index("layer", drop=True)
-    here = pd.MultiIndex.from_arrays([measures.index.get_level_values("texts"), edited])
-    measures["left"] = measures["arrived"] - own.reindex(here).to_numpy()
-    wide = measures.reset_index().melt(id_vars=keys, var_name="measure", value_name="value").dropna()
-    found: pd.Series = wide.set_index([*keys, "measure"])["value"]
-    return found
-
-
-def _overshoot(carried: pd.DataFrame) -> pd.DataFrame:
-    """Return per edit and sided texts: where the source has gone furthest, and where it stands at the last layer.
-
-    `beyond` counts the layers at which the whole interval lies above 1.
-    """
-    rows = []
-    for (edit, texts), part in carried[carried["measure"] == "arrived"].groupby(["edit", "texts"], sort=False):
-        furthest, last = (part.sort_values(column).iloc[-1] for column in ("value", "layer"))
-        row = {"edit": edit, "texts": texts, "layers": len(part), "beyond": int((part["low"] > 1).sum())}
-        for name, place in (("furthest", furthest), ("last", last)):
-            row |= {f"{name}_{column}": place[column] for column in ("layer", "value", "low", "high")}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _summary(frames: dict[str, pd.DataFrame], concept: str) -> list[str]:
-    table = frames["overshoot"][frames["overshoot"]["texts"] == "heldout"].set_index("edit")
-    apart, joint = table.loc[APART], table.loc[END_TO_END]
-    if apart["beyond"] > joint["beyond"]:
-        less = "does so at fewer layers" if joint["beyond"] else "was not found to"
-        title = f"Mean differences fitted layer by layer overshoot on {concept}; the end-to-end edit {less}"
-    elif apart["beyond"] < joint["beyond"]:
-        title = f"The end-to-end edit overshoots on {concept} at more layers than mean differences do"
-    elif apart["beyond"]:
-        title = f"Both edits overshoot on {concept}, at equally many layers"
-    else:
-        title = f"No edit was found to overshoot on {concept}"
-    each = ", ".join(
-        f"{name} beyond the target at {row['beyond']} of {row['layers']} layers, furthest {_of(row, 'furthest')} of "
-        f"the way at layer {row['furthest_layer']}"
-        for name, row in ((APART, apart), (END_TO_END, joint))
+def frames_of(estimates: Estimates, *, foreign_has_sides: bool) -> dict[str, pd.DataFrame]:
+    """Return the tables of the study; foreign texts without sides have nowhere to arrive, and are only moved."""
+    rows = pd.DataFrame(
+        [
+            {**dict(zip(("edit", "texts", "edited", "layer", "measure"), key, strict=True)), **value_over_fits(cases)}
+            for key, cases in estimates.items()
+        ]
     )
-    causal = table.loc[CAUSAL]
-    return [
-        f"{title}.",
-        f"On held-out texts of the source: {each}.",
-        f"At the last layer {APART} stands at {_of(apart, 'last')}, {END_TO_END} at {_of(joint, 'last')}, and "
-        f"{CAUSAL}, each estimated behind the earlier edits, at {_of(causal, 'last')}.",
-        _left_sentence(frames["one_layer"]),
-        _removed_sentence(frames["carried"]),
-        *_others(frames["carried"]),
-        _null_sentence(table),
+    if not foreign_has_sides:
+        rows = rows[(rows["texts"] != "foreign") | (rows["measure"] == "moved")]
+    whole = rows["edited"] == "all"
+    return {
+        "carried": rows[whole].drop(columns="edited").reset_index(drop=True),
+        "one_layer": rows[~whole & (rows["texts"] == "heldout")].reset_index(drop=True),
+        "overshoot": _overshoot(estimates),
+        "left": _left(estimates),
+        "compared": _compared(estimates),
+    }
+
+
+def _overshoot(estimates: Estimates) -> pd.DataFrame:
+    """Return what arrives at every layer of held-out texts; the intervals of an edit's layers hold at once."""
+    keys = [key for key in estimates if key[1:3] == ("heldout", "all") and key[4] == "arrived"]
+    layers = len({key[3] for key in keys})
+    return pd.DataFrame(
+        [
+            {"edit": key[0], "layer": key[3], **value_over_fits(estimates[key], confidence=1 - 0.05 / layers)}
+            for key in keys
+        ],
+        columns=["edit", "layer", "value", "low", "high", "confidence"],
+    )
+
+
+def _left(estimates: Estimates) -> pd.DataFrame:
+    """Return what is left at the last layer of each earlier layer's edit; the intervals of an edit hold at once."""
+    last = max(key[3] for key in estimates)
+    keys = [
+        key
+        for key in estimates
+        if key[1] == "heldout" and key[4] == "left" and key[3] == last and key[2] not in ("all", f"layer {last}")
     ]
+    layers = max(1, len({key[2] for key in keys}))
+    return pd.DataFrame(
+        [
+            {"edit": key[0], "edited": key[2], **value_over_fits(estimates[key], confidence=1 - 0.05 / layers)}
+            for key in keys
+        ],
+        columns=["edit", "edited", "value", "low", "high", "confidence"],
+    )
 
 
-def _of(row: Any, place: str) -> str:
-    return f"{row[f'{place}_value']:.2f} [{row[f'{place}_low']:.2f}, {row[f'{place}_high']:.2f}]"
+def _compared(estimates: Estimates) -> pd.DataFrame:
+    """Hold edits (after) against mean differences fitted apart (before) at the last layer; all intervals at once."""
+    last = max(key[3] for key in estimates)
+    measures = (("heldout", "arrived"), ("heldout", "removed"), ("neutral", "moved"))
+    others = (CAUSAL, END_TO_END)
+    confidence = 1 - 0.05 / (len(measures) * len(others))
+    return pd.DataFrame(
+        [
+            {
+                "edit": edit,
+                "texts": texts,
+                "layer": last,
+                "measure": measure,
+                **change_over_fits(
+                    estimates[APART, texts, "all", last, measure],
+                    estimates[edit, texts, "all", last, measure],
+                    confidence=confidence,
+                ),
+            }
+            for edit in others
+            for texts, measure in measures
+        ]
+    )
 
 
-def _left_sentence(one_layer: pd.DataFrame) -> str:
-    """Say of how many layers' edits less is left at the last layer than they did at their own."""
-    parts = one_layer[(one_layer["measure"] == "left") & (one_layer["layer"] == one_layer["layer"].max())]
-    said = []
-    for edit in (APART, END_TO_END):
-        early = parts[(parts["edit"] == edit) & (parts["edited"] != f"layer {one_layer['layer'].max()}")]
-        less, more = int((early["high"] < 0).sum()), int((early["low"] > 0).sum())
-        said.append(f"{edit}, {less} decay and {more} grow of {len(early)}")
-    return f"One layer's edit alone, followed to the last layer: {'; '.join(said)}."
+_MEASURES = {
+    "arrived": "the share of the way that the source's mean goes to the target's",
+    "removed": "the share of the distance removed",
+    "moved": "the move of {neutral} in sd per unit",
+}
 
 
-def _removed_sentence(carried: pd.DataFrame) -> str:
-    last = carried[carried["layer"] == carried["layer"].max()]
-    last = last[(last["texts"] == "heldout") & (last["measure"] == "removed")].set_index("edit")
-    said = []
-    for edit in (APART, END_TO_END):
-        row = last.loc[edit]
-        worse = (
-            ", which drives the sides apart" if row["high"] < 0 else "" if row["low"] > 0 else ", nothing to speak of"
-        )
-        said.append(f"{edit} {row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]{worse}")
-    return f"Share of the distance between source and target removed at the last layer: {'; '.join(said)}."
+def summary(frames: Mapping[str, pd.DataFrame], concept: str, neutral: str) -> list[str]:
+    """Return what was found, from the frames alone: the end-to-end edit against the one fitted layer by layer first."""
+    compared = frames["compared"]
+    sentences = []
+    for edit in (END_TO_END, CAUSAL):
+        for row in compared[compared["edit"] == edit].to_dict("records"):
+            subject = f"at the last layer, {edit} instead of {APART} fitted apart ({concept})"
+            sentences.append(
+                sentence(change_of(row).sentence(subject, _MEASURES[row["measure"]].format(neutral=neutral)))
+            )
+    sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in (APART, CAUSAL, END_TO_END)]
+    sentences += [_left_sentence(frames["left"], edit) for edit in (APART, END_TO_END)]
+    sentences += [_removed_sentence(frames["carried"], edit) for edit in (APART, CAUSAL, END_TO_END)]
+    sentences += [_moved_sentence(frames["carried"], texts, neutral) for texts in ("neutral", "foreign")]
+    sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in NULLS]
+    return sentences
 
 
-def _others(carried: pd.DataFrame) -> list[str]:
-    last = carried[(carried["layer"] == carried["layer"].max()) & (carried["measure"] == "moved")]
-    said = []
-    for texts in ("neutral", "foreign"):
-        rows = last[last["texts"] == texts].set_index("edit")
-        each = "; ".join(
-            f"{edit} {rows.loc[edit, 'value']:.2f} [{rows.loc[edit, 'low']:.2f}, {rows.loc[edit, 'high']:.2f}] sd"
-            for edit in (APART, END_TO_END)
-        )
-        said.append(f"{texts.capitalize()} texts are moved at the last layer by {each} per unit.")
-    return said
+def _overshoot_sentence(overshoot: pd.DataFrame, edit: str) -> str:
+    """Say at which layers the interval of `arrived` lies beyond the target, short of it, or holds it."""
+    rows = overshoot[overshoot["edit"] == edit].sort_values("layer").to_dict("records")
+    verdicts = {f"layer {row['layer']}": ls.verdict_of(row["low"], row["high"], reference=1.0) for row in rows}
+    words = {
+        ls.Verdict.HIGHER: "beyond it",
+        ls.Verdict.LOWER: "short of it",
+        ls.Verdict.NOT_SHOWN: "neither shown",
+    }
+    last = f"{interval(rows[-1])} of the way at layer {rows[-1]['layer']}" if rows else ""
+    return sentence(f"{edit} beside the target, {last}", by_verdict(verdicts, words))
 
 
-def _null_sentence(table: pd.DataFrame) -> str:
-    nulls = table[table.index.str.endswith("shuffled labels")]
-    each = "; ".join(f"{name} {_of(row, 'last')}" for name, row in nulls.iterrows())
-    return f"Fitted on shuffled labels, at the last layer: {each}."
+def _left_sentence(left: pd.DataFrame, edit: str) -> str:
+    rows = left[left["edit"] == edit].to_dict("records")
+    if not rows:
+        return f"{edit}: there is one layer, so no edit has a way to go."
+    verdicts = {row["edited"]: ls.verdict_of(row["low"], row["high"]) for row in rows}
+    words = {ls.Verdict.HIGHER: "more is left", ls.Verdict.LOWER: "less is left", ls.Verdict.NOT_SHOWN: "neither shown"}
+    return sentence(f"one layer's {edit} alone, at the last layer beside its own layer", by_verdict(verdicts, words))
+
+
+def _removed_sentence(carried: pd.DataFrame, edit: str) -> str:
+    rows = carried[(carried["texts"] == "heldout") & (carried["measure"] == "removed") & (carried["edit"] == edit)]
+    row = rows.sort_values("layer").iloc[-1]
+    said = {
+        ls.Verdict.HIGHER: f"{edit} brings source and target nearer",
+        ls.Verdict.LOWER: f"{edit} drives source and target apart",
+        ls.Verdict.NOT_SHOWN: f"{edit} was not shown to change the distance between source and target",
+        ls.Verdict.CANNOT_JUDGE: f"{edit}: whether the distance between source and target changes cannot be judged",
+    }[ls.verdict_of(row["low"], row["high"])]
+    return sentence(f"{said} at layer {row['layer']}, share of the distance removed {interval(row)}")
+
+
+def _moved_sentence(carried: pd.DataFrame, texts: str, neutral: str) -> str:
+    rows = carried[(carried["texts"] == texts) & (carried["measure"] == "moved")]
+    last = rows[rows["layer"] == rows["layer"].max()].set_index("edit")
+    each = ", ".join(f"{interval(last.loc[edit])} under {edit}" for edit in (APART, CAUSAL, END_TO_END))
+    name = neutral if texts == "neutral" else "foreign texts"
+    return f"Mean move of {name} at the last layer, in sd per unit: {each}."
 
 
 def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     carried = frames["carried"]
     lines: dict[str, Any] = {"x": "layer", "y": "value", "by": "edit", "low": "low", "high": "high", "x_title": "layer"}
     arrived = carried[(carried["measure"] == "arrived") & (carried["texts"] == "heldout")]
-    figures = {
-        "carried": ls.figures.dose_response(
+    figures: dict[str, Any] = {}
+    if arrived["value"].notna().any():  # where source and target are shown to differ at some layer
+        figures["carried"] = ls.figures.dose_response(
             arrived,
             **lines,
             title=f"How far edits at every layer carry {concept}",
@@ -333,7 +350,6 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
             baseline=1.0,
             baseline_name="target",
         )
-    }
     for texts in ("neutral", "foreign"):
         figures[f"moved_{texts}"] = ls.figures.dose_response(
             carried[(carried["measure"] == "moved") & (carried["texts"] == texts)],
@@ -345,6 +361,8 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     for name, edit in (("alone_layer_by_layer", APART), ("alone_end_to_end", END_TO_END)):
         one = frames["one_layer"]
         wide = one[(one["edit"] == edit) & (one["measure"] == "arrived")]
+        if wide["value"].isna().all():
+            continue
         wide = wide.assign(place=wide["edited"].str.removeprefix("layer ").astype(int))
         figures[name] = ls.figures.matrix(
             wide.pivot(index="place", columns="layer", values="value"),
@@ -358,17 +376,21 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     return figures
 
 
-def _captions(held: ls.ContrastSet, strange: ls.ContrastSet, folds: int, sided: bool) -> dict[str, str]:
-    counts = f"{len(held.source)} source, {len(held.target)} target, {len(held.control)} neutral and "
+def _captions(held: ls.ContrastSet, strange: ls.ContrastSet, neutral: str, fits: int, sided: bool) -> dict[str, str]:
+    counts = f"{len(held.source)} source, {len(held.target)} target, {len(held.control)} neutral ({neutral}) and "
     counts += f"{len(strange.source)} foreign texts"
     what = f"a contrast named {strange.name!r}" if sided else "texts without sides"
     return {
-        "carried": "arrived: share of the way from the source's mean to the target's; removed: share of the "
-        "Wasserstein distance between them; moved: root mean square over units of the move of the mean, in standard "
-        f"deviations. {counts} ({what}); 95 % intervals from {folds} folds.",
+        "carried": "arrived: share of the way from the source's mean to the target's (cross-fitted); removed: share of "
+        "the energy distance between them (unbiased: 1 is all of it); apart: that distance, in sd per unit; moved: "
+        "root mean square over units of the move of the mean, in standard deviations; collateral: mean move of a text. "
+        f"{counts} ({what}); 95 % intervals over {fits} fits and over held-out texts.",
         "one_layer": "The same with one layer's edit alone; left: arrived here less arrived at the edited layer.",
-        "overshoot": "beyond: layers at which the whole interval of arrived lies above 1; where it is largest, and the "
-        "last layer.",
+        "overshoot": "arrived at every layer of held-out texts; the intervals of an edit's layers hold at 95 % "
+        "together (Bonferroni). Above 1: beyond the target.",
+        "left": "What is left at the last layer of each layer's edit alone; intervals likewise.",
+        "compared": f"At the last layer, an edit (after) against {APART} (before), fitted on the same texts; the "
+        "intervals hold at 95 % for all rows together (Bonferroni).",
     }
 
 

@@ -7,22 +7,26 @@ on shuffled labels, and the length of the texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 
 import lens_steer as ls
-from analyses.heldout import plain
+from analyses.experiment import MICROWORLD, Experiment, as_study
+from analyses.sentences import by_verdict, listed, sentence
 
 FALSE_DISCOVERIES = 0.05
+_LENGTH_SITE = "blocks.0.mlp.hook_post"  # a place for the texts' lengths among the values that are ranked
+WIDE = 0.05  # a difference of AUROC that is worth a sentence
 EXPERT = 0.9  # held-out AUROC from which the sentences speak of an expert
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet | ls.LabelledTexts,
@@ -70,8 +74,14 @@ def run(
     batch_size:
         Texts per batch; chosen by length when left out.
 
+    Raises
+    ------
+    LensSteerError
+        A count is below 1, or `shuffles` below 0.
+
     """
-    settings = plain(locals())
+    experiment = Experiment.begin("expert_ranking", run, locals())
+    _check(shuffles=shuffles, keep=keep, top=top, shown=shown)
     texts = contrast.labelled if isinstance(contrast, ls.ContrastSet) else contrast
     activations = ls.collect(model, contrast, sites, pool=pool, batch_size=batch_size)
     ranking = ls.rank_experts(activations, holdout=holdout, seed=seed)
@@ -93,16 +103,23 @@ def run(
     for concept in by_concept["concept"].head(shown if many else 1):
         units = ranking.concept(concept).top(1 if many else shown)
         views[_file_name(concept)] = ls.show_units(model, texts.contrast(concept), units, batch_size=batch_size)
-    study = ls.Study(
-        frames=frames,
-        figures=figures,
-        summary=(_many if many else _one)(frames, units=sum(site.width for site in activations.sites)),
-        captions=_captions(views, holdout=holdout, shuffles=shuffles),
-        tokens=views,
+    return experiment.keep(
+        ls.Study(
+            frames=frames,
+            figures=figures,
+            summary=summary(frames, units=sum(site.width for site in activations.sites)),
+            captions=_captions(views, holdout=holdout, shuffles=shuffles),
+            tokens=views,
+        )
     )
-    if out is not None:
-        study.save(out, name="expert_ranking", model=model, contrast=contrast, seed=seed, settings=settings)
-    return study
+
+
+def _check(*, shuffles: int, **counts: int) -> None:
+    if shuffles < 0:
+        raise ls.LensSteerError(f"shuffles={shuffles}: shuffle labels 0 times or more")
+    for name, count in counts.items():
+        if count < 1:
+            raise ls.LensSteerError(f"{name}={count}: give 1 or more")
 
 
 def shuffled_labels(activations: ls.Activations, *, holdout: float, draws: int, seed: int) -> pd.DataFrame:
@@ -149,34 +166,49 @@ def best_by_layer(ranking: ls.ExpertRanking, *, holdout: float, seed: int) -> pd
         "auroc_low", "auroc_high", "q_value", "source_mean", "target_mean",
     ]  # fmt: skip
     keys = ["concept", "site"]
-    found = best[wanted].merge(pd.concat(probes)[[*keys, "probe_auroc"]], how="left", on=keys)
-    found = found.merge(different.sum().rename("different").reset_index(), how="left", on=keys)
+    table = best[wanted].merge(pd.concat(probes)[[*keys, "probe_auroc"]], how="left", on=keys)
+    table = table.merge(different.sum().rename("different").reset_index(), how="left", on=keys)
     order = {concept: place for place, concept in enumerate(ranking.activations.concepts)}
-    return found.sort_values(["concept", "layer"], key=lambda part: part.replace(order), ignore_index=True)
+    return table.sort_values(["concept", "layer"], key=lambda part: part.replace(order), ignore_index=True)
 
 
 def best_by_concept(by_layer: pd.DataFrame, ranking: ls.ExpertRanking, control: pd.DataFrame) -> pd.DataFrame:
     """Return one row per concept, the best-told first: its best unit beside the probe, shuffled labels and length.
 
     `shuffled_auroc` and `shuffled_best` are means over the shuffles of heldout_auroc and best_auroc; `length_auroc` is
-    that of a text's number of tokens; `different` counts units of all sites.
+    that of a text's number of tokens, with an interval that holds at 95 % for all concepts together; `different` counts
+    units of all sites.
     """
     activations = ranking.activations
     chosen = by_layer.loc[by_layer.groupby("concept", sort=False)["selection_auroc"].idxmax()].drop(columns="different")
     sizes, lengths = {}, {}
+    confidence = 1 - 0.05 / len(activations.concepts)
     for concept in activations.concepts:
         one = activations.concept(concept)
         label = one.labels[:, 0].tolist()
         sizes[concept] = (sum(label), len(label) - sum(label))
-        lengths[concept] = float(roc_auc_score(label, one.lengths))
+        lengths[concept] = length_auroc(label, one.lengths or (), confidence=confidence)
     means = control.groupby("concept")[["heldout_auroc", "best_auroc"]].mean()
     chosen["shuffled_auroc"] = chosen["concept"].map(means["heldout_auroc"])
     chosen["shuffled_best"] = chosen["concept"].map(means["best_auroc"])
-    chosen["length_auroc"] = chosen["concept"].map(lengths)
+    for place, column in enumerate(("length_auroc", "length_low", "length_high")):
+        chosen[column] = [lengths[concept][place] for concept in chosen["concept"]]
     chosen["different"] = chosen["concept"].map(by_layer.groupby("concept")["different"].sum())
     chosen["source_texts"] = [sizes[concept][0] for concept in chosen["concept"]]
     chosen["target_texts"] = [sizes[concept][1] for concept in chosen["concept"]]
     return chosen.sort_values("heldout_auroc", ascending=False, ignore_index=True, kind="stable")
+
+
+def length_auroc(labels: Sequence[int], lengths: Sequence[int], *, confidence: float) -> tuple[float, float, float]:
+    """Return how well texts' numbers of tokens tell the sides, and the interval; nan where all are of one length."""
+    if len(set(lengths)) < 2:
+        return (math.nan,) * 3
+    values = [
+        torch.tensor([[float(n)] for n, label in zip(lengths, labels, strict=True) if label == side]) for side in (1, 0)
+    ]
+    alone = ls.Activations.from_arrays(source={_LENGTH_SITE: values[0]}, target={_LENGTH_SITE: values[1]})
+    row = ls.rank_experts(alone, holdout=None, confidence=confidence).frame.iloc[0]
+    return float(row["auroc"]), float(row["auroc_low"]), float(row["auroc_high"])
 
 
 def confounds(ranking: ls.ExpertRanking, top: int) -> pd.DataFrame:
@@ -189,86 +221,127 @@ def confounds(ranking: ls.ExpertRanking, top: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _one(frames: dict[str, pd.DataFrame], *, units: int) -> list[str]:
+def summary(frames: Mapping[str, pd.DataFrame], *, units: int) -> list[str]:
+    """Return what was found, from the frames alone, of one concept or of many."""
+    return (_many if len(frames["by_concept"]) > 1 else _one)(frames, units=units)
+
+
+def _one(frames: Mapping[str, pd.DataFrame], *, units: int) -> list[str]:
     best = frames["by_concept"].iloc[0]
-    name = _plain(best["concept"])
-    unit = f"{best['site']}[{best['unit']}]"
-    score = f"held-out AUROC {best['heldout_auroc']:.2f} [{best['heldout_low']:.2f}, {best['heldout_high']:.2f}]"
-    chance = "" if pd.isna(best["shuffled_auroc"]) else f"; with shuffled labels {best['shuffled_auroc']:.2f}"
-    if best["heldout_low"] > 0.5:
-        said = [f"The best single unit tells {name} from other texts with {score}{chance}."]
-    else:
-        said = [f"No single unit was found to tell {name} from other texts: the best has {score}{chance}."]
     counts = f"{best['source_texts']:,} texts of the concept and {best['target_texts']:,} others"
-    said.append(
-        f"It is {unit}, the best of {units:,} units by one half of {counts}, measured on the other half; "
-        f"{best['different']:,} units differ between the sides at a false discovery rate of {FALSE_DISCOVERIES:.0%}."
-    )
-    clear = round(best["probe_auroc"], 2) > round(best["heldout_high"], 2)
-    said.append(
-        f"A linear probe on all units of that site reaches {best['probe_auroc']:.2f} on the same texts, "
-        f"{'above' if clear else 'not above'} the interval of the one unit."
-    )
+    sentences = [
+        _best_unit(best),
+        f"It is {best['site']}[{best['unit']}], the best of {units:,} units by one half of {counts}, measured on the "
+        f"other half; {best['different']:,} units differ between the sides at a false discovery rate of "
+        f"{FALSE_DISCOVERIES:.0%}.",
+        f"A linear probe on all units of that site has AUROC {best['probe_auroc']:.2f} on the same texts.",
+    ]
     if not pd.isna(best["shuffled_best"]):
-        said.append(
+        sentences.append(
             f"With nothing held out the same search reports AUROC {best['shuffled_best']:.2f} for shuffled labels too."
         )
-    return [*said, *_confound_sentences(frames["confounds"], best)]
+    return [*sentences, _length_sentence(frames["by_concept"]), *_confound_sentences(frames["confounds"])]
 
 
-def _confound_sentences(table: pd.DataFrame, best: Any) -> list[str]:
-    told = table["auroc for length"]
-    worst = table.iloc[int((told - 0.5).abs().to_numpy().argmax())]
-    said = [
-        f"A text's length alone tells the sides with AUROC {best['length_auroc']:.2f}. Among texts without the concept "
-        f"the best unit tells long from short ones with {told.iloc[0]:.2f}; of the best {len(table)}, the one that "
-        f"length moves most is {worst['site']}[{worst['unit']}], with {worst['auroc for length']:.2f}."
+def _best_unit(best: Any) -> str:
+    """Say what the interval of the best unit's held-out AUROC says beside 1/2."""
+    name = _plain(best["concept"])
+    chance = "" if pd.isna(best["shuffled_auroc"]) else f"; with shuffled labels {best['shuffled_auroc']:.2f}"
+    score = f"held-out AUROC {_auroc(best, 'heldout')}{chance}"
+    return {
+        ls.Verdict.HIGHER: f"The best single unit tells {name} from other texts: {score}.",
+        ls.Verdict.LOWER: f"The best single unit tells {name} from other texts the other way round: {score}.",
+        ls.Verdict.NOT_SHOWN: f"No single unit was shown to tell {name} from other texts: the best has {score}.",
+        ls.Verdict.CANNOT_JUDGE: f"Whether a single unit tells {name} from other texts cannot be judged: {score}.",
+    }[ls.verdict_of(best["heldout_low"], best["heldout_high"], reference=0.5)]
+
+
+def _auroc(row: Any, of: str) -> str:
+    return f"{row[f'{of}_auroc']:.2f} [{row[f'{of}_low']:.2f}, {row[f'{of}_high']:.2f}]"
+
+
+def _length_sentence(table: pd.DataFrame) -> str:
+    """Say of which concepts a text's length tells the sides, by its interval, and list the others."""
+    rows = table.to_dict("records")
+    verdicts = {
+        _plain(row["concept"]): ls.verdict_of(row["length_low"], row["length_high"], reference=0.5) for row in rows
+    }
+    words = {
+        ls.Verdict.HIGHER: "longer with it",
+        ls.Verdict.LOWER: "shorter with it",
+        ls.Verdict.CANNOT_JUDGE: "cannot be judged, all of one length",
+    }
+    shown = [
+        f"{_plain(row['concept'])} {_auroc(row, 'length')}"
+        for row in rows
+        if len(rows) == 1 or verdicts[_plain(row["concept"])] in (ls.Verdict.HIGHER, ls.Verdict.LOWER)
     ]
+    values = f"AUROC of a text's number of tokens: {listed(shown)}" if shown else ""
+    return sentence(f"length of texts, {by_verdict(verdicts, words)}", values)
+
+
+def _confound_sentences(table: pd.DataFrame) -> list[str]:
+    of_length = table["auroc for length"]
+    if of_length.isna().all():
+        sentences = [
+            "Whether the best units tell long texts from short ones cannot be judged: the texts without the concept "
+            "are of one length."
+        ]
+    else:
+        most = table.iloc[int((of_length - 0.5).abs().fillna(-1).to_numpy().argmax())]
+        sentences = [
+            f"Among texts without the concept the best unit tells long from short ones with AUROC "
+            f"{of_length.iloc[0]:.2f}; of the best {len(table)}, {most['site']}[{most['unit']}] is furthest from 1/2, "
+            f"with {most['auroc for length']:.2f}."
+        ]
     groups = [column for column in table.columns if column.startswith("auroc in ")]
-    inside = table[groups].iloc[0].dropna()
+    inside = table[groups].iloc[0].dropna().astype(float)
     if len(inside):
-        said.append(
-            f"Inside the subgroups the best unit's AUROC runs from {inside.min():.2f} "
-            f"({str(inside.idxmin()).removeprefix('auroc in ')}) to {inside.max():.2f} "
-            f"({str(inside.idxmax()).removeprefix('auroc in ')})."
+        low, high = (str(name).removeprefix("auroc in ") for name in (inside.idxmin(), inside.idxmax()))
+        sentences.append(
+            f"Inside the subgroups the best unit's AUROC runs from {inside.min():.2f} ({low}) to {inside.max():.2f} "
+            f"({high})."
         )
-    return said
+    return sentences
 
 
-def _many(frames: dict[str, pd.DataFrame], *, units: int) -> list[str]:
+def _many(frames: Mapping[str, pd.DataFrame], *, units: int) -> list[str]:
     table = frames["by_concept"]
     experts = table[table["heldout_auroc"] >= EXPERT]
     chance = table["shuffled_auroc"].median()
     beside = "" if pd.isna(chance) else f"; with shuffled labels the median is {chance:.2f}"
-    said = [
+    sentences = [
         f"For {len(experts)} of {len(table)} concepts a single unit reaches held-out AUROC {EXPERT} or more "
         f"(median over all concepts {table['heldout_auroc'].median():.2f}{beside})."
     ]
-    first, last = table.iloc[0], table.iloc[-1]
-    said.append(
-        f"The best of {units:,} units tells {_plain(first['concept'])} best, with {first['heldout_auroc']:.2f} "
-        f"[{first['heldout_low']:.2f}, {first['heldout_high']:.2f}], and {_plain(last['concept'])} worst, with "
-        f"{last['heldout_auroc']:.2f} [{last['heldout_low']:.2f}, {last['heldout_high']:.2f}]."
-    )
-    spread = table[table["probe_auroc"] - table["heldout_auroc"] > 0.05]
-    if len(spread):
-        widest = spread.iloc[int((spread["probe_auroc"] - spread["heldout_auroc"]).to_numpy().argmax())]
-        said.append(
-            f"A linear probe on the best unit's layer knows more than the unit, by over .05, for {len(spread)} "
-            f"concepts, most for {_plain(widest['concept'])} ({widest['probe_auroc']:.2f} against "
-            f"{widest['heldout_auroc']:.2f})."
+    known = table.dropna(subset=["heldout_auroc"])
+    if len(known):
+        first, last = known.iloc[0], known.iloc[-1]
+        sentences.append(
+            f"The best of {units:,} units has from {_auroc(last, 'heldout')} ({_plain(last['concept'])}) to "
+            f"{_auroc(first, 'heldout')} ({_plain(first['concept'])})."
+        )
+    verdicts = {
+        _plain(row["concept"]): ls.verdict_of(row["heldout_low"], row["heldout_high"], reference=0.5)
+        for row in table.to_dict("records")
+    }
+    words = {ls.Verdict.HIGHER: "tells it", ls.Verdict.LOWER: "tells it the other way round"}
+    sentences.append(f"The best unit, beside chance (AUROC 1/2): {by_verdict(verdicts, words)}.")
+    spread = table["probe_auroc"] - table["heldout_auroc"]
+    if (spread > WIDE).any():
+        widest = table.iloc[int(spread.fillna(-1).to_numpy().argmax())]
+        sentences.append(
+            f"A linear probe on the best unit's layer has a held-out AUROC more than {WIDE} above the unit's for "
+            f"{int((spread > WIDE).sum())} concepts, most for {_plain(widest['concept'])} "
+            f"({widest['probe_auroc']:.2f} beside {widest['heldout_auroc']:.2f}); no interval stands beside these "
+            "differences."
         )
     layers = table["layer"].value_counts()
-    said.append(
+    sentences.append(
         f"Best units lie in {len(layers)} layers, most often in layer {layers.index[0]} "
         f"({layers.iloc[0]} of {len(table)})."
     )
-    long = table.iloc[int((table["length_auroc"] - 0.5).abs().to_numpy().argmax())]
-    said.append(
-        f"Length is the strongest confound of {_plain(long['concept'])}: a text's number of tokens alone tells it with "
-        f"AUROC {long['length_auroc']:.2f}."
-    )
-    return said
+    return [*sentences, _length_sentence(table)]
 
 
 def _captions(views: dict[str, Any], *, holdout: float, shuffles: int) -> dict[str, str]:
@@ -289,7 +362,7 @@ def _captions(views: dict[str, Any], *, holdout: float, shuffles: int) -> dict[s
 
 
 def _plain(concept: str) -> str:
-    return concept.removeprefix("microworld:")
+    return concept.removeprefix(MICROWORLD)
 
 
 def _file_name(concept: str) -> str:

@@ -12,19 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 import lens_steer as ls
-from analyses.heldout import (
-    PERPLEXITY,
-    HeldOut,
-    beginnings,
-    change_text,
-    concept_name,
-    default_scorer,
-    neutral_texts,
-    plain,
-)
+from analyses.experiment import Experiment, measured
+from analyses.levels import change_over_fits, removed_in_all, value_over_fits
+from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.selection import (
     ALL,
     AUROC,
@@ -40,8 +34,12 @@ from analyses.selection import (
     stability,
     unit_scores,
 )
+from analyses.sentences import by_verdict, interval, sentence
+
+CONCEPT = "concept"
 
 
+@measured()
 def run(
     model: Any,
     contrast: ls.ContrastSet,
@@ -51,24 +49,20 @@ def run(
     sites: str | Sequence[str] = "hook_resid_post",
     pool: Literal["max", "mean", "last", "first"] = "mean",
     fit_texts: int = 32,
-    draws: int = 3,
+    draws: int = 4,
     share: float = 0.1,
     gamma_shares: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05),
     steps: int = 100,
     lr: float = 0.01,
     optimizer: Literal["sgd", "adam"] = "adam",
-    scorer: ls.Scorer | None = None,
-    prompts: Sequence[str] | None = None,
-    prompt_words: int = 4,
-    most_prompts: int = 60,
-    most_neutral: int = 100,
-    samples: int = 4,
-    max_new_tokens: int = 30,
+    **measurement: Any,
 ) -> ls.Study:
     """Follow the gamma path, repeat the selection on other texts, and compare it with other choices of as many units.
 
-    Frames: `path`, `selections` (held-out loss of every choice on every draw), `stability`, `overlap`, `kept_by_layer`,
-    `kept_units`, and `effects` (of the first draw's edits).
+    Frames: `path`, `selections` (losses of every choice on every draw), `removed` and `against_lineas` (what a choice
+    removes of the held-out distance, alone and against LinEAS's), `stability`, `overlap`, `kept_by_layer`,
+    `kept_units`, `effects` and `effects_against_lineas` (of what the model writes), `texts`. Intervals are over draws
+    of fit texts and over held-out texts or prompts.
 
     Parameters
     ----------
@@ -83,7 +77,7 @@ def run(
     sites, pool:
         Where LinEAS edits and measures, and how a text's tokens become one value.
     fit_texts:
-        Texts a side of every fit.
+        Texts a side of every fit, fewer where the half does not suffice: no two draws share a text.
     draws:
         Draws of texts, each with its own selection and refits; two or more show stability.
     share:
@@ -93,15 +87,8 @@ def run(
     steps, lr, optimizer:
         Of every fit. Not the paper's SGD by default: its step is as large for units of any size, so that choices would
         differ by how far it overshoots on their units.
-    scorer:
-        How much of the concept a text shows; by default a `ConceptClassifier` fitted on the fits' half, or the oracle
-        of a microworld contrast.
-    prompts, prompt_words, most_prompts:
-        What is continued: given, or the first words of held-out source texts.
-    most_neutral:
-        Texts of perplexity: the contrast's control, or without any its held-out target.
-    samples, max_new_tokens:
-        Continuations per prompt, and their length in tokens.
+    **measurement:
+        See `Measurement`.
 
     Raises
     ------
@@ -109,12 +96,12 @@ def run(
         No gamma of the path keeps a unit, or fewer than two draws.
 
     """
-    settings = plain(locals())
+    experiment = Experiment.begin("lineas_selection", run, locals())
     if draws < 2:
         raise ls.LensSteerError(f"draws={draws}: stability is seen over two or more draws of texts")
-    train, held = contrast.split(test=0.5, seed=seed)
+    held = experiment.held
     lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, lr=lr, optimizer=optimizer, seed=seed, progress=False)
-    fits = [train.subsample(min(fit_texts, len(train.source), len(train.target)), seed=seed + d) for d in range(draws)]
+    fits = experiment.fit_texts(fit_texts, draws)
     ceiling = lineas.gamma_max(model, fits[0])
     followed = lineas.path(model, fits[0], gammas=[ratio * ceiling for ratio in gamma_shares])
     path = followed.frame.assign(
@@ -127,10 +114,10 @@ def run(
     if not all(edit.units() for edit in supports):
         raise ls.LensSteerError(f"gamma={gamma:.3g} keeps no unit on some draw of texts: raise share, or steps")
     nulls = [sparse.fit(model, texts.shuffled(seed)) for texts in fits]
-    found = ls.find_sites(model, sites)
-    scores = [unit_scores(lineas, model, texts, found) for texts in fits]
+    places = ls.find_sites(model, sites)
+    scores = [unit_scores(lineas, model, texts, places) for texts in fits]
     choices = [
-        choices_like(supports[draw].units(), scores[draw], found, seed=seed + draw * len(found))
+        choices_like(supports[draw].units(), scores[draw], places, seed=seed + draw * len(places))
         for draw in range(draws)
     ]
     refits = {
@@ -139,42 +126,65 @@ def run(
         for name, units in named.items()
     }
     refits |= {(ALL, draw): lineas.fit(model, texts) for draw, texts in enumerate(fits)}
+    removed = _removed(model, refits, held, sites, pool)
+    heldout = experiment.heldout()
+    measurements = Measurements.of(
+        (heldout.measure(edit, name, draw=draw) for (name, draw), edit in refits.items()), seed=seed
+    )
     frames = {
         "path": path,
         "selections": losses(lineas, model, fits, held, refits),
-        "stability": stability(supports, nulls, found, seed),
-        "overlap": overlap(choices, found, seed),
+        "removed": pd.DataFrame([{"choice": name, **value_over_fits(cases)} for name, cases in removed.items()]),
+        "against_lineas": _against_lineas(removed),
+        "stability": stability(supports, nulls, places, seed),
+        "overlap": overlap(choices, places, seed),
         "kept_by_layer": kept_by_layer(path, followed.interventions),
         "kept_units": kept_units(supports, nulls, scores[0]),
+        **_effects(measurements, list(removed)),
+        "texts": heldout.texts,
     }
-    test = HeldOut(
-        model,
-        prompts=beginnings(held.source, words=prompt_words, most=most_prompts) if prompts is None else tuple(prompts),
-        scorers={"concept": scorer or default_scorer(train, seed)},
-        neutral=neutral_texts(held, most_neutral),
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        chat=contrast.chat,
-        seed=seed,
+    return experiment.keep(
+        ls.Study(
+            frames=frames,
+            figures=_figures(frames, gamma),
+            summary=summary(experiment.concept, frames, gamma, heldout.neutral_name),
+            interventions={"sparse": supports[0], "refitted": refits[LINEAS, 0]},
+            captions=_captions(frames, draws, len(fits[0].source), heldout),
+        )
     )
-    frames["effects"] = pd.DataFrame(
-        [
-            {"choice": name, "units": len(edit.units()), **row}
-            for (name, draw), edit in refits.items()
-            if draw == 0
-            for row in test.measure(edit).rows()
-        ]
+
+
+def _removed(
+    model: Any, refits: Mapping[tuple[str, int], ls.Intervention], held: ls.ContrastSet, sites: Any, pool: Any
+) -> dict[str, Any]:
+    """Return choice -> what it removes of the held-out distance at its own sites: [fit, case]."""
+    shared: dict[str, Any] = {"sites": sites, "pool": pool, "by_layer": False, "progress": False}
+    shares = removed_in_all(
+        {key: ls.downstream_shift(model, edit, held, **shared).estimates for key, edit in refits.items()}
     )
-    study = ls.Study(
-        frames=frames,
-        figures=_figures(frames, gamma),
-        summary=_summary(concept_name(contrast), frames, gamma),
-        interventions={"sparse": supports[0], "refitted": refits[LINEAS, 0]},
-        captions=_captions(frames, draws),
+    return {
+        name: np.stack([shares[key] for key in refits if key[0] == name])
+        for name in dict.fromkeys(name for name, _ in refits)
+    }
+
+
+def _against_lineas(removed: Mapping[str, Any]) -> pd.DataFrame:
+    """Hold every choice (after) against LinEAS's (before); the intervals hold at once."""
+    others = [name for name in removed if name != LINEAS]
+    confidence = 1 - 0.05 / len(others)
+    return pd.DataFrame(
+        [{"choice": name, **change_over_fits(removed[LINEAS], removed[name], confidence=confidence)} for name in others]
     )
-    if out is not None:
-        study.save(out, name="lineas_selection", model=model, contrast=contrast, seed=seed, settings=settings)
-    return study
+
+
+def _effects(measurements: Measurements, choices: Sequence[str]) -> dict[str, pd.DataFrame]:
+    others = [name for name in choices if name != LINEAS]
+    confidence = 1 - 0.05 / len(others)
+    alone = [{"choice": name, **row} for name in choices for row in measurements.changes(name)]
+    against = [
+        {"choice": name, **row} for name in others for row in measurements.between(LINEAS, name, confidence=confidence)
+    ]
+    return {"effects": pd.DataFrame(alone), "effects_against_lineas": pd.DataFrame(against)}
 
 
 def _studied_gamma(path: pd.DataFrame, share: float) -> float:
@@ -186,22 +196,22 @@ def _studied_gamma(path: pd.DataFrame, share: float) -> float:
     return float(kept["gamma"].to_numpy()[nearest])
 
 
-def _summary(concept: str, frames: Mapping[str, pd.DataFrame], gamma: float) -> list[str]:
-    table = frames["selections"]
-    removed = table.groupby("choice", sort=False)["removed"].mean()
-    units = table.loc[table["choice"] == LINEAS, "units"].mean()
+def summary(concept: str, frames: Mapping[str, pd.DataFrame], gamma: float, neutral: str) -> list[str]:
+    """Return what was found, from the frames alone: what is removed, by which choice of units, first."""
+    removed = frames["removed"].set_index("choice")
+    units = frames["selections"].loc[frames["selections"]["choice"] == LINEAS, "units"].mean()
     total = frames["kept_by_layer"].groupby("gamma")["units"].sum().iloc[0]
-    said = [
-        f"{units:.0f} of {total:,} units, selected and refitted by LinEAS, remove {removed[LINEAS]:.0%} of the "
-        f"held-out distance between {concept} and other texts; all units {removed[ALL]:.0%}, as many random units "
-        f"{removed[RANDOM]:.0%}."
+    named = "; ".join(f"{name} {interval(removed.loc[name])}" for name in (LINEAS, ALL, AUROC, RANDOM))
+    sentences = [
+        f"Share of the held-out distance between {concept} and other texts that {units:.0f} of {total:,} units remove "
+        f"when LinEAS refits them, by who chose them: {named}.",
+        *_unfinished(frames["selections"]),
+        _against(frames["against_lineas"]),
+        *_stability_sentences(frames),
+        _overlap_sentence(frames["overlap"]),
+        _layers_sentence(frames["kept_by_layer"], gamma),
     ]
-    said += _unfinished(table)
-    said.append(_against(table))
-    said += _stability_sentences(frames)
-    said.append(_overlap_sentence(frames["overlap"]))
-    said.append(_layers_sentence(frames["kept_by_layer"], gamma))
-    return [*said, _effect_sentence(frames["effects"], concept)]
+    return sentences + _effect_sentences(frames, concept, neutral)
 
 
 def _unfinished(table: pd.DataFrame) -> list[str]:
@@ -218,37 +228,30 @@ def _unfinished(table: pd.DataFrame) -> list[str]:
 
 
 def _against(table: pd.DataFrame) -> str:
-    """Say which choices remove less, and which as much or more, on every draw."""
-    gaps = table[~table["choice"].isin([LINEAS, ALL])].groupby("choice", sort=False)["against_lineas"]
-    told = {True: [], False: []}  # type: dict[bool, list[str]]
-    for name, gap in gaps:
-        told[bool(gap.max() < 0)].append(f"{name} ({gap.mean():+.1%})".replace("%)", " points)"))
-    less = (
-        f"On every draw of texts these choices of as many units, refitted alike, remove less: {', '.join(told[True])}"
-    )
-    as_much = f"on some draw these remove as much or more: {', '.join(told[False])}"
-    parts = [part for part, names in ((less, told[True]), (as_much, told[False])) if names]
-    sentence = "; ".join(parts)
-    return (
-        sentence[0].upper()
-        + sentence[1:]
-        + " (difference from LinEAS's choice in the share removed, mean of the draws)."
-    )
+    """Say which choices of as many units remove less or more than LinEAS's, and show the differences."""
+    rows = {row["choice"]: change_of(row) for row in table.to_dict("records")}
+    clauses = [
+        change.sentence(f"refitting {name} instead of LinEAS's choice", "the share removed", style="share")
+        for name, change in rows.items()
+        if change.verdict in (ls.Verdict.LOWER, ls.Verdict.HIGHER)
+    ]
+    others = {name: change.verdict for name, change in rows.items()}
+    return sentence(*clauses, f"share removed, against LinEAS's choice: {by_verdict(others)}")
 
 
 def _stability_sentences(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     pairs = frames["stability"].groupby("against").mean(numeric_only=True)
     real, null = pairs.loc[REAL], pairs.loc[SHUFFLED]
-    said = [
+    sentences = [
         f"From another draw of texts LinEAS selects units with Jaccard overlap {real['jaccard']:.2f}; as many random "
         f"units would have {real['jaccard_chance']:.2f}, random units of the same layers "
         f"{real['jaccard_chance_in_sites']:.2f}. Layers overlap by {real['layers_jaccard']:.2f}."
     ]
     if null["other_units"] == 0:
-        return [*said, "With shuffled labels the same gamma keeps no unit."]
-    told = f"With shuffled labels the same gamma keeps {null['other_units']:.0f} units on average"
+        return [*sentences, "With shuffled labels the same gamma keeps no unit."]
+    count = f"With shuffled labels the same gamma keeps {null['other_units']:.0f} units on average"
     among = null["common"] / null["other_units"]
-    return [*said, f"{told}; {among:.0%} of them are units that the true labels keep too."]
+    return [*sentences, f"{count}; {among:.0%} of them are units that the true labels keep too."]
 
 
 def _overlap_sentence(table: pd.DataFrame) -> str:
@@ -270,17 +273,27 @@ def _layers_sentence(table: pd.DataFrame, gamma: float) -> str:
     return f"On the path the units of this gamma lie in {count} of {len(kept)} layers{where}."
 
 
-def _effect_sentence(table: pd.DataFrame, concept: str) -> str:
-    effects = table[table["measure"] == "concept"].set_index("choice")
-    costs = table[table["measure"] == PERPLEXITY].set_index("choice")["change"].to_dict()
-    told = [
-        f"{name} {change_text(effects.loc[name])} at {costs[name]:+.1f} perplexity"
-        for name in (LINEAS, ALL, AUROC, RANDOM)
-    ]
-    return (
-        f"In generated texts the score of {concept} is {effects['before'].iloc[0]:.3f} without an edit and changes by: "
-        f"{'; '.join(told)}."
-    )
+def _effect_sentences(frames: Mapping[str, pd.DataFrame], concept: str, neutral: str) -> list[str]:
+    """Say what LinEAS's choice does to generated texts, and what others do instead of it."""
+    alone, against = frames["effects"], frames["effects_against_lineas"]
+    called = {
+        CONCEPT: f"the mean score of {concept} in generated texts",
+        PERPLEXITY: f"the perplexity of {neutral}",
+    }
+    sentences = []
+    for measure, name in called.items():
+        own = alone[(alone["choice"] == LINEAS) & (alone["measure"] == measure)].iloc[0]
+        sentences.append(sentence(change_of(own).sentence("refitting LinEAS's choice", name)))
+        others = against[against["choice"].isin([ALL, AUROC, RANDOM]) & (against["measure"] == measure)]
+        sentences.append(
+            sentence(
+                *(
+                    change_of(row).sentence(f"refitting {row['choice']} instead", name)
+                    for row in others.to_dict("records")
+                )
+            )
+        )
+    return sentences
 
 
 def _figures(frames: Mapping[str, pd.DataFrame], gamma: float) -> dict[str, Any]:
@@ -292,7 +305,6 @@ def _figures(frames: Mapping[str, pd.DataFrame], gamma: float) -> dict[str, Any]
     ratio = float(path.loc[path["gamma"] == gamma, "gamma_ratio"].iloc[0])
     layers = frames["kept_by_layer"].pivot_table(index="gamma_ratio", columns="layer", values="share", sort=False)
     layers.index = [f"{value:.2g}" for value in layers.index]
-    means = frames["selections"].groupby("choice", sort=False)["removed"].agg(["mean", "min", "max"]).reset_index()
     figures = {
         "path": ls.figures.dose_response(
             long, x="support", y="value", by="texts", title="Loss along the gamma path",
@@ -306,9 +318,9 @@ def _figures(frames: Mapping[str, pd.DataFrame], gamma: float) -> dict[str, Any]
             value_title="kept",
         ),
         "selections": ls.figures.overlap_bars(
-            means, label="choice", value="mean", low="min", high="max",
+            frames["removed"], label="choice", value="value", low="low", high="high",
             title="How much of the distance a choice of units can remove",
-            note="Each choice is refitted by LinEAS on its units alone. Bars: mean of the draws; lines: their range.",
+            note="Each choice is refitted by LinEAS on its units alone. Lines: 95 % intervals over fits and texts.",
             x_title="share of the held-out distance removed",
         ),
     }  # fmt: skip
@@ -323,21 +335,28 @@ def _figures(frames: Mapping[str, pd.DataFrame], gamma: float) -> dict[str, Any]
     return figures
 
 
-def _captions(frames: Mapping[str, pd.DataFrame], draws: int) -> dict[str, str]:
-    told = {
+def _captions(frames: Mapping[str, pd.DataFrame], draws: int, texts: int, heldout: HeldOut) -> dict[str, str]:
+    over = f"over {draws} fits, each from {texts} + {texts} texts of its own, and over held-out texts"
+    captions = {
         "path": "One row per gamma: units kept, layers used, loss on the texts of the fit and on held-out ones.",
-        "selections": f"Every choice of as many units, refitted without penalty on each of {draws} draws of texts; "
-        "removed: share of the held-out loss without an edit; against_lineas: removed less that of LinEAS's choice.",
-        "stability": "Units kept on one draw of texts against another draw (of one pool: draws may share texts) and "
-        "against shuffled labels, beside what random units would share, anywhere or in the same layers.",
+        "selections": "Every choice of as many units, refitted without penalty on each draw of texts; the transport "
+        "loss of LinEAS, which between finite samples of one law is not 0.",
+        "removed": "Share of the energy distance between source and target that a choice removes, added up over the "
+        f"layers of the sites (unbiased: 1 is all of it); 95 % intervals {over}.",
+        "against_lineas": f"A choice (after) against LinEAS's (before); intervals {over}, at 95 % for all choices "
+        "together (Bonferroni).",
+        "stability": "Units kept on one draw of texts against another draw (they share no text) and against shuffled "
+        "labels, beside what random units would share, anywhere or in the same layers.",
         "overlap": "LinEAS's units against as many chosen by AUROC (its distance from 1/2), by |difference of means|, "
         "by the gradient of the loss at the identity, and layer by layer by that gradient.",
         "kept_by_layer": "Units kept in every layer along the path.",
         "kept_units": "Units that any draw keeps: by how many draws, by how many with shuffled labels; their scores.",
-        "effects": "Edits of the first draw: mean score of generated texts, and perplexity of neutral texts, before "
-        "and after, with 95 % intervals (bootstrap over prompts or texts).",
+        "effects": f"{heldout.about}, before and after; 95 % intervals over fits and over prompts or texts.",
+        "effects_against_lineas": "A choice (after) against LinEAS's (before), in the same measures; the intervals "
+        "hold at 95 % for all choices together (Bonferroni).",
+        "texts": "Continuations of the first prompts, before and after the edits of the first draw.",
     }
-    return {name: text for name, text in told.items() if name in frames}
+    return {name: text for name, text in captions.items() if name in frames}
 
 
 if __name__ == "__main__":

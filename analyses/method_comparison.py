@@ -7,6 +7,7 @@ strength.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.heldout import PERPLEXITY, HeldOut, beginnings, change_text, excludes_zero, neutral_texts, plain
+from analyses.experiment import Experiment, measured
+from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
+from analyses.sentences import by_verdict, listed, sentence
 
 COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
-_CONCEPT = "concept"
+CONCEPT = "concept"
 _SHARES = ("unreadable", "grammatical")
 
 
@@ -35,6 +38,7 @@ class _Entry:
     anywhere: bool = True
 
 
+@measured(most_prompts=200, most_neutral=100)
 def run(
     model: Any,
     contrast: ls.ContrastSet,
@@ -42,28 +46,26 @@ def run(
     out: str | Path | None,
     seed: int = 0,
     sites: str | Sequence[str] = "hook_resid_post",
-    only: tuple[str, ...] = ("",),
+    only: tuple[str, ...] = (),
     strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0),
     budget: float = 1.25,
     fit_texts: int = 32,
     steps: int = 200,
     share: float = 0.02,
-    scorer: ls.Scorer | None = None,
-    prompts: Sequence[str] | None = None,
-    prompt_words: int = 4,
-    most_prompts: int = 200,
-    most_neutral: int = 100,
-    samples: int = 1,
-    max_new_tokens: int = 24,
     given: Mapping[str, str] | None = None,
+    **measurement: Any,
 ) -> ls.Study:
     """Fit every method on the same texts and measure each at its best strength.
+
+    Frames: `methods` (each method at the strength that was chosen), `strengths` (every strength that was tried),
+    `texts`. Of prompts and neutral texts the even ones choose (strengths, and which method a sentence names), the odd
+    ones are reported on. One fit of every method: intervals are over prompts and texts.
 
     Parameters
     ----------
     model, contrast:
-        Methods are fitted on one half of the contrast (split by `seed`); prompts, neutral texts and, without a
-        `scorer`, nothing else come from the other. DSAS needs control texts and is left out without them.
+        Methods are fitted on one half of the contrast (split by `seed`); prompts and neutral texts come from the other.
+        DSAS needs control texts and is left out without them.
     out:
         The new run folder; None writes nothing.
     seed:
@@ -71,7 +73,7 @@ def run(
     sites:
         The sites at which all methods are compared.
     only:
-        Names that a method's must begin with one of; the empty one takes all.
+        Names that a method's must begin with one of; all methods when left out.
     strengths, budget:
         The strength of a method is the one of these with the least of the concept on the validation prompts, among
         those at which the perplexity of the validation texts is at most `budget` times the unedited model's; where
@@ -82,79 +84,77 @@ def run(
         Of LinEAS and LoReFT.
     share:
         Of all units, for the methods that choose k units; ITI takes a quarter of the heads.
-    scorer, prompts, prompt_words, most_prompts:
-        How much of the concept a text shows, and what is continued: the even ones to choose strengths, the odd ones to
-        measure. By default a `ConceptClassifier` of the training half, and the first `prompt_words` words of at most
-        `most_prompts` held-out source texts.
-    most_neutral:
-        Neutral texts (control, or held-out target texts), halved likewise.
-    samples, max_new_tokens:
-        Continuations per prompt, and their length in tokens.
     given:
         On a microworld model, the target's attributes: adds the steering error, in nats per token.
+    **measurement:
+        See `Measurement`.
 
     Raises
     ------
     LensSteerError
-        `only` names no method.
+        `only` names no method, there is no strength, or there are fewer than four prompts or neutral texts.
 
     """
-    settings = plain(locals())
-    train, held = contrast.split(test=0.5, seed=seed)
-    starts = list(beginnings(held.source, words=prompt_words, most=most_prompts) if prompts is None else prompts)
-    neutral = list(neutral_texts(held, most_neutral))
-    score = scorer or ls.ConceptClassifier.fit(train, seed=seed)
-    tuning, test = (
-        HeldOut(
-            model,
-            prompts=tuple(starts[half::2]),
-            scorers={_CONCEPT: score},
-            neutral=tuple(neutral[half::2]),
-            samples=samples,
-            max_new_tokens=max_new_tokens,
-            chat=contrast.chat,
-            seed=seed,
-        )
-        for half in (0, 1)
-    )
-    small = train.subsample(min(fit_texts, len(train.source), len(train.target)), seed=seed)
-    texts = {"": small, NULL: train.shuffled(seed).subsample(len(small.source), seed=seed)}
-    entries = [each for each in _entries(model, small, sites, steps, share, seed) if each.name.startswith(tuple(only))]
+    experiment = Experiment.begin("method_comparison", run, locals())
+    if not strengths:
+        raise ls.LensSteerError("strengths=(): give one strength or more, such as (0.5, 1.0)")
+    tuning, test = (experiment.heldout(half=half) for half in (0, 1))
+    test.scorers = tuning.scorers
+    small = experiment.fit_texts(fit_texts)[0]
+    texts = {"": small, NULL: experiment.train.shuffled(seed).subsample(len(small.source), seed=seed)}
+    entries = [
+        entry for entry in _entries(model, small, sites, steps, share, seed) if not only or entry.name.startswith(only)
+    ]
     if not entries:
         raise ls.LensSteerError(f"only={only} names no method")
-    chosen, tried, kept = [], [], {}
+    about, tried, parts, kept = [], [], [], {}
     for entry, where, place in tqdm(list(_placed(entries, sites)), desc="methods"):
-        strength, within = 0.0, False
+        chosen: dict[str, Any] = {}
         for control, fitted_on in texts.items():
             begun = perf_counter()
             edit = entry.make(place).fit(model, fitted_on)
-            about = {"method": entry.name, "sites": where, "control": control}
             seconds = perf_counter() - begun
+            row = {"method": entry.name, "sites": where, "control": control}
             if not control:
-                curve = [{**about, **_measured(tuning, edit, each)} for each in strengths]
+                curve = [row | _tried(tuning, edit, strength, label(row)) for strength in strengths]
                 tried += curve
-                strength, within = _best(curve, budget)
-            row = {**about, **_measured(test, edit, strength), "within_budget": within}
-            row |= _size(model, edit) | {"fit_seconds": seconds}
-            if given is not None:
-                errors = ls.steering_error(
-                    model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1
-                )
-                row |= {"error_before": errors.before.nats.mean, "error_after": errors.nats}
-            chosen.append(row)
+                chosen = _best(curve, budget)
+            parts.append(test.measure(edit, label(row), strength=chosen["strength"]))
+            row |= chosen | _size(model, edit) | {"fit_seconds": seconds}
+            about.append(row | _steering_error(model, edit, chosen["strength"], given, seed))
             if not control and where == COMMON:
                 kept[entry.name.replace(" ", "_")] = edit
-    table = pd.DataFrame(chosen)
-    study = ls.Study(
-        frames={"methods": table, "strengths": pd.DataFrame(tried)},
-        figures={"strengths": _figure(contrast.name, pd.DataFrame(tried))},
-        summary=_summary(contrast.name, table, score.name),
-        interventions=kept,
-        captions=_captions(len(starts) // 2, samples, budget, len(small.source)),
+    table = methods_table(about, Measurements.of(parts, seed=seed))
+    return experiment.keep(
+        ls.Study(
+            frames={"methods": table, "strengths": pd.DataFrame(tried), "texts": test.texts},
+            figures={"strengths": _figure(experiment.concept, pd.DataFrame(tried))},
+            summary=summary(experiment.concept, table, budget, test.neutral_name),
+            interventions=kept,
+            captions=_captions(test, budget, len(small.source)),
+        )
     )
-    if out is not None:
-        study.save(out, name="method_comparison", model=model, contrast=contrast, seed=seed, settings=settings)
-    return study
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """Return the name of an edit among the measurements and texts."""
+    return ", ".join(filter(None, (row["method"], f"sites: {row['sites']}", row["control"])))
+
+
+def methods_table(about: Sequence[Mapping[str, Any]], measurements: Measurements) -> pd.DataFrame:
+    """Return one row per edit; the intervals of all methods hold at once, and those of the nulls are no narrower."""
+    looks = sum(not row["control"] for row in about)
+    rows = []
+    for row in about:
+        changes = {
+            change["measure"]: change for change in measurements.changes(label(row), confidence=1 - 0.05 / looks)
+        }
+        effect, cost = changes[CONCEPT], changes[PERPLEXITY]
+        measures = {name: effect[name] for name in ("before", "after", "change", "low", "high", "confidence")}
+        measures |= {f"{PERPLEXITY}_{name}": cost[name] for name in ("before", "after", "low", "high")}
+        measures |= {f"{name}_change": changes[name]["change"] for name in _SHARES if name in changes}
+        rows.append({**row, **measures})
+    return pd.DataFrame(rows)
 
 
 def _entries(model: Any, small: ls.ContrastSet, sites: Any, steps: int, share: float, seed: int) -> Iterator[_Entry]:
@@ -214,25 +214,37 @@ def _placed(entries: Sequence[_Entry], sites: Any) -> Iterator[tuple[_Entry, str
         yield entry, OWN, entry.own
 
 
-def _measured(test: HeldOut, edit: ls.Intervention, strength: float) -> dict[str, Any]:
-    """Return effect, cost and what the scorer tells beside them, as one row."""
-    rows = {row["measure"]: row for row in test.measure(edit, strength).rows()}
-    effect, cost = rows[_CONCEPT], rows[PERPLEXITY]
-    row = {"strength": strength} | {name: effect[name] for name in ("before", "after", "change", "low", "high")}
-    row |= {"perplexity_before": cost["before"], "perplexity_after": cost["after"]}
-    return row | {f"{name}_change": rows[name]["change"] for name in _SHARES if name in rows}
+def _tried(tuning: HeldOut, edit: ls.Intervention, strength: float, name: str) -> dict[str, Any]:
+    """Return what one strength does on the validation prompts and texts."""
+    found = Measurements.of([tuning.measure(edit, name, strength=strength, keep=False)], seed=0)
+    values = {
+        f"{measure}_{when}": found.value(name, measure, when)
+        for measure in found.measures
+        for when in ("before", "after")
+    }
+    row = {"strength": strength, "before": values[f"{CONCEPT}_before"], "after": values[f"{CONCEPT}_after"]}
+    row["change"] = row["after"] - row["before"]
+    return row | {name: value for name, value in values.items() if not name.startswith(CONCEPT)}
 
 
-def _best(curve: Sequence[dict[str, Any]], budget: float) -> tuple[float, bool]:
-    """Return the strength to take and whether it is within the budget; one that leaves nothing to score is not."""
+def _best(curve: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any]:
+    """Return the strength to take, whether it is within the budget, and what it did; nothing to score is not within."""
     fine = [
         row
         for row in curve
         if row["perplexity_after"] <= budget * row["perplexity_before"] and row["after"] == row["after"]
     ]
-    if fine:
-        return float(min(fine, key=lambda row: float(row["after"]))["strength"]), True
-    return float(min(curve, key=lambda row: float(row["perplexity_after"]))["strength"]), False
+    best = min(fine or curve, key=lambda row: float(row["after" if fine else "perplexity_after"]))
+    return {"strength": best["strength"], "within_budget": bool(fine), "validation_after": best["after"]}
+
+
+def _steering_error(
+    model: Any, edit: ls.Intervention, strength: float, given: Mapping[str, str] | None, seed: int
+) -> dict[str, Any]:
+    if given is None:
+        return {}
+    errors = ls.steering_error(model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1)
+    return {"error_before": errors.before.nats.mean, "error_after": errors.nats}
 
 
 def _size(model: Any, edit: ls.Intervention) -> dict[str, Any]:
@@ -247,34 +259,52 @@ def _size(model: Any, edit: ls.Intervention) -> dict[str, Any]:
     return {**units, "parameters": parameters, "bakeable": bakeable}
 
 
-def _summary(concept: str, table: pd.DataFrame, scorer: str) -> list[str]:
+def summary(concept: str, table: pd.DataFrame, budget: float, neutral: str) -> list[str]:
+    """Return what was found, from the table alone; a method is named by what it did on the validation prompts."""
     real, null = table[table["control"] == ""], table[table["control"] == NULL]
-    base = real["before"].iloc[0]
-    found = []
+    sentences = []
     for where in (COMMON, OWN):
-        rows = real[(real["sites"] == where) & real["within_budget"] & (real["high"] < 0)].sort_values("after")
-        label = "At the same sites" if where == COMMON else "At the papers' own sites"
+        rows = real[(real["sites"] == where) & real["within_budget"]].dropna(subset=["validation_after"])
+        place = "at the same sites" if where == COMMON else "at the papers' own sites"
         if rows.empty:
-            found.append(f"{label}, no method lowers the share of {concept} within the budget of perplexity.")
+            sentences.append(sentence(f"{place}, no strength of a method kept within the budget of perplexity"))
             continue
-        best = rows.iloc[0]
-        found.append(
-            f"{label}, {best['method']} does most against {concept}: {best['before']:.3f} to {best['after']:.3f} of "
-            f"continuations ({change_text(best)}), perplexity {best['perplexity_before']:.2f} to "
-            f"{best['perplexity_after']:.2f}, {best['units']} of {best['of_units']} units."
+        sentences += _best_method(rows.sort_values("validation_after", kind="stable").iloc[0], place, concept, neutral)
+    within = real[real["within_budget"]]
+    verdicts = {f"{row['method']} ({row['sites']})": change_of(row).verdict for row in within.to_dict("records")}
+    if verdicts:
+        sentences.append(f"Score of {concept} within the budget, against no edit: {by_verdict(verdicts)}.")
+    over = real[~real["within_budget"]]
+    if len(over):
+        sentences.append(f"No strength within the budget: {listed(_names(over))}.")
+    beyond = within[within["perplexity_after"] > budget * within["perplexity_before"]]
+    if len(beyond):
+        sentences.append(
+            f"Within {budget:g} times the perplexity on the validation texts and beyond it on the reported ones: "
+            f"{listed(_names(beyond))}."
         )
-    still = [
-        f"{row['method']} ({row['sites']})"
-        for _, row in real.iterrows()
-        if not (row["within_budget"] and excludes_zero(row) and row["change"] < 0)
+    counts = Counter(change_of(row).verdict for row in null.to_dict("records"))
+    each = "; ".join(f"{verdict}: {counts[verdict]}" for verdict in ls.Verdict if counts[verdict])
+    sentences.append(f"Of {len(null)} fits on shuffled labels, at the same strengths: {each}.")
+    return sentences
+
+
+def _best_method(row: Any, place: str, concept: str, neutral: str) -> list[str]:
+    subject = f"{place}, {row['method']} (best on the validation prompts, strength {row['strength']:g})"
+    cost = {name: row[f"{PERPLEXITY}_{name}"] for name in ("before", "after", "low", "high")}
+    units = f"{row['units']:,} of {row['of_units']:,} units"
+    return [
+        sentence(change_of(row).sentence(subject, f"the mean score of {concept} in continuations")),
+        sentence(
+            change_of({**cost, "confidence": row["confidence"]}).sentence(
+                f"it edits {units} and", f"the perplexity of {neutral}"
+            )
+        ),
     ]
-    if still:
-        found.append(f"No effect within the budget: {'; '.join(still)}.")
-    moved = [row["method"] for _, row in null.iterrows() if row["high"] < 0]
-    count = f"{len(moved)} of {len(null)} fits on shuffled labels lower it too"
-    found.append(f"{count}{': ' + ', '.join(dict.fromkeys(moved)) if moved else ''}.")
-    found.append(f"The unedited model's share is {base:.3f}, as scored by {scorer}.")
-    return found
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    return [f"{row['method']} ({row['sites']})" for row in rows.to_dict("records")]
 
 
 def _figure(concept: str, tried: pd.DataFrame) -> Any:
@@ -291,19 +321,19 @@ def _figure(concept: str, tried: pd.DataFrame) -> Any:
     )
 
 
-def _captions(prompts: int, samples: int, budget: float, texts: int) -> dict[str, str]:
+def _captions(test: HeldOut, budget: float, texts: int) -> dict[str, str]:
     return {
         "methods": (
-            f"Each method fitted on {texts} + {texts} texts, at the strength chosen on other prompts, measured on "
-            f"{prompts} prompts x {samples}. before, after: mean score of the continuations; low, high: 95 % interval "
-            f"of the change. within_budget: perplexity at most {budget:g} times the unedited model's when it was "
-            "chosen. units: moved, of those at the sites. error: steering error in nats per token."
+            f"Each method fitted once, on {texts} + {texts} texts, at the strength chosen on other prompts and texts: "
+            f"{test.about}. low, high: interval of the change over prompts, which holds at 95 % for all methods "
+            f"together (Bonferroni). within_budget: perplexity at most {budget:g} times the unedited model's on the "
+            "validation texts; validation_after: the score there. units: moved, of those at the sites. error: steering "
+            "error in nats per token."
         ),
-        "strengths": "Every strength that was tried, on the validation prompts.",
+        "strengths": "Every strength that was tried, on the validation prompts and texts.",
+        "texts": "Continuations of the first prompts, before and after every edit at its strength.",
     }
 
 
 if __name__ == "__main__":
-    from lens_steer.cli.study import study_command
-
-    study_command(run)()
+    ls.study_command(run)()

@@ -1,13 +1,14 @@
 """Expert units, steering and the comparison of methods on small models: the tables of the README.
 
 `python -m analyses.real_models experts`, and the same with `steering`, `microworld_methods` or `tinytalk_methods`,
-write csv files into `analyses/tables/`. They need the models and data that lie in `../shared`.
+write csv files into `analyses/tables/`. They need the models and data that lie in `../shared`. Edits are measured as in
+the studies, see `Experiment` and `Measurements`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ import torch
 
 import lens_steer as ls
 from analyses import method_comparison
+from analyses.controls import random_choices
+from analyses.experiment import Experiment
+from analyses.measurements import PERPLEXITY, HeldOut, Measurements
 from lens_steer import microworld
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 TABLES = Path(__file__).with_name("tables")
 SAD = ["sad", "sadly", "cried", "cry", "crying", "tears", "upset", "lonely"]  # the concept file's own keywords
 SEED = 0
+NULLS = 3  # draws of every control of the steering table
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,21 @@ def concepts() -> tuple[Concept, ...]:
 
 
 def expert_table() -> pd.DataFrame:
-    """Return, per model and concept: the best unit and linear probe on held-out texts, and a shuffled control."""
+    """Return, per model and concept: the best unit and linear probe on held-out texts, and a shuffled control.
+
+    Unit and probe's site are both chosen on one half of the texts (the site by probes that are trained on one half of
+    that half and measured on its other half) and measured on the other one.
+    """
     rows = []
     for name in ("tinytalk-neo", "stories260K"):
         model = ls.load_model(SHARED / "models" / name)
         for concept in concepts():
             contrast = concept.read()
+            train, _ = contrast.split(test=0.5, seed=SEED)
             ranking = ls.rank_experts(ls.collect(model, contrast), seed=SEED)
             best = ranking.top(1).iloc[0]
-            probes = ranking.probes()
+            probes = ranking.probes().set_index("site")["probe_auroc"]
+            site = probed_site(model, train)
             null = ls.rank_experts(ls.collect(model, contrast.shuffled(SEED)), seed=SEED).top(1).iloc[0]
             rows.append(
                 {
@@ -69,8 +80,11 @@ def expert_table() -> pd.DataFrame:
                     "texts a side": len(contrast.source),
                     "best unit": f"{best.site}[{best.unit}]",
                     "held-out AUROC": best.heldout_auroc,
+                    "held-out low": best.heldout_low,
+                    "held-out high": best.heldout_high,
                     "all texts, 95 % interval": f"{best.auroc:.3f} [{best.auroc_low:.3f}, {best.auroc_high:.3f}]",
-                    "best site's probe": probes["probe_auroc"].max(),
+                    "probe's site": site,
+                    "probe": probes[site],
                     "units with q < 0.05": int((ranking.frame["q_value"] < 0.05).sum()),
                     "of units": len(ranking.frame),
                     "shuffled labels": null.heldout_auroc,
@@ -79,74 +93,89 @@ def expert_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def edits(model: Any, contrast: ls.ContrastSet) -> Iterator[tuple[str, str, ls.Intervention]]:
-    """Yield (method, control, intervention): AurA, LinEAS at three supports, and their null controls."""
-    small = contrast.subsample(32, seed=SEED)
-    shuffled = contrast.shuffled(SEED)
-    yield "AurA", "", ls.AurA().fit(model, contrast)
-    yield "AurA, the paper's sites", "", ls.AurA(sites="paper:aura").fit(model, contrast)
-    yield "AurA", "shuffled labels", ls.AurA().fit(model, shuffled)
+def probed_site(model: Any, train: ls.ContrastSet) -> str:
+    """Return the site whose linear probe is the best, by the selecting texts alone."""
+    probes = ls.probe_sites(ls.collect(model, train), holdout=0.5, seed=SEED)
+    return str(probes["site"].to_numpy()[int(probes["probe_auroc"].to_numpy().argmax())])
+
+
+def edits(model: Any, train: ls.ContrastSet) -> Iterator[tuple[str, str, int, ls.Intervention]]:
+    """Yield (method, control, draw, intervention): AurA, LinEAS at three supports, and their null controls."""
+    small = train.subsample(32, seed=SEED)
+    yield "AurA", "", 0, ls.AurA().fit(model, train)
+    yield "AurA, the paper's sites", "", 0, ls.AurA(sites="paper:aura").fit(model, train)
     lineas = ls.LinEAS(sites="hook_resid_post")
     ceiling = lineas.gamma_max(model, small)
     kept = {}
     for label, share in (("dense", 0.0), ("middle", 0.1), ("sparse", 0.5)):
         edit = replace(lineas, gamma=share * ceiling).fit(model, small)
         kept[label] = len(edit.units())
-        yield f"LinEAS {label}", "", edit
-    null = replace(lineas, gamma=0.1 * ceiling).fit(model, shuffled.subsample(32, seed=SEED))
-    yield "LinEAS middle", "shuffled labels", null
+        yield f"LinEAS {label}", "", 0, edit
+    null = replace(lineas, gamma=0.1 * ceiling)
+    for draw in range(NULLS):
+        shuffled = train.shuffled(SEED + draw)
+        yield "AurA", "shuffled labels", draw, ls.AurA().fit(model, shuffled)
+        yield "LinEAS middle", "shuffled labels", draw, null.fit(model, shuffled.subsample(32, seed=SEED))
     sites = ls.find_sites(model, "hook_resid_post")
-    units = ls.random_units(sites, kept["sparse"], seed=SEED)
-    activations = ls.collect(model, contrast, "hook_resid_post")
-    yield "ablation", "random units", ls.ablate(units, mode="mean", activations=activations)
+    for draw, units in enumerate(random_choices(sites, max(1, kept["sparse"]), draws=NULLS, seed=SEED)):
+        yield "LinEAS", "random units, refitted", draw, lineas.refit(model, small, units)
 
 
 def steering_table(*, samples: int = 8) -> pd.DataFrame:
     """Return effect and cost of steering tinytalk-neo away from "sad", on texts that no fit has seen.
 
-    Prompts are the first four words of sad sentences; a continuation counts as sad if it holds one of the keywords.
+    Prompts are the first four words of sad sentences; a continuation counts as sad if it holds one of the keywords. The
+    intervals hold at 95 % for all edits of the table together.
     """
     model = ls.load_model(SHARED / "models" / "tinytalk-neo")
     whole = ls.read_contrast(SHARED / "data" / "story_concepts" / "sad.json")
-    train, held = whole.split(test=0.5, seed=SEED)
-    starts = [" ".join(str(text).split()[:4]) for text in held.source]
-    before = None
-    rows = []
-    for method, control, edit in edits(model, train):
+    measurement = {"scorer": ls.WordList(SAD, name="sad words"), "samples": samples, "max_new_tokens": 30}
+    measurement |= {"most_prompts": len(whole.source), "most_neutral": len(whole.target)}
+    given = {"model": model, "contrast": whole, "out": None, "seed": SEED, "measurement": measurement}
+    experiment = Experiment.begin("steering", steering_table, given)
+    heldout = experiment.heldout()
+    about, parts = [], []
+    for method, control, draw, edit in edits(model, experiment.train):
         strengths = (1.0,) if control or method.endswith("sites") else (0.5, 1.0, 1.5)
         for strength in strengths:
-            result = ls.evaluate(
-                model,
-                edit,
-                prompts=starts,
-                scorer=ls.WordList(SAD, name="sad words"),
-                neutral=held.target,
-                strength=strength,
-                samples=samples,
-                max_new_tokens=30,
-                seed=SEED,
-                before=before,
-            )
-            before = before or result
-            effect, cost = result.frame.iloc[0], result.frame.iloc[1]
-            support = edit.support()
-            rows.append(
-                {
-                    "method": method,
-                    "control": control,
-                    "strength": strength,
-                    "units": int(support["kept"].sum()),
-                    "of units": int(support["units"].sum()),
-                    "sad texts before": effect.before,
-                    "after": effect.after,
-                    "change": effect.change,
-                    "change low": effect.low,
-                    "change high": effect.high,
-                    "perplexity before": cost.before,
-                    "perplexity after": cost.after,
-                }
-            )
-            print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
+            row = {"method": method, "control": control, "strength": strength}
+            parts.append(_measured(heldout, edit, row, draw))
+            if draw == 0:
+                support = edit.support()
+                about.append(row | {"units": int(support["kept"].sum()), "of units": int(support["units"].sum())})
+            print(row, "draw", draw, flush=True)
+    return _steering_rows(about, Measurements.of(parts, seed=SEED))
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['method']}, {row['control']}, {row['strength']}"
+
+
+def _measured(heldout: HeldOut, edit: ls.Intervention, row: dict[str, Any], draw: int) -> pd.DataFrame:
+    return heldout.measure(edit, _label(row), draw=draw, strength=row["strength"])
+
+
+def _steering_rows(about: Sequence[dict[str, Any]], measurements: Measurements) -> pd.DataFrame:
+    looks = sum(not row["control"] for row in about)
+    rows = []
+    for row in about:
+        changes = {each["measure"]: each for each in measurements.changes(_label(row), confidence=1 - 0.05 / looks)}
+        effect, cost = changes["concept"], changes[PERPLEXITY]
+        rows.append(
+            {
+                **row,
+                "draws": len(measurements.by_draw(_label(row), "concept")),
+                "sad texts before": effect["before"],
+                "after": effect["after"],
+                "change": effect["change"],
+                "change low": effect["low"],
+                "change high": effect["high"],
+                "perplexity before": cost["before"],
+                "perplexity after": cost["after"],
+                "perplexity low": cost["low"],
+                "perplexity high": cost["high"],
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -59,13 +59,13 @@ def agreement(first: Choice, second: Choice, sites: Sequence[ls.Site], *, seed: 
     groups = [(sum(u.site == s for u in first), sum(u.site == s for u in second), s.width) for s in sites]
     one, other, width = (sum(column) for column in zip(*groups, strict=True))
     common = len(set(first) & set(second))
-    found: dict[str, float] = {"units": one, "other_units": other, "common": common}
-    found |= _shares(np.array([common]), one, other, "")
+    table: dict[str, float] = {"units": one, "other_units": other, "common": common}
+    table |= _shares(np.array([common]), one, other, "")
     random = np.random.default_rng([seed, one, other])
     for name, parts in (("_chance", [(one, other, width)]), ("_chance_in_sites", groups)):
         drawn = [random.hypergeometric(b, w - b, a, _CHANCE_DRAWS) for a, b, w in parts]
-        found |= _shares(np.sum(drawn, axis=0), one, other, name)
-    return found
+        table |= _shares(np.sum(drawn, axis=0), one, other, name)
+    return table
 
 
 def _shares(common: np.ndarray, one: int, other: int, name: str) -> dict[str, float]:
@@ -112,12 +112,11 @@ def losses(
     held: ls.ContrastSet,
     refits: Mapping[tuple[str, int], ls.Intervention],
 ) -> pd.DataFrame:
-    """Return choice, draw, units, layers, the loss on the fit's and on held-out texts, and what share is removed."""
+    """Return choice, draw, units, layers, and the loss on the fit's and on held-out texts."""
     untouched = lineas.loss_of(model, held)
     rows = []
     for (name, draw), edit in refits.items():
         support = edit.support()
-        loss = lineas.loss_of(model, held, edit)
         rows.append(
             {
                 "choice": name,
@@ -125,14 +124,11 @@ def losses(
                 "units": int(support["kept"].sum()),
                 "layers": int((support.groupby("layer")["kept"].sum() > 0).sum()),
                 "fit_loss": lineas.loss_of(model, fits[draw], edit),
-                "heldout_loss": loss,
+                "heldout_loss": lineas.loss_of(model, held, edit),
                 "heldout_identity_loss": untouched,
-                "removed": 1 - loss / untouched,
             }
         )
-    table = pd.DataFrame(rows)
-    gap = table["removed"] - table["draw"].map(table[table["choice"] == LINEAS].set_index("draw")["removed"])
-    return table.assign(against_lineas=gap)
+    return pd.DataFrame(rows)
 
 
 def stability(

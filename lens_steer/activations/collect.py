@@ -24,6 +24,7 @@ from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, checked_batch_s
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
+from lens_steer.texts.seen import known_forms
 
 
 def collect(
@@ -272,4 +273,7 @@ class _Collected:
             lengths=tuple(sum(row) for row in tokens.pooled),
             groups=texts.groups,
             provenance=provenance,
+            blocks=torch.tensor(texts.blocks),
+            hashes=torch.from_numpy(known_forms(texts.texts)),
+            pairs=None if texts.pairs is None else torch.from_numpy(texts.pairs.copy()),
         )

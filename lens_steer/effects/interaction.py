@@ -8,12 +8,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from lens_steer.activations.pooling import Pool
-from lens_steer.effects.distances import Sides, Untouched, pooled_sides, tokenized_groups
+from lens_steer.effects.combined import CombinedAt, Effect, Measures
 from lens_steer.effects.downstream import reached
+from lens_steer.effects.shifts import Untouched, deviations
+from lens_steer.effects.text_groups import pooled_sides, tokenized_groups
 from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
@@ -22,15 +23,15 @@ from lens_steer.interventions.collisions import collisions
 from lens_steer.interventions.compose import compose
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
+from lens_steer.statistics.intervals import require_confidence
+from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.texts.contrast import ContrastSet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Measure = Literal["moved", "towards", "additivity", "commutation", "synergy"]
+Measure = Literal["moved", "towards", "curvature", "additivity", "excess", "commutation", "synergy"]
 Side = Literal["source", "target"]
-
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +49,14 @@ class Interaction:
         value, the mean over texts; low, high, its interval.
 
         moved: size of e, in sd. towards: how far e goes from the source's mean to the target's, as a share of that way
-        (1 arrives, below 0 leads away). Of pairs alone: additivity, the size of e(pair) - e(first) - e(later), in sd: 0
-        where effects add up. commutation: the size of e(pair) - e(the same two, the other way round), in sd: 0 where
-        order does not matter. synergy: towards of the pair less that of either: below 0 they hinder each other.
+        (1 arrives, below 0 leads away), cross-fitted; nan where source and target are not shown to differ. curvature:
+        the size of e - 2 e(the same at half strength), in sd: how far two halves of one and the same edit are from
+        adding up, because the blocks on the way are not linear.
+
+        Of pairs alone: additivity, the size of e(pair) - e(first) - e(later), in sd: 0 where effects add up; at or
+        below the pair's curvature the two get on no worse than halves of one edit do. excess: additivity - curvature.
+        commutation: the size of e(pair) - e(the same two, the other way round), in sd: 0 where order does not matter.
+        synergy: towards of the pair less that of either: below 0 they hinder each other.
     settings:
         names, contrast, pool, strength, confidence, the number of texts, and of each pair the number of units where the
         two collide.
@@ -117,15 +123,14 @@ def interaction(
     pool: Pool = "mean",
     strength: float = 1.0,
     confidence: float = 0.95,
-    seed: int = 0,
     batch_size: int | None = None,
     check_model: bool = True,
     progress: bool = True,
 ) -> Interaction:
     """Measure how a set of interventions combines: each alone, and every pair in both orders.
 
-    The texts pass once unedited, once per intervention, and once or twice per pair: where two interventions collide at
-    no unit (`collisions`) both orders are the same function.
+    The texts pass once unedited, twice per intervention (at its strength and at half of it), and two or four times per
+    pair: where two interventions collide at no unit (`collisions`) both orders are the same function.
 
     Parameters
     ----------
@@ -142,9 +147,9 @@ def interaction(
         How a text's tokens become one value.
     strength:
         Of every intervention, before it is composed.
-    confidence, seed:
-        Of the intervals: percentiles over texts drawn again with replacement. Standard deviations and the way from
-        source to target are held as they are. A single text has no interval (nan).
+    confidence:
+        Of the intervals, a delete-a-group jackknife over blocks of texts: equal texts and pairs are left out together.
+        Standard deviations are held as they are. A single text of a side has no interval (nan).
     batch_size, progress:
         Texts per batch, chosen by length when None; whether to show a progress bar.
     check_model:
@@ -153,7 +158,7 @@ def interaction(
     Raises
     ------
     SettingError
-        Fewer than two interventions.
+        Fewer than two interventions, or a confidence that is none.
     SiteError
         An edited site does not exist in this model, or no measured site comes at or after an edit.
     ActivationError
@@ -162,41 +167,43 @@ def interaction(
         As `Intervention.on` and `tokenize` say.
 
     """
-    import pandas as pd
-
+    require_confidence(confidence)
     named = _named(interventions)
     require_eval(model)
-    edited = find_sites(model, list({site.name: None for each in named.values() for site in each.sites}))
+    edited = find_sites(model, list({site.name: None for edit in named.values() for site in edit.sites}))
     measured = reached(host_of(model), find_sites(model, sites), edited)
     if not measured:
         raise SiteError(f"none of the sites {sites!r} comes at or after the first edit, at {edited[0].name}")
     scaled = {name: intervention.scaled(strength) for name, intervention in named.items()}
     group, *_ = tokenized_groups(model, contrast, (), None)
+    unedited = pooled_sides(model, group, measured, pool, batch_size, "the unedited model")
+    untouched = Untouched(group, unedited, deviations(unedited))
+    places = {site: CombinedAt(untouched, site, confidence=confidence) for site in measured}
 
-    def values(what: str, intervention: Intervention) -> Sides:
-        with intervention.on(model, check_model=check_model):
-            return pooled_sides(model, group, measured, pool, batch_size, what)
+    def effects(what: str, *edits: Intervention) -> list[dict[Site, Effect]]:
+        """Return the effects of the edits one after the other, and of the same at half their strength."""
+        runs = []
+        for run in (edits, [edit.scaled(0.5) for edit in edits]):
+            intervention = compose(*run) if len(run) > 1 else run[0]
+            with intervention.on(model, check_model=check_model):
+                values = pooled_sides(model, group, measured, pool, batch_size, f"the model edited by {what}")
+            runs.append({site: place.effect(values) for site, place in places.items()})
+        return runs
 
-    ruler = _Ruler(pooled_sides(model, group, measured, pool, batch_size, "the unedited model"))
-    alone = {name: ruler.effects(values(f"the model edited by {name}", each)) for name, each in scaled.items()}
-    found: dict[tuple[Site, str, str | None], Measures] = {}
-    for name in alone:
-        found |= {(site, name, None): ruler.measure(site, alone[name][site]) for site in measured}
+    alone = {name: effects(name, edit) for name, edit in scaled.items()}
+    measures: dict[tuple[Site, str, str | None], Measures] = {}
+    for name, (whole, half) in alone.items():
+        measures |= {(site, name, None): place.alone(whole[site], half[site]) for site, place in places.items()}
     colliding = {}
-    pairs = list(combinations(scaled, 2))
-    for one, other in progress_bar(pairs, desc="interaction", unit="pair", show=progress):
-        first, later = scaled[one], scaled[other]
-        there = back = ruler.effects(values(f"the model edited by {one}, then {other}", compose(first, later)))
-        colliding[f"{one}, {other}"] = apart = len(collisions(first, later, tol=0.0))
-        if apart:
-            back = ruler.effects(values(f"the model edited by {other}, then {one}", compose(later, first)))
-        for site in measured:
-            added = {side: alone[one][site][side] + alone[other][site][side] for side in there[site]}
-            found[site, one, other] = ruler.measure(site, there[site], added=added, turned=back[site])
-            found[site, other, one] = ruler.measure(site, back[site], added=added, turned=there[site])
-    order = {site.name: place for place, site in enumerate(measured)}
-    frame = pd.concat([_frame(found, side, confidence, seed) for side in get_args(Side)])
-    frame = frame.sort_values("site", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    for one, other in progress_bar(list(combinations(scaled, 2)), desc="interaction", unit="pair", show=progress):
+        runs = {(one, other): effects(f"{one}, then {other}", scaled[one], scaled[other])}
+        colliding[f"{one}, {other}"] = apart = len(collisions(scaled[one], scaled[other], tol=0.0))
+        runs[other, one] = effects(f"{other}, then {one}", scaled[other], scaled[one]) if apart else runs[one, other]
+        for (first, later), (whole, half) in runs.items():
+            turned = runs[later, first][0]
+            for site, place in places.items():
+                parts = {"one": alone[first][0][site], "other": alone[later][0][site], "turned": turned[site]}
+                measures[site, first, later] = place.pair(whole[site], half[site], **parts)
     about = {
         "names": list(named),
         "contrast": contrast.name,
@@ -206,89 +213,25 @@ def interaction(
         "texts": {side: len(tokens) for side, tokens in group.tokens.items()},
         "colliding_units": colliding,
     }
-    return Interaction(frame, about)
+    return Interaction(_frame(measures, confidence), about)
 
 
-Effect = Mapping[str, Float[Tensor, "text unit"]]
-"""Side -> what an edit adds to every text at a site, in standard deviations; constant units are left out."""
-Measures = Mapping[tuple[str, str], Float[Tensor, " text"]]
-"""(side, measure) -> its value on every text."""
-
-
-class _Ruler:
-    """The unedited values: what effects are counted from, in which unit, and which way leads to the target."""
-
-    def __init__(self, unedited: Sides) -> None:
-        self._unedited = unedited
-        untouched = Untouched(unedited)
-        self._sd = {site: untouched.deviation(site) for site in unedited["source"]}
-
-    def effects(self, edited: Sides) -> dict[Site, Effect]:
-        """Return the effect at every site."""
-        return {
-            site: {
-                side: self._in_sd(edited[side][site] - pooled[site], site) for side, pooled in self._unedited.items()
-            }
-            for site in self._sd
-        }
-
-    def measure(
-        self, site: Site, effect: Effect, *, added: Effect | None = None, turned: Effect | None = None
-    ) -> Measures:
-        """Return the measures of an edit alone, or of a pair: `added` is the sum of its parts, `turned` its reverse."""
-        measures = {}
-        for side, of_texts in effect.items():
-            measures[side, "moved"] = _size(of_texts)
-            measures[side, "towards"] = self._towards(of_texts, site)
-            if added is not None and turned is not None:
-                measures[side, "additivity"] = _size(of_texts - added[side])
-                measures[side, "commutation"] = _size(of_texts - turned[side])
-                measures[side, "synergy"] = self._towards(of_texts - added[side], site)
-        return measures
-
-    def _in_sd(self, values: Float[Tensor, "text unit"], site: Site) -> Float[Tensor, "text unit"]:
-        sd = self._sd[site]
-        return (values.double() / sd)[:, ~sd.isnan()]
-
-    def _towards(self, of_texts: Float[Tensor, "text unit"], site: Site) -> Float[Tensor, " text"]:
-        source, target = (self._unedited[side][site].double().mean(0, keepdim=True) for side in ("source", "target"))
-        way = self._in_sd(target - source, site)[0]
-        return of_texts @ way / way.square().sum()
-
-
-def _size(of_texts: Float[Tensor, "text unit"]) -> Float[Tensor, " text"]:
-    return of_texts.square().mean(1).sqrt()
-
-
-def _frame(
-    found: Mapping[tuple[Site, str, str | None], Measures], side: Side, confidence: float, seed: int
-) -> pd.DataFrame:
-    """Return the rows of one side: means over its texts with their intervals, all on the same draws."""
+def _frame(measures: Mapping[tuple[Site, str, str | None], Measures], confidence: float) -> pd.DataFrame:
+    """Return all measures with their intervals, the source's texts first within a site."""
     import pandas as pd
 
-    rows, columns = [], []
-    for (site, first, later), measures in found.items():
-        for (of_side, measure), of_texts in measures.items():
-            if of_side == side:
-                rows.append((site.name, site.layer, side, first, later, measure))
-                columns.append(of_texts.numpy())
-    values = np.stack(columns, axis=1)
-    frame = pd.DataFrame(rows, columns=["site", "layer", "side", "first", "later", "measure"])
-    low, high = _mean_intervals(values, confidence, seed)
-    return frame.assign(value=values.mean(0), low=low, high=high)
-
-
-def _mean_intervals(
-    values: Float[np.ndarray, "text column"], confidence: float, seed: int
-) -> Float[np.ndarray, "2 column"]:
-    """Return the percentile intervals of all columns' means when texts are drawn again with replacement."""
-    texts = len(values)
-    if texts < 2:
-        return np.full((2, values.shape[1]), np.nan)
-    # `change_interval` takes one column a call; here are hundreds, and one product of matrices draws them all.
-    draws = np.random.default_rng(seed).multinomial(texts, np.full(texts, 1 / texts), size=_RESAMPLES)
-    tail = (1 - confidence) / 2
-    return np.asarray(np.quantile(draws @ values / texts, [tail, 1 - tail], axis=0))
+    order = {site: place for place, site in enumerate(dict.fromkeys(site for site, *_ in measures))}
+    rows = [
+        (order[site], side, site.name, site.layer, first, later, measure, cases)
+        for (site, first, later), of_run in measures.items()
+        for (side, measure), cases in of_run.items()
+    ]
+    rows.sort(key=lambda row: (row[0], get_args(Side).index(row[1])))
+    cases = np.stack([row[-1] for row in rows], axis=1)
+    low, high = jackknife_intervals(cases, confidence=confidence)
+    columns = ["site", "layer", "side", "first", "later", "measure"]
+    frame = pd.DataFrame([(name, layer, side, *rest) for _, side, name, layer, *rest, _ in rows], columns=columns)
+    return frame.assign(value=cases[0], low=low, high=high)
 
 
 def _named(interventions: Mapping[str, Intervention] | Sequence[Intervention]) -> dict[str, Intervention]:
@@ -296,7 +239,7 @@ def _named(interventions: Mapping[str, Intervention] | Sequence[Intervention]) -
     if isinstance(interventions, Mapping):
         named = dict(interventions)
     else:
-        methods = [str(each.provenance.get("method", "intervention")) for each in interventions]
+        methods = [str(edit.provenance.get("method", "intervention")) for edit in interventions]
         counts = [methods[:place].count(method) + 1 for place, method in enumerate(methods)]
         names = [method if n == 1 else f"{method} {n}" for method, n in zip(methods, counts, strict=True)]
         named = dict(zip(names, interventions, strict=True))

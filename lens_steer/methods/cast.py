@@ -19,7 +19,7 @@ from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.repe import first_component
-from lens_steer.ranking.experts import split_rows
+from lens_steer.ranking.halves import halves
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
@@ -132,10 +132,7 @@ class CAST:
 
     def _halves(self, condition: ContrastSet, read: Activations) -> tuple[Bool[Tensor, " text"], Bool[Tensor, " text"]]:
         """Return the masks of texts kept for the directions and held out for F1."""
-        kept, held = split_rows(read.labels[:, 0], self.holdout, self.seed)
-        if condition.paired and len(condition.source) == len(condition.target):
-            held = held[: len(condition.source)].repeat(2)
-            kept = ~held
+        kept, held = halves(read, self.holdout, self.seed)
         return kept, held
 
     def _at(self, site: Site, read: Activations, kept: Tensor, held: Tensor, tokens: Scope) -> _Condition:

@@ -65,10 +65,10 @@ def fit_causally(
     device = host_of(model).device
     maps: dict[Site, ActivationMap] = {}
     walks = []
-    batches = list(tokens.batches(batch_size))
-    if len(batches) > _MOST_WALKS:
-        batches = list(tokens.batches(math.ceil(len(tokens) / _MOST_WALKS)))
-    for rows, batch in batches:
+    listed = list(tokens.batches(batch_size))
+    if len(listed) > _MOST_WALKS:  # a thread each: fewer, larger batches
+        listed = list(tokens.batches(math.ceil(len(tokens) / _MOST_WALKS)))
+    for rows, batch in listed:
         moved = None if moves == "both" else is_source[rows].to(device)
         walks.append(_Walk(model, rows, batch.to(device), moved, pool, maps))
     with _setting_out(model, sites, walks):

@@ -6,7 +6,7 @@ Nothing here knows a model: it asks a function for log probabilities, one docume
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -24,10 +24,20 @@ its tokens, in token-id order."""
 
 @dataclass(frozen=True)
 class Measured:
-    """A mean over prefixes and its standard error; documents are independent, the prefixes of one are not."""
+    """A mean over prefixes and its standard error; documents are independent, the prefixes of one are not.
+
+    `by_document` is each document's sum over its prefixes less the mean's share of it, over the mean length: how far
+    the document alone carries the mean (linearised). Two speakers are compared on the same documents by it.
+    """
 
     mean: float
     standard_error: float
+    by_document: tuple[float, ...] = field(default=(), repr=False)
+
+    def change_error(self, before: Measured) -> float:
+        """Return the standard error of this mean less that of `before`, paired over the same documents."""
+        change = np.array(self.by_document) - np.array(before.by_document)
+        return float(change.std(ddof=1) / np.sqrt(len(change)))
 
 
 @dataclass(frozen=True)
@@ -126,4 +136,4 @@ def _per_prefix(sums: Float[np.ndarray, " document"], lengths: Float[np.ndarray,
     """Every prefix weighs the same: a ratio of two means, its standard error by linearisation."""
     mean = sums.sum() / lengths.sum()
     residual = (sums - mean * lengths) / lengths.mean()
-    return Measured(float(mean), float(residual.std(ddof=1) / np.sqrt(len(sums))))
+    return Measured(float(mean), float(residual.std(ddof=1) / np.sqrt(len(sums))), tuple(residual.tolist()))

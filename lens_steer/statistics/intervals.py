@@ -38,10 +38,16 @@ class Interval:
     high: float
     confidence: float
 
+    @classmethod
+    def of(cls, row: Any, *, estimate: str = "value", confidence: float = 0.95) -> Interval:
+        """Return the interval that a row of a table holds in its columns `estimate`, low and high."""
+        value, low, high = (float(row[column]) for column in (estimate, "low", "high"))
+        return cls(value, low, high, confidence)
+
     @property
     def verdict(self) -> Verdict:
-        """What the interval says beside 0."""
-        return verdict_of(self.low, self.high)
+        """What the interval says beside 0; without a finite estimate there is nothing to judge."""
+        return verdict_of(self.low, self.high) if math.isfinite(self.estimate) else Verdict.CANNOT_JUDGE
 
 
 def change_interval(
@@ -56,7 +62,7 @@ def change_interval(
     the smallest level, to the normal one (Hesterberg, The American Statistician 2015). A level of one row gives nan.
     Where all rows change alike both ends are that change: `share_change_interval` knows better for shares.
     """
-    _check_confidence(confidence)
+    require_confidence(confidence)
     full = np.broadcast_arrays(*columns)
     if min(full[0].shape) < 2:
         return math.nan, math.nan
@@ -102,20 +108,23 @@ def share_change_interval(
     Where no row of n changes at all, it holds every change that would stay unseen in n rows with a probability above
     (1 - confidence) / 2 on either side. Otherwise it is `change_interval`'s. nan where nothing was counted.
     """
-    _check_confidence(confidence)
+    require_confidence(confidence)
     if not (before_of.sum() > 0 and after_of.sum() > 0):
         return math.nan, math.nan
-    moved = after / after_of.sum() - before / before_of.sum()
+    difference = float(share_change(before, before_of, after, after_of, 0))
+    # A row that reads as before has not changed, although its weight does where others are no longer counted.
+    same = np.isclose(after, before, atol=1e-12) & np.isclose(after_of, before_of, atol=1e-12)
+    moved = (after / after_of.sum() - before / before_of.sum())[~same]
     changed = moved[~np.isclose(moved, 0, atol=1e-12)]
     tail = (1 - confidence) / 2
     if len(changed) == 0:
         unseen = 1 - tail ** (1 / max(1, int((before_of > 0).sum())))
-        return -unseen, unseen
+        return difference - unseen, difference + unseen
     if len(changed) >= _RARE:
         return change_interval(share_change, before, before_of, after, after_of, confidence=confidence, seed=seed)
     rises = stats.binomtest(int((changed > 0).sum()), len(changed)).proportion_ci(confidence, method="exact")
-    size, total = float(np.abs(changed).sum()), float(changed.sum())
-    return min((2 * rises.low - 1) * size, total), max((2 * rises.high - 1) * size, total)
+    size = float(np.abs(changed).sum())
+    return min((2 * rises.low - 1) * size, difference), max((2 * rises.high - 1) * size, difference)
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ def against_draws(
     1 - confidence. nan ends with fewer than `FEWEST_DRAWS` draws, or fewer than two rows.
 
     """
-    _check_confidence(confidence)
+    require_confidence(confidence)
     draws, rows = controls[0].shape
     of_draws = np.asarray(value(*controls, axis=1), dtype=float)
     of_choice = float(value(*choice, axis=0))
@@ -180,22 +189,19 @@ def against_draws(
     return AgainstDraws(Interval(difference, difference - half, difference + half, confidence), rank_p, draws)
 
 
-def jackknife_interval(estimate: float, left_out: Float[np.ndarray, " group"], *, confidence: float) -> Interval:
-    """Return the interval of a statistic from its values with one group of rows left out each time.
+def confidence_of_each(confidence: float, looks: int) -> float:
+    """Return the confidence that each of several intervals needs, so that all hold at once with `confidence`.
 
-    For statistics that resampling with replacement biases, such as distances between samples (a text drawn twice lies
-    at distance 0 from itself). Groups hold whole blocks of rows. Delete-a-group jackknife with Student's quantile.
+    Bonferroni's, valid however the looks depend on each other. SettingError for fewer than one look.
     """
-    _check_confidence(confidence)
-    groups = len(left_out)
-    if groups < 2 or not math.isfinite(estimate) or not np.isfinite(left_out).all():
-        return Interval(estimate, math.nan, math.nan, confidence)
-    error = math.sqrt((groups - 1) / groups * float(np.square(left_out - left_out.mean()).sum()))
-    half = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * error
-    return Interval(estimate, estimate - half, estimate + half, confidence)
+    require_confidence(confidence)
+    if looks < 1:
+        raise SettingError(f"there is one look or more, not {looks}")
+    return 1 - (1 - confidence) / looks
 
 
-def _check_confidence(confidence: float) -> None:
+def require_confidence(confidence: float) -> None:
+    """Refuse a confidence that is none."""
     if not 0 < confidence < 1:
         raise SettingError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
 

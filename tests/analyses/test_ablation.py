@@ -1,4 +1,4 @@
-"""The ablation study: its doses and controls, and that its sentences follow from its frames."""
+"""The ablation study: doses, controls drawn for the choice beside them, and verbs that follow from intervals."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import ablation
+from analyses.ablation import CHOICES, CONCEPT, EXPERTS, LINEAS, MATCHED, RANDOM, SHUFFLED
+from analyses.measurements import PERPLEXITY
 from tests.analyses.contrasts import GENERATION, contrast
+from tests.analyses.verbs import FEW, changes, check_doses, check_verbs
 
 SMALL: dict[str, Any] = {
     **GENERATION,
@@ -36,14 +41,11 @@ def study(tiny: Any, out: Path) -> ls.Study:
 
 def test_every_choice_is_measured_at_every_dose(study: ls.Study) -> None:
     doses = study.frames["dose_response"]
-    columns = ["choice", "k", "draws", "measure", "before", "after", "change", "low", "high"]
-    assert doses.columns.tolist() == columns
-    choices = [ablation.EXPERTS, ablation.LINEAS, ablation.MATCHED, ablation.RANDOM, ablation.SHUFFLED]
-    assert set(doses["choice"]) == set(choices)
+    assert set(doses["choice"]) == {*CHOICES, *MATCHED.values(), RANDOM, SHUFFLED}
     assert (doses.groupby(["choice", "k"])["measure"].nunique() == 2).all()
+    assert set(doses.loc[~doses["choice"].isin(CHOICES), "draws"]) == {2}
     np.testing.assert_allclose(doses["after"] - doses["before"], doses["change"], atol=1e-12)
-    assert (doses.groupby("measure")["before"].nunique() == 1).all()  # one unedited model
-    assert ((doses["low"] <= doses["high"]) | doses["low"].isna()).all()
+    np.testing.assert_allclose(doses.groupby("measure")["before"].agg(np.ptp), 0, atol=1e-9)  # one unedited model
 
 
 def test_the_same_seed_gives_the_same_frames_and_the_folder_holds_them(study: ls.Study, tiny: Any, out: Path) -> None:
@@ -55,28 +57,37 @@ def test_the_same_seed_gives_the_same_frames_and_the_folder_holds_them(study: ls
     assert saved.summary == study.summary == again.summary
 
 
-def test_differences_are_those_of_the_doses(study: ls.Study) -> None:
+def test_a_choice_stands_against_the_mean_of_its_controls_draws(study: ls.Study) -> None:
     doses: Any = study.frames["dose_response"].set_index(["choice", "k", "measure"])
-    for row in study.frames["against_controls"].to_dict("records"):
+    against = study.frames["against_controls"]
+    assert set(against["control"]) == {*MATCHED.values(), RANDOM, SHUFFLED}
+    for row in against[against["measure"] == CONCEPT].to_dict("records"):
         chosen, control = (doses.loc[row[which], row["k"], row["measure"]] for which in ("choice", "control"))
-        assert row["difference"] == pytest.approx(chosen["after"] - control["after"], abs=1e-12)
+        assert row["after"] == pytest.approx(chosen["after"], abs=1e-12)
+        assert row["before"] == pytest.approx(control["after"], abs=1e-12)
+    # Two draws show nothing of how draws vary.
+    assert against["low"].isna().all()
+    assert "20 are needed" in study.summary[0]
 
 
-def test_matched_units_lie_at_the_experts_sites_and_are_none_of_them(study: ls.Study) -> None:
+@pytest.mark.parametrize("choice", CHOICES)
+def test_either_choice_has_matched_units_of_its_own(study: ls.Study, choice: str) -> None:
     units = study.frames["chosen_units"]
-    experts = units[units["choice"] == ablation.EXPERTS].set_index("rank")
-    named = set(zip(experts["site"], experts["unit"], strict=True))
-    matched = units[units["choice"] == ablation.MATCHED]
+    chosen = units[units["choice"] == choice].set_index("rank")
+    named = set(zip(chosen["site"], chosen["unit"], strict=True))
+    matched = units[units["choice"] == MATCHED[choice]]
     for _, draw in matched.groupby("draw"):
         drawn = draw.set_index("rank")
-        assert (drawn["site"] == experts["site"]).all()
-        here = set(zip(drawn["site"], drawn["unit"], strict=True))
-        assert len(here) == len(drawn)
-        assert not here & named
-    far = units[units["choice"] == ablation.RANDOM]
+        assert (drawn["site"] == chosen["site"]).all()
+        places = set(zip(drawn["site"], drawn["unit"], strict=True))
+        assert len(places) == len(drawn)
+        assert not places & named
+    far = units[units["choice"] == RANDOM]
 
     def distance(rows: pd.DataFrame) -> float:
-        gaps = rows["token_mean"].to_numpy() - rows["rank"].map(experts["token_mean"]).to_numpy()
+        known = rows[rows["rank"] <= len(chosen)]
+        gaps = [known[column].to_numpy() - known["rank"].map(chosen[column]).to_numpy()
+                for column in ("token_mean", "token_std")]  # fmt: skip
         return float(np.abs(gaps).mean())
 
     assert distance(matched) < distance(far)
@@ -93,35 +104,63 @@ def test_a_selection_keeps_the_order_in_which_units_enter_the_path(tiny: Any) ->
     assert set(order) == set(first) | set(second)
 
 
-def doses(difference: float, low: float, high: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    effects = pd.DataFrame(
-        [
-            {"choice": ablation.EXPERTS, "control": ablation.MATCHED, "k": 4, "measure": "concept",
-             "difference": difference, "low": low, "high": high}
-        ]
-    )  # fmt: skip
-    rows = [{"choice": ablation.EXPERTS, "k": 4, "measure": "concept", "before": 0.5, "after": 0.25}]
-    return effects, pd.DataFrame(rows)
+@st.composite
+def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
+    ks = (4, 16)
+    reached = draw(st.sampled_from([(), (4,), ks]))
+    at = {EXPERTS: ks, LINEAS: reached, MATCHED[EXPERTS]: ks, MATCHED[LINEAS]: reached, RANDOM: ks, SHUFFLED: ks}
+    doses = [
+        {"choice": choice, "k": k, "draws": 1, "measure": measure, **draw(changes())}
+        for choice, doses in at.items()
+        for k in doses
+        for measure in (CONCEPT, PERPLEXITY)
+    ]
+    against = [
+        {"choice": choice, "control": control, "k": k, "measure": measure, "draws": 20, **draw(changes())}
+        for choice in CHOICES
+        for control in (MATCHED[choice], RANDOM)
+        for k in at[choice]
+        for measure in (CONCEPT, PERPLEXITY)
+    ]
+    units = [{"choice": EXPERTS, "rank": 1, "heldout_auroc": 0.9, "token_mean": 1.0, "token_std": 1.0}]
+    return {
+        "dose_response": pd.DataFrame(doses),
+        "against_controls": pd.DataFrame(against),
+        "chosen_units": pd.DataFrame(units),
+    }
 
 
-def test_a_verdict_follows_from_the_interval() -> None:
-    def said(*difference: float) -> str:
-        effects, table = doses(*difference)
-        return ablation._verdict("sad", ablation.EXPERTS, effects, table)
-
-    assert "from 0.500 to 0.250" in said(-0.2, -0.3, -0.1)
-    assert "no more than" in said(-0.2, -0.4, 0.1)
-    assert "raise it" in said(0.2, 0.1, 0.3)
-    assert "no more than" in said(0.0, float("nan"), float("nan"))
-
-
-def test_costs_in_the_sentences_are_those_of_the_frame(study: ls.Study) -> None:
-    table = study.frames["dose_response"]
-    row = table[(table["choice"] == ablation.EXPERTS) & (table["measure"] == "perplexity")].iloc[-1]
-    assert f"from {row['before']:.1f} to {row['after']:.1f}" in " ".join(study.summary)
+@FEW
+@given(frames())
+def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
+    summary = ablation.summary("sad", tables, (4, 16), "held-out target texts")
+    doses, against = tables["dose_response"], tables["against_controls"]
+    reached = LINEAS in set(doses["choice"])
+    assert check_verbs(summary) == (9 if reached else 5)
+    matched = against[(against["choice"] == EXPERTS) & (against["control"] == MATCHED[EXPERTS])]
+    check_doses(summary[0], matched[matched["measure"] == CONCEPT], "k")
 
 
-@pytest.mark.parametrize("ks", [(), (0, 2), (2, 200)])
-def test_impossible_doses_are_refused(tiny: Any, ks: tuple[int, ...]) -> None:
-    with pytest.raises(ls.LensSteerError, match="doses lie between"):
-        ablation.run(tiny, contrast("sad", "happy"), out=None, **{**SMALL, "ks": ks})
+@pytest.mark.parametrize("mode", ["zero", "resample"])
+def test_units_are_held_as_the_mode_says(tiny: Any, mode: str) -> None:
+    study = ablation.run(tiny, contrast("sad", "happy"), out=None, **{**SMALL, "mode": mode, "ks": (2,), "draws": 1})
+    assert study.interventions["experts"].provenance["method"] == f"ablate {mode}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "culprit"),
+    [
+        ({"ks": ()}, "doses lie between"),
+        ({"ks": (0, 2)}, "doses lie between"),
+        ({"ks": (2, 200)}, "doses lie between"),
+        ({"draws": 0}, "draws=0"),
+        ({"mode": "Zero"}, "mode='Zero': choose one of 'zero', 'mean'"),
+        ({"optimizer": "adamw"}, "optimizer='adamw'"),
+    ],
+)
+def test_impossible_settings_are_refused_before_the_work(
+    tiny: Any, setting: dict[str, Any], culprit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ls, "collect", pytest.fail)
+    with pytest.raises(ls.LensSteerError, match=culprit):
+        ablation.run(tiny, contrast("sad", "happy"), out=None, **{**SMALL, **setting})

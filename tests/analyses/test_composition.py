@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import composition
-from analyses.heldout import unseen
+from analyses.composition import KINDS, NULL, unseen, without_concepts
+from analyses.measurements import PERPLEXITY
 from tests.analyses.contrasts import GENERATION, contrast
+from tests.analyses.verbs import FEW, changes, check_verbs, expected
+from tests.families import WORDS
 
 SMALL: dict[str, Any] = {
     **GENERATION,
@@ -37,9 +42,8 @@ def study(tiny: Any, out: Path) -> ls.Study:
 
 def test_every_edit_is_measured_on_both_concepts_and_the_cost(study: ls.Study) -> None:
     table = study.frames["composition"]
-    assert table.columns.tolist() == ["kind", "edit", "units", "measure", "before", "after", "change", "low", "high"]
     for _, rows in table.groupby("kind"):
-        assert rows["edit"].unique().tolist() == ["sad", "cat", FIRST, SECOND, "shuffled labels"]
+        assert rows["edit"].unique().tolist() == ["sad", "cat", FIRST, SECOND, NULL]
     assert (table.groupby(["kind", "edit"])["measure"].agg(list).map(tuple) == ("sad", "cat", "perplexity")).all()
     units = table.groupby(["kind", "edit"])["units"].first()
     assert units["sparse", "sad"] < units["dense", "sad"]
@@ -50,20 +54,31 @@ def test_orders_and_interference_are_differences_of_the_table(study: ls.Study) -
     table = study.frames["composition"].set_index(["kind", "edit", "measure"])["after"]
     for row in study.frames["order"].to_dict("records"):
         there, back = (table[row["kind"], order, row["measure"]] for order in (FIRST, SECOND))
-        assert (row["first_order"], row["other_order"]) == pytest.approx((there, back))
-        assert row["difference"] == pytest.approx(back - there)
+        assert (row["before"], row["after"]) == pytest.approx((there, back))
     for row in study.frames["interference"].to_dict("records"):
-        alone, composed = (table[row["kind"], edit, row["concept"]] for edit in (row["concept"], row["order"]))
-        assert row["difference"] == pytest.approx(composed - alone)
+        alone, composed = (table[row["kind"], edit, row["measure"]] for edit in (row["measure"], row["order"]))
+        assert (row["before"], row["after"]) == pytest.approx((alone, composed))
 
 
-def test_what_meets_nowhere_has_no_order(study: ls.Study) -> None:
-    """Where two edits share no unit, the two orders are one function."""
-    met = study.frames["collisions"].groupby("kind")["units"].sum()
-    inside = study.frames["interaction"].query("measure == 'commutation'").groupby("kind")["value"].max()
-    assert met["dense"] == 64
-    assert (inside[met.reindex(inside.index).fillna(0) == 0] == 0).all()
-    assert inside["dense"] > 0
+def test_edits_that_share_no_unit_have_no_order(tiny: Any) -> None:
+    """Their two orders are one function: nothing collides, and commutation is 0 at every site."""
+    site = ls.find_sites(tiny, "blocks.0.mlp.hook_post")[0]
+    one, two = (ls.ablate([ls.Unit(site, unit)], mode="value", value=3.0) for unit in (1, 2))
+    edits = {kind: {"sad": one, "cat": two} for kind in KINDS}
+    assert composition._collisions(edits, "sad", "cat")["units"].sum() == 0
+    inside = composition._interaction(tiny, edits, contrast("sad", "happy"), "sad", "cat")
+    turned = inside[inside["measure"] == "commutation"]
+    assert len(turned) > 0
+    np.testing.assert_allclose(turned["value"], 0, atol=1e-6)
+
+
+def test_edits_that_share_a_unit_have_one(tiny: Any) -> None:
+    site = ls.find_sites(tiny, "blocks.0.mlp.hook_post")[0]
+    one, two = (ls.ablate([ls.Unit(site, 1)], mode="value", value=value) for value in (3.0, -3.0))
+    edits = {kind: {"sad": one, "cat": two} for kind in KINDS}
+    assert composition._collisions(edits, "sad", "cat")["units"].sum() == len(KINDS)
+    inside = composition._interaction(tiny, edits, contrast("sad", "happy"), "sad", "cat")
+    assert inside[inside["measure"] == "commutation"]["value"].max() > 0.1
 
 
 def test_the_same_seed_gives_the_same_frames_and_the_folder_holds_them(study: ls.Study, tiny: Any, out: Path) -> None:
@@ -76,25 +91,68 @@ def test_the_same_seed_gives_the_same_frames_and_the_folder_holds_them(study: ls
     assert saved.summary == study.summary
 
 
-def test_the_sentences_show_the_changes_of_the_frame(study: ls.Study) -> None:
-    table: Any = study.frames["composition"].set_index(["kind", "edit", "measure"])
-    told = " ".join(study.summary)
-    for kind in composition.KINDS:
-        assert f"sad {table.loc[(kind, FIRST, 'sad'), 'change']:+.3f}" in told
-        assert f"{table.loc[(kind, FIRST, 'perplexity'), 'after']:.1f}" in told
-    lowers = [
-        all(table.loc[(kind, order, concept), "high"] < 0 for order in (FIRST, SECOND) for concept in ("sad", "cat"))
-        for kind in composition.KINDS
+@st.composite
+def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
+    edits = ["sad", "cat", FIRST, SECOND, NULL]
+    measures = ("sad", "cat", PERPLEXITY)
+    return {
+        "composition": pd.DataFrame(
+            {"kind": kind, "edit": edit, "units": 3, "measure": measure, **draw(changes())}
+            for kind in KINDS
+            for edit in edits
+            for measure in measures
+        ),
+        "order": pd.DataFrame(
+            {"kind": kind, "measure": name, **draw(changes())} for kind in KINDS for name in measures
+        ),
+        "interference": pd.DataFrame(
+            {"kind": kind, "order": order, "measure": name, **draw(changes())}
+            for kind in KINDS
+            for name in ("sad", "cat")
+            for order in (FIRST, SECOND)
+        ),
+        "collisions": pd.DataFrame({"kind": [*KINDS], "units": [2, 0]}),
+        "interaction": pd.DataFrame({"kind": [], "site": [], "side": [], "measure": [], "value": []}),
+    }
+
+
+@FEW
+@given(frames())
+def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
+    summary = composition.summary(tables, "sad", "cat", "neutral texts")
+    shown = [
+        expected(row) in (ls.Verdict.LOWER, ls.Verdict.HIGHER)
+        for name in ("order", "interference")
+        for row in tables[name].to_dict("records")
     ]
-    assert ("No composition lowers both" in study.summary[0]) == (not any(lowers))
+    assert check_verbs(summary) == len(KINDS) * (3 + 2 + 2) + sum(shown)
+    table = tables["composition"]
+    for kind in KINDS:
+        rows = table[
+            (table["kind"] == kind) & table["edit"].isin([FIRST, SECOND]) & table["measure"].isin(["sad", "cat"])
+        ]
+        verdicts = {expected(row) for row in rows.to_dict("records")}
+        (clause,) = [part for part in summary[0].split(": ", 1)[1].split("; ") if f"{kind} edits" in part]
+        assert clause.startswith("both lower:") == (verdicts == {ls.Verdict.LOWER})
+        assert clause.startswith("cannot be judged") == (ls.Verdict.CANNOT_JUDGE in verdicts)
 
 
-def test_order_is_told_where_its_interval_excludes_zero(study: ls.Study) -> None:
-    frames = dict(study.frames)
-    frames["order"] = frames["order"].assign(low=-1.0, high=1.0)
-    assert "No dependence on order" in composition._order_sentence(frames)
-    frames["order"].loc[0, ["difference", "low", "high"]] = [0.5, 0.25, 1.0]
-    assert "dense, sad +0.500 [+0.250, +1.000]" in composition._order_sentence(frames)
+def test_neutral_texts_show_neither_concept() -> None:
+    scorers = [ls.WordList(["sad"]), ls.WordList(["cat"])]
+    rows = ["a sad dog", ("the", "cat sat"), "a dog ran", ("sad", "it rained")]
+    assert without_concepts(rows, scorers) == ("a dog ran", ("sad", "it rained"))
+
+
+def test_texts_with_either_concept_do_not_measure_the_cost(tiny: Any) -> None:
+    shown = ls.WordList(list(WORDS), name="everything")
+    with pytest.raises(ls.LensSteerError, match="show neither"):
+        composition.run(
+            tiny,
+            contrast("sad", "happy"),
+            out=None,
+            second=contrast("cat", "tree", seed=7),
+            **{**SMALL, "scorer": shown},
+        )
 
 
 def test_a_text_of_either_training_half_is_no_held_out_text() -> None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import lineas_selection
 from analyses.selection import ALL, AUROC, LINEAS, RANDOM, REAL, SHUFFLED
+from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
 SETTINGS: dict[str, Any] = {
@@ -34,7 +37,7 @@ def test_every_choice_has_as_many_units(study: ls.Study) -> None:
         assert draw["choice"].nunique() == 7
         # A refit may leave a chosen unit where it is, never move another.
         assert draw["units"].max() <= draw.loc[draw["choice"] == LINEAS, "units"].iloc[0]
-    assert table["removed"].equals(1 - table["heldout_loss"] / table["heldout_identity_loss"])
+    assert set(study.frames["removed"]["choice"]) == set(table["choice"])
     assert (table["fit_loss"] > 0).all()
 
 
@@ -62,17 +65,45 @@ def test_controls_stand_beside_the_claims(study: ls.Study) -> None:
 
 
 def test_the_sentences_say_what_the_tables_do(study: ls.Study) -> None:
-    removed = study.frames["selections"].groupby("choice")["removed"].mean()
+    removed = study.frames["removed"].set_index("choice")
     for name in (LINEAS, ALL, RANDOM):
-        assert f"{removed[name]:.0%}" in study.summary[0]
-    told = " ".join(study.summary)
+        assert f"{name} {removed.loc[name, 'value']:.2f}" in study.summary[0]
+    text = " ".join(study.summary)
     pairs = study.frames["stability"].set_index("against")
-    assert f"Jaccard overlap {pairs.loc[REAL, 'jaccard']:.2f}" in told
+    assert f"Jaccard overlap {pairs.loc[REAL, 'jaccard']:.2f}" in text
     share = study.frames["overlap"].groupby("choice")["share"].mean()
-    assert f"AUROC {share[AUROC]:.0%}" in told
-    effects = study.frames["effects"]
-    assert set(effects["measure"]) == {"concept", "perplexity"}
+    assert f"AUROC {share[AUROC]:.0%}" in text
+    assert set(study.frames["effects"]["measure"]) == {"concept", "perplexity"}
     assert set(study.captions) == set(study.frames)
+
+
+@st.composite
+def frames(draw: st.DrawFn, study_frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    others = [name for name in study_frames["removed"]["choice"] if name != LINEAS]
+    measures = ("concept", "perplexity")
+    return {
+        **study_frames,
+        "against_lineas": pd.DataFrame([{"choice": name, **draw(changes())} for name in others]),
+        "effects": pd.DataFrame([{"choice": LINEAS, "measure": name, **draw(changes())} for name in measures]),
+        "effects_against_lineas": pd.DataFrame(
+            [{"choice": name, "measure": measure, **draw(changes())} for name in others for measure in measures]
+        ),
+    }
+
+
+@FEW
+@given(st.data())
+def test_verbs_follow_from_intervals(study: ls.Study, data: st.DataObject) -> None:
+    tables = data.draw(frames(dict(study.frames)))
+    gamma = tables["kept_by_layer"]["gamma"].iloc[0]
+    summary = lineas_selection.summary("sad", tables, gamma, "control texts")
+    verdicts = {row["choice"]: expected(row) for row in tables["against_lineas"].to_dict("records")}
+    shown = [each in (ls.Verdict.LOWER, ls.Verdict.HIGHER) for each in verdicts.values()]
+    assert check_verbs(summary) == sum(shown) + 2 * (1 + 3)
+    (line,) = [line for line in summary if "against LinEAS's choice: " in line]
+    groups = dict(part.split(": ", 1) for part in line.rpartition("LinEAS's choice: ")[2].rstrip(".").split("; "))
+    for name, verdict in verdicts.items():
+        assert name in groups[verdict]
 
 
 def test_the_seed_repeats_the_study(tiny: Any, study: ls.Study) -> None:
@@ -92,5 +123,5 @@ def test_fits_that_are_not_finished_are_told(study: ls.Study) -> None:
     table = study.frames["selections"].assign(fit_loss=1.0)
     assert lineas_selection._unfinished(table) == []
     table.loc[table["choice"] == AUROC, "fit_loss"] = 0.9
-    (said,) = lineas_selection._unfinished(table)
-    assert said.startswith("The fits are not finished: AUROC reach")
+    (sentence,) = lineas_selection._unfinished(table)
+    assert sentence.startswith("The fits are not finished: AUROC reach")

@@ -1,4 +1,4 @@
-"""The comparison of methods: strengths are chosen and measured apart, and the sentences follow from the frames."""
+"""The comparison of methods: strengths are chosen and measured apart, and the verbs follow from the intervals."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import method_comparison
-from analyses.method_comparison import COMMON, NULL, OWN
+from analyses.method_comparison import COMMON, NULL, OWN, summary
 from tests.analyses.contrasts import GENERATION, contrast
+from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
 SMALL: dict[str, Any] = {
-    **{name: value for name, value in GENERATION.items() if name != "most_prompts"},
+    **{name: value for name, value in GENERATION.items() if name not in ("most_prompts", "most_neutral")},
     "most_prompts": 8,
+    "most_neutral": 8,
     "strengths": (0.5, 2.0),
     "fit_texts": 10,
     "steps": 2,
@@ -75,9 +79,65 @@ def test_the_folder_holds_the_study_and_the_seed_repeats_it(study: ls.Study, tin
     table = study.frames["methods"]
     pd.testing.assert_frame_equal(saved.frames["methods"], table)
     part = table[table["method"].isin(["AurA"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(again.frames["methods"].drop(columns="fit_seconds"), part.drop(columns="fit_seconds"))
+    # Intervals know of how many methods they are to hold.
+    varies = ["fit_seconds", "low", "high", "confidence", "perplexity_low", "perplexity_high"]
+    pd.testing.assert_frame_equal(again.frames["methods"].drop(columns=varies), part.drop(columns=varies))
+    assert (again.frames["methods"]["confidence"] < table["confidence"].max()).all()
 
 
 def test_wrong_names_are_refused(tiny: Any) -> None:
     with pytest.raises(ls.LensSteerError, match="names no method"):
         method_comparison.run(tiny, texts(), out=None, only=("Aurora",), **SMALL)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pd.DataFrame:
+    rows = []
+    for method in ("AurA", "CAA"):
+        for where in (COMMON, OWN):
+            for control in ("", NULL):
+                effect, cost = draw(changes()), draw(changes())
+                costs = {f"perplexity_{name}": cost[name] for name in ("before", "after", "low", "high")}
+                about = {"method": method, "sites": where, "control": control, "strength": 1.0, "units": 3}
+                chosen = {"within_budget": draw(st.booleans()), "validation_after": draw(st.floats(0, 1))}
+                rows.append({**about, **chosen, **effect, **costs, "of_units": 9})
+    return pd.DataFrame(rows)
+
+
+@FEW
+@given(tables())
+def test_verbs_follow_from_intervals(table: pd.DataFrame) -> None:
+    said = summary("sad", table, 1.25, "control texts")
+    real = table[table["control"] == ""]
+    within = real[real["within_budget"]]
+    assert check_verbs(said) == 2 * within["sites"].nunique()
+    (verdicts,) = [line for line in said if "within the budget, against" in line] or [""]
+    groups = dict(part.split(": ") for part in verdicts.removesuffix(".").partition(" edit: ")[2].split("; ") if part)
+    for row in within.to_dict("records"):
+        assert f"{row['method']} ({row['sites']})" in groups[expected(row)]
+
+
+@FEW
+@given(tables())
+def test_the_method_that_is_named_is_the_best_on_the_validation_prompts(table: pd.DataFrame) -> None:
+    """However well another does where it is reported."""
+    real = table[(table["control"] == "") & (table["sites"] == COMMON) & table["within_budget"]]
+    title = summary("sad", table, 1.25, "control texts")[0]
+    if real.empty:
+        assert "no strength" in title
+    else:
+        assert real.sort_values("validation_after", kind="stable")["method"].iloc[0] in title
+
+
+def test_all_methods_are_taken_where_none_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    entries = method_comparison._entries
+
+    def first_two(*given: Any) -> Any:
+        listed = list(entries(*given))
+        names.extend(entry.name for entry in listed)
+        return listed[:2]
+
+    monkeypatch.setattr(method_comparison, "_entries", first_two)
+    study = method_comparison.run(tiny, texts(), out=None, **SMALL)
+    assert set(study.frames["methods"]["method"]) == set(names[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
 from lens_steer.texts.contrast import ContrastSet
-from tests.families import sentences
+from tests.effects.test_downstream import telling
 from tests.handles import Forwards, handles
 
-CONTRAST = ContrastSet(sentences(10, seed=1, must="sad"), sentences(8, seed=2, must="happy"))
+CONTRAST = ContrastSet(telling(10, seed=1, word="sad"), telling(8, seed=2, word="happy"))
 FIRST, LAST = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 
 
@@ -55,46 +56,85 @@ def test_measures_are_those_of_collected_activations(
     tiny: Any, pair: dict[str, Intervention], result: Interaction
 ) -> None:
     def values(*edits: Intervention) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            if not edits:
-                found = collect(tiny, CONTRAST, LAST, pool="mean")
-            else:
-                with edits[0].on(tiny) if len(edits) == 1 else edits[0].then(edits[1]).on(tiny):
-                    found = collect(tiny, CONTRAST, LAST, pool="mean")
-        return {"source": found.source[LAST].double().numpy(), "target": found.target[LAST].double().numpy()}
+        with ExitStack() as stack:
+            if edits:
+                stack.enter_context((edits[0] if len(edits) == 1 else edits[0].then(edits[1])).on(tiny))
+            activations = collect(tiny, CONTRAST, LAST, pool="mean")
+        return {
+            "source": activations.source[LAST].double().numpy(),
+            "target": activations.target[LAST].double().numpy(),
+        }
 
     a, b = pair["a"], pair["b"]
-    plain = values()
+    plain, halves = values(), (a.scaled(0.5), b.scaled(0.5))
     sd = np.concatenate(list(plain.values())).std(0)
-    way = (plain["target"].mean(0) - plain["source"].mean(0)) / sd
+    source, target = (side / sd for side in plain.values())
+    gap, sizes = target.mean(0) - source.mean(0), (len(source), len(target))
+    squared = gap @ gap - source.var(0, ddof=1).sum() / sizes[0] - target.var(0, ddof=1).sum() / sizes[1]
     for side in plain:
-        e_a, e_b, e_ab, e_ba = ((values(*edits)[side] - plain[side]) / sd for edits in ((a,), (b,), (a, b), (b, a)))
+        runs = ((a,), (b,), (a, b), (b, a), halves[:1], halves)
+        e_a, e_b, e_ab, e_ba, half_a, half_ab = ((values(*edits)[side] - plain[side]) / sd for edits in runs)
 
         def size(effect: np.ndarray) -> float:
             return float(np.sqrt((effect**2).mean(1)).mean())
 
-        def towards(effect: np.ndarray) -> float:
-            return float((effect.mean(0) @ way) / (way @ way))
+        def towards(effect: np.ndarray, of: str = side) -> float:
+            """Each text on the way that leaves the text itself out."""
+            products = []
+            for text, row in enumerate(effect):
+                others = [
+                    np.delete(s, text, 0) if name == of else s for name, s in (("source", source), ("target", target))
+                ]
+                products.append(row @ (others[1].mean(0) - others[0].mean(0)))
+            return float(np.mean(products) / squared)
 
         expected = {
             ("moved", "a", None): size(e_a),
             ("moved", "b", "a"): size(e_ba),
             ("towards", "b", None): towards(e_b),
             ("towards", "a", "b"): towards(e_ab),
+            ("curvature", "a", None): size(e_a - 2 * half_a),
+            ("curvature", "a", "b"): size(e_ab - 2 * half_ab),
             ("additivity", "a", "b"): size(e_ab - e_a - e_b),
             ("additivity", "b", "a"): size(e_ba - e_a - e_b),
+            ("excess", "a", "b"): size(e_ab - e_a - e_b) - size(e_ab - 2 * half_ab),
             ("commutation", "a", "b"): size(e_ab - e_ba),
             ("commutation", "b", "a"): size(e_ab - e_ba),
             ("synergy", "a", "b"): towards(e_ab) - towards(e_a) - towards(e_b),
         }
         for (measure, first, later), number in expected.items():
-            assert value(result, measure, first, later, LAST, side) == pytest.approx(number, rel=1e-4, abs=1e-5)
+            assert value(result, measure, first, later, LAST, side) == pytest.approx(number, rel=1e-4, abs=1e-5), (
+                measure
+            )
+
+
+def test_two_halves_of_one_edit_depart_from_their_sum_by_the_curvature(tiny: Any) -> None:
+    """What "additive" reads where blocks are not linear: the same for one edit split in two, so no excess."""
+    half = random_edit(tiny, FIRST, seed=0, scaled=False)
+    result = interaction(tiny, {"one half": half, "other half": half}, CONTRAST)
+    at_end = result.frame.query("site == @LAST and later.notna()").set_index("measure")
+    assert (at_end.loc["additivity", "value"] > 0.01).all()
+    np.testing.assert_allclose(at_end.loc["additivity", "value"], at_end.loc["curvature", "value"], rtol=1e-3)
+    np.testing.assert_allclose(at_end.loc["excess", ["low", "high"]].astype(float), 0, atol=1e-4)
+    assert (at_end.loc["commutation", "value"] == 0).all()
+    at_site = result.frame.query("site == @FIRST and measure in ('curvature', 'additivity')")
+    np.testing.assert_allclose(at_site["value"], 0, atol=1e-4)
+
+
+def test_towards_is_nan_where_the_sides_do_not_differ(tiny: Any, pair: dict[str, Intervention]) -> None:
+    with pytest.warns(LensSteerWarning, match="both sides"):
+        equal = ContrastSet(CONTRAST.source, CONTRAST.source)
+    result = interaction(tiny, pair, equal)
+    assert result.frame.query("measure in ('towards', 'synergy')")["value"].isna().all()
+    assert result.frame.query("measure not in ('towards', 'synergy')")["low"].notna().all()
+    assert "order matters most" in repr(result)
 
 
 def test_frame_covers_everything_in_forward_order(result: Interaction) -> None:
     counts = result.frame.groupby(["side", "site", "measure"]).size().unstack("measure")
     assert (counts[["moved", "towards"]] == 4).all(axis=None)
-    assert (counts[["additivity", "commutation", "synergy"]] == 2).all(axis=None)
+    assert (counts["curvature"] == 4).all()
+    assert (counts[["additivity", "excess", "commutation", "synergy"]] == 2).all(axis=None)
     assert list(dict.fromkeys(result.frame["site"])) == [FIRST, LAST]
     assert ((result.frame["low"] <= result.frame["value"]) & (result.frame["value"] <= result.frame["high"])).all()
     assert (result.frame["low"] < result.frame["high"]).any()
@@ -131,7 +171,7 @@ def test_edits_that_share_no_unit_run_once(tiny: Any) -> None:
     interaction(tiny, apart, CONTRAST, batch_size=32)  # guards and fingerprints have run
     with Forwards(tiny) as forwards:
         found = interaction(tiny, apart, CONTRAST, batch_size=32)
-    assert forwards.count == 2 * 4  # two sides: unedited, each alone, both
+    assert forwards.count == 2 * 7  # two sides: unedited, each alone and both, whole and at half strength
     assert (found.of("commutation")["value"] == 0).all()
     assert found.of("additivity").query("site == @LAST")["value"].min() > 0
     # At the first site the late edit has not acted yet.
@@ -179,9 +219,9 @@ def test_the_same_call_gives_the_same_numbers_and_leaves_nothing(
     again = interaction(tiny, pair, CONTRAST)
     pd.testing.assert_frame_equal(again.frame, result.frame)
     assert handles(tiny) == before
-    other = interaction(tiny, pair, CONTRAST, seed=1).frame
-    pd.testing.assert_series_equal(other["value"], result.frame["value"])
-    assert not other["low"].equals(result.frame["low"])
+    wider = interaction(tiny, pair, CONTRAST, confidence=0.99).frame
+    pd.testing.assert_series_equal(wider["value"], result.frame["value"])
+    assert (wider["high"] - wider["low"]).sum() > 1.3 * (result.frame["high"] - result.frame["low"]).sum()
 
 
 def test_one_text_has_no_interval(tiny: Any, pair: dict[str, Intervention]) -> None:

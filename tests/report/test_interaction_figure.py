@@ -17,8 +17,8 @@ def interaction(names: tuple[str, ...] = ("a", "b"), kinds: tuple[str, ...] = ("
     for layer, kind, side in product(range(3), kinds, ("source", "target")):
         place = {"site": f"blocks.{layer}.{kind}", "layer": layer, "side": side}
         for first, later in product(names, (None, *names)):
-            for measure in ("moved", "towards", "additivity", "commutation", "synergy"):
-                if first == later or (later is None and measure not in ("moved", "towards")):
+            for measure in ("moved", "towards", "curvature", "additivity", "excess", "commutation", "synergy"):
+                if first == later or (later is None and measure not in ("moved", "towards", "curvature")):
                     continue
                 value = len(rows) / 100
                 bounds = {"value": value, "low": value - 0.1, "high": value + 0.2}
@@ -29,7 +29,9 @@ def interaction(names: tuple[str, ...] = ("a", "b"), kinds: tuple[str, ...] = ("
 def test_lines_are_the_measures_of_the_source() -> None:
     result = interaction()
     figure = plot(result)
-    moved, additivity, commutation = (result.of(name) for name in ("moved", "additivity", "commutation"))
+    moved, additivity, commutation, curvature = (
+        result.of(name) for name in ("moved", "additivity", "commutation", "curvature")
+    )
     wanted = [
         moved.query("first == 'a' and later.isna()"),
         moved.query("first == 'b' and later.isna()"),
@@ -38,6 +40,7 @@ def test_lines_are_the_measures_of_the_source() -> None:
         additivity.query("first == 'a'"),
         additivity.query("first == 'b'"),
         commutation.query("first == 'a'"),
+        curvature.query("first == 'a' and later == 'b'"),
     ]
     assert len(figure.data) == len(wanted)
     for line, rows in zip(figure.data, wanted, strict=True):
@@ -52,8 +55,8 @@ def test_lines_are_the_measures_of_the_source() -> None:
 
 def test_a_row_per_pair_and_one_legend() -> None:
     figure = interaction(("a", "b", "c")).plot()
-    assert len(figure.data) == 3 * 7
-    assert sum(bool(line.showlegend) for line in figure.data) == 7
+    assert len(figure.data) == 3 * 8
+    assert sum(bool(line.showlegend) for line in figure.data) == 8
     assert [note.text for note in figure.layout.annotations][::2] == [
         f"{p}: moved" for p in ("a and b", "a and c", "b and c")
     ]

@@ -41,18 +41,23 @@ def intervention(layers: int = 3, width: int = 40) -> Intervention:
     return Intervention(tuple(edits), {"method": "a method"})
 
 
-def shift(texts: tuple[str, ...] = ("heldout", "neutral", "foreign")) -> DownstreamShift:
-    rows = [
-        {"texts": kind, "edited": edited, "site": f"blocks.{layer}.hook_out", "layer": layer, "unit": unit}
-        | {"before": 0.0 if kind == "neutral" else 2.0, "after": 0.5 + layer, "sd": 2.0, "target_moved": 0.1}
+def shift(texts: tuple[str, ...] = ("heldout", "neutral", "foreign"), *, judged: bool = True) -> DownstreamShift:
+    """Shares of .8, .3 and -.2 at layers 0 to 2, the middle one with an interval that holds 0."""
+    parts = [
+        (kind, edited, layer)
         for kind in texts
         for edited, first in (("layer 0", 0), ("layer 1", 1), ("all", 0))
         for layer in range(first, 3)
-        for unit in range(4)
     ]
-    frame = pd.DataFrame(rows)
-    frame["before_sd"], frame["after_sd"] = frame["before"] / frame["sd"], frame["after"] / frame["sd"]
-    return DownstreamShift(frame, {"method": "a method", "foreign": "other", "strength": 1.0, "edited_layers": [0, 1]})
+    frame = pd.DataFrame(parts, columns=["texts", "edited", "layer"])
+    estimates = {}
+    for kind, edited, layer in parts:
+        removed = [0.8, 0.3, -0.2][layer] if judged else np.nan
+        spread = np.array([0.0, *np.linspace(-1, 1, 6)]) * (0.5 if layer == 1 else 0.01)
+        measures = {"collateral": 0.5 + layer} if kind == "neutral" else {"removed": removed}
+        estimates |= {(kind, edited, layer, name): value + spread for name, value in measures.items()}
+    about = {"method": "a method", "foreign": "other", "strength": 1.0, "edited_layers": [0, 1]}
+    return DownstreamShift(frame, estimates, about)
 
 
 def path() -> LinEASPath:
@@ -101,6 +106,13 @@ def test_downstream_cells_are_the_matrices() -> None:
         assert list(cells.x) == [0, 1, 2]
     axis = figure.layout.coloraxis
     assert (axis.cmid, axis.cmin, axis.cmax) == (0, -axis.cmax, min(1.0, np.nanmax(np.abs(wanted[0]))))
+    assert [list(row) for row in figure.data[0].text] == [
+        ["80%", "(30%)", "\N{MINUS SIGN}20%"],
+        ["", "(30%)", "\N{MINUS SIGN}20%"],
+        ["80%", "(30%)", "\N{MINUS SIGN}20%"],
+    ]
+    unjudged = plot(shift(("heldout",), judged=False)).data[0]
+    assert [list(row) for row in unjudged.text] == [["?", "?", "?"], ["", "?", "?"], ["?", "?", "?"]]
     assert len(plot(shift(("heldout",))).data) == 1
 
 

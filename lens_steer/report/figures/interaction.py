@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lens_steer.report.figures.style import COLOURS, legend_below, styled
+from lens_steer.report.figures.style import COLOURS, FAINT, legend_below, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def interaction_figure(result: Interaction) -> go.Figure:
         vertical_spacing=_GAP / height if len(pairs) > 1 else 0,
         horizontal_spacing=0.05,
     )
-    moved, added, turned = (result.of(measure) for measure in ("moved", "additivity", "commutation"))
+    moved, added, turned, bent = (result.of(measure) for measure in ("moved", "additivity", "commutation", "curvature"))
     for row, (one, other) in enumerate(pairs, start=1):
         lines = [
             (1, "first alone", moved, (one, None), COLOURS[1], "dot"),
@@ -41,6 +41,7 @@ def interaction_figure(result: Interaction) -> go.Figure:
             (2, "pair against the sum of its parts", added, (one, other), COLOURS[2], "solid"),
             (2, "the same, second first", added, (other, one), COLOURS[2], "dash"),
             (2, "one order against the other", turned, (one, other), COLOURS[3], "solid"),
+            (2, "two halves of the pair against the pair", bent, (one, other), FAINT, "dot"),
         ]
         for column, name, frame, names, colour, dash in lines:
             line = _line(_rows(frame, *names), name, colour, dash)
@@ -52,6 +53,7 @@ def interaction_figure(result: Interaction) -> go.Figure:
     texts = result.settings.get("texts", {}).get("source")
     note = f"Source texts{'' if texts is None else f' ({texts})'} at strength {result.settings.get('strength', 1):g}; "
     note += "distances of pooled activations, root mean square over units in standard deviations (sd).<br>"
+    note += "Dotted grey: what even two halves of one and the same edit are from adding up, as blocks are not linear. "
     note += f"Bars: {result.settings.get('confidence', 0.95):.0%} intervals over texts."
     return legend_below(styled(figure, "How interventions combine", note, height=height, width=860))
 

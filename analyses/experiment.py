@@ -1,0 +1,295 @@
+"""What every study shares: its place is checked first, its texts are halved, its edits measured alike, its run kept.
+
+A study says `experiment = Experiment.begin("name", run, locals())` and then only asks its question.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import lens_steer as ls
+from analyses.measurements import HeldOut
+
+MICROWORLD = "microworld:"
+_NOT_SETTINGS = ("model", "contrast", "out", "seed")
+_MEASURED = "_measurement"  # the attribute of a study's `run` that holds its defaults
+_SEE = "**measurement:\n    See `Measurement`."  # in the docstring of `run`, where the settings of `Measurement` appear
+_Run = TypeVar("_Run", bound=Callable[..., ls.Study])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How the edits of a study are measured, all alike.
+
+    Parameters
+    ----------
+    scorer:
+        How much of the concept a text shows; by default a `ConceptClassifier` fitted on the training half, or the
+        oracle of a microworld contrast.
+    prompts:
+        What is continued; by default the first words of held-out source texts.
+    prompt_words, most_prompts:
+        How many words of a source text are a prompt, and how many prompts there are at most.
+    most_neutral:
+        Texts whose perplexity is the cost: the contrast's control texts, or without any its held-out target texts.
+    samples, max_new_tokens:
+        Continuations per prompt, and their length in tokens.
+
+    """
+
+    scorer: ls.Scorer | None = None
+    prompts: Sequence[str] | None = None
+    prompt_words: int = 4
+    most_prompts: int = 60
+    most_neutral: int = 60
+    samples: int = 1
+    max_new_tokens: int = 24
+
+
+def measured(**defaults: Any) -> Callable[[_Run], _Run]:
+    """Show the settings of `Measurement` as those of a study that takes `**measurement`; `defaults` replace some.
+
+    They appear in the study's signature, and in its docstring in place of `**measurement`, so that `help` and the
+    command line know them.
+    """
+    measurement = Measurement(**defaults)
+
+    def shown(run: _Run) -> _Run:
+        signature, types = inspect.signature(run, eval_str=True), get_type_hints(Measurement)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        added = [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(measurement, each.name),
+                annotation=types[each.name],
+            )
+            for each in fields(Measurement)
+        ]
+        run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        about = inspect.getdoc(Measurement) or ""
+        run.__doc__ = (inspect.getdoc(run) or "").replace(_SEE, about.partition("----------\n")[2].strip())
+        setattr(run, _MEASURED, measurement)
+        return as_study(run)
+
+    return shown
+
+
+def as_study(run: _Run) -> _Run:
+    """Let Ctrl-C end a study, in a notebook too, where a fit alone would return the best map so far."""
+
+    @wraps(run)
+    def whole(*given: Any, **settings: Any) -> ls.Study:
+        with ls.on_interrupt("raise"):
+            return run(*given, **settings)
+
+    return cast("_Run", whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One run of a study: what it was called with, its halves of the texts, and where it is kept.
+
+    Attributes
+    ----------
+    name, model, contrast, out, seed:
+        Of the study; `out` is a new run folder, or None.
+    settings:
+        Everything else that it was called with, as `run.json` keeps it.
+    measurement:
+        How edits are measured.
+
+    """
+
+    name: str
+    model: Any
+    contrast: ls.ContrastSet
+    out: Path | None
+    seed: int
+    settings: Mapping[str, Any]
+    measurement: Measurement
+
+    @classmethod
+    def begin(cls, name: str, run: Callable[..., Any], arguments: Mapping[str, Any]) -> Experiment:
+        """Check a study's arguments and its place before any work is done.
+
+        `arguments` are the `locals()` of `run` at its start.
+
+        Raises
+        ------
+        LensSteerError
+            A setting is none of its choices, or `out` cannot be written or holds something.
+        TypeError
+            A setting is unknown.
+
+        """
+        given = dict(arguments)
+        measurement = replace(getattr(run, _MEASURED, Measurement()), **given.pop("measurement", {}))
+        _check_choices(run, given)
+        if given["out"] is not None:
+            ls.require_free_place(given["out"])
+        shared = {each.name: getattr(measurement, each.name) for each in fields(Measurement)}
+        settings = {key: value for key, value in given.items() if key not in _NOT_SETTINGS}
+        settings |= shared if hasattr(run, _MEASURED) else {}
+        return cls(
+            name,
+            given["model"],
+            given["contrast"],
+            None if given["out"] is None else Path(given["out"]),
+            given["seed"],
+            {key: described(value) for key, value in settings.items()} | {"call": _call(name, given["seed"], settings)},
+            measurement,
+        )
+
+    @cached_property
+    def halves(self) -> tuple[ls.ContrastSet, ls.ContrastSet]:
+        """The texts that fits and choices see, and those on which they are measured."""
+        return self.contrast.split(test=0.5, seed=self.seed)
+
+    @property
+    def train(self) -> ls.ContrastSet:
+        """The half that fits and choices see."""
+        return self.halves[0]
+
+    @property
+    def held(self) -> ls.ContrastSet:
+        """The half that nothing was fitted on."""
+        return self.halves[1]
+
+    @property
+    def concept(self) -> str:
+        """What sentences and figures call the concept."""
+        return concept_name(self.contrast)
+
+    def fit_texts(self, most: int, draws: int = 1) -> tuple[ls.ContrastSet, ...]:
+        """Return draws of the training half that share no text, `most` texts a side or as many as that allows."""
+        return disjoint(self.train, most, draws, seed=self.seed)
+
+    def heldout(self, *, half: Literal[0, 1] | None = None, scorers: Mapping[str, ls.Scorer] | None = None) -> HeldOut:
+        """Return what edits are measured on; `half` keeps every second prompt and neutral text, to choose or report."""
+        m, step = self.measurement, slice(None) if half is None else slice(half, None, 2)
+        prompts = m.prompts
+        if prompts is None:
+            prompts = ls.beginnings(self.held.source, words=m.prompt_words, most=m.most_prompts)
+        neutral, neutral_name = neutral_texts(self.held, m.most_neutral)
+        if half is not None and min(len(prompts), len(neutral)) < 4:
+            raise ls.LensSteerError(
+                f"{len(prompts)} prompts and {len(neutral)} {neutral_name}: one half of them chooses, the other half "
+                "is reported on, so give four or more of each"
+            )
+        return HeldOut(
+            self.model,
+            prompts=tuple(prompts)[step],
+            scorers=scorers or {"concept": m.scorer or default_scorer(self.train, self.seed)},
+            neutral=tuple(neutral)[step],
+            neutral_name=neutral_name,
+            samples=m.samples,
+            max_new_tokens=m.max_new_tokens,
+            chat=self.contrast.chat,
+            seed=self.seed,
+        )
+
+    def keep(self, study: ls.Study) -> ls.Study:
+        """Write the run folder, if one was asked for, and return the study."""
+        if self.out is not None:
+            study.save(
+                self.out,
+                name=self.name,
+                model=self.model,
+                contrast=self.contrast,
+                seed=self.seed,
+                settings=dict(self.settings),
+            )
+        return study
+
+
+def _check_choices(run: Callable[..., ls.Study], given: Mapping[str, Any]) -> None:
+    for parameter in inspect.signature(run, eval_str=True).parameters.values():
+        choices = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
+        if choices and parameter.name in given and given[parameter.name] not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise ls.LensSteerError(f"{parameter.name}={given[parameter.name]!r}: choose one of {listed}")
+
+
+def described(value: Any) -> Any:
+    """Return a setting as `run.json` keeps it: with the words of a word list and the hash of a contrast's texts."""
+    if isinstance(value, ls.ContrastSet | ls.LabelledTexts):
+        return {"name": value.name, "data": value.data_hash}
+    if is_dataclass(value) and not isinstance(value, type):
+        # Of a scorer or a method: what it was made with, less what was fitted.
+        content = {each.name: getattr(value, each.name) for each in fields(value)}
+        plain = {key: described(each) for key, each in content.items() if _is_plain(each)}
+        return {"kind": type(value).__name__, "name": getattr(value, "name", type(value).__name__), **plain}
+    if isinstance(value, Mapping):
+        return {str(key): described(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(each) for each in value]
+    return value if _is_plain(value) else getattr(value, "name", repr(value))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or value is MISSING or isinstance(value, bool | int | float | str)
+
+
+def _call(name: str, seed: int, settings: Mapping[str, Any]) -> str:
+    """Return the call as Python would have it; what is no plain value stands as its name."""
+    given = {"seed": seed, **settings}
+    listed = (f"{key}={value!r}" if _is_plain(value) else f"{key}=<{key}>" for key, value in given.items())
+    return f"analyses.{name}.run(model, contrast, {', '.join(listed)})"
+
+
+def disjoint(texts: ls.ContrastSet, most: int, draws: int, *, seed: int) -> tuple[ls.ContrastSet, ...]:
+    """Return draws of texts that share none: each has at most `most` texts a side, fewer where they do not suffice.
+
+    With several draws a text that stands twice is taken once.
+
+    Raises
+    ------
+    LensSteerError
+        A draw would have fewer than two texts a side.
+
+    """
+    if draws > 1 and not texts.paired:
+        texts = _of(texts, dict.fromkeys(texts.source), dict.fromkeys(texts.target))
+    size = min(most, len(texts.source) // max(1, draws), len(texts.target) // max(1, draws))
+    if draws < 1 or size < 2:
+        raise ls.LensSteerError(
+            f"{draws} draws: {len(texts.source)} + {len(texts.target)} training texts do not suffice for that many "
+            "draws of two or more texts a side that share none; give more texts, or fewer draws or fits"
+        )
+    drawn = texts.subsample(size * draws, seed=seed)
+    if draws == 1:
+        return (drawn,)
+    return tuple(_of(texts, drawn.source[draw::draws], drawn.target[draw::draws]) for draw in range(draws))
+
+
+def _of(like: ls.ContrastSet, source: Iterable[Any], target: Iterable[Any]) -> ls.ContrastSet:
+    return ls.ContrastSet(
+        tuple(source), tuple(target), control=like.control, paired=like.paired, name=like.name, chat=like.chat
+    )
+
+
+def default_scorer(train: ls.ContrastSet, seed: int) -> ls.Scorer:
+    """Return the exact scorer of a microworld contrast; else a classifier fitted on the training half."""
+    if train.name.startswith(MICROWORLD):
+        return ls.OracleScorer(concept_name(train))
+    return ls.ConceptClassifier.fit(train, seed=seed)
+
+
+def concept_name(contrast: ls.ContrastSet | ls.LabelledTexts) -> str:
+    """Return what sentences and figures call the concept."""
+    return contrast.name.removeprefix(MICROWORLD)
+
+
+def neutral_texts(held: ls.ContrastSet, most: int) -> tuple[tuple[Any, ...], str]:
+    """Return the texts on which an edit costs, and what they are: the control, or the held-out target itself."""
+    if held.control:
+        return tuple(held.control[:most]), "held-out control texts"
+    return tuple(held.target[:most]), "held-out target texts"

@@ -1,0 +1,75 @@
+"""Intervals over two levels, texts and fits, of statistics that drawing texts again with replacement would bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+import lens_steer as ls
+
+Cases = Float[np.ndarray, "fit case"]
+"""A statistic of every fit: on all texts, then without each group of them."""
+
+
+def over_fits(cases: Cases, *, confidence: float = 0.95) -> ls.Interval:
+    """Return the mean over fits with its interval, which knows how texts vary and how fits vary.
+
+    Over texts: the delete-a-group jackknife of the mean over fits. Over fits, each from texts of its own: the variance
+    of their mean. Student's quantile has the degrees of freedom of the smaller level. With a single fit the interval is
+    over texts alone; nan ends where a value is missing.
+    """
+    estimate, without = float(cases[:, 0].mean()), cases[:, 1:].mean(0)
+    fits, groups = cases.shape[0], cases.shape[1] - 1
+    if groups < 2 or not np.isfinite(cases).all():
+        return ls.Interval(estimate, math.nan, math.nan, confidence)
+    variance = (groups - 1) / groups * float(np.square(without - without.mean()).sum())
+    if fits > 1:
+        variance += float(cases[:, 0].var(ddof=1)) / fits
+    freedom = min(groups, fits if fits > 1 else groups) - 1
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    return ls.Interval(estimate, estimate - half, estimate + half, confidence)
+
+
+def change_over_fits(before: Cases, after: Cases, *, confidence: float = 0.95) -> dict[str, Any]:
+    """Return before, after, change, low, high and confidence of two edits that were fitted on the same texts."""
+    change = over_fits(after - before, confidence=confidence)
+    values = {"before": float(before[:, 0].mean()), "after": float(after[:, 0].mean()), "change": change.estimate}
+    return {**values, "low": change.low, "high": change.high, "confidence": confidence}
+
+
+def value_over_fits(cases: Cases, *, confidence: float = 0.95) -> dict[str, float]:
+    """Return value, low, high and confidence."""
+    interval = over_fits(cases, confidence=confidence)
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "confidence": confidence}
+
+
+def removed_in_all(estimates: Mapping[Any, Mapping[Any, Any]]) -> dict[Any, Float[np.ndarray, " case"]]:
+    """Return what each edit removes of the held-out distance, added up over layers.
+
+    `estimates` are those of `downstream_shift` for each of several edits on the same texts. A layer that comes before
+    an edit loses nothing to it; layers where source and target are not shown to differ are left out for all.
+    """
+    apart: dict[int, Any] = {}
+    removed: dict[Any, dict[int, Any]] = {key: {} for key in estimates}
+    for key, values in estimates.items():
+        for (texts, edited, layer, measure), cases in values.items():
+            if texts == "heldout" and edited == "all" and measure in ("apart", "removed"):
+                (apart if measure == "apart" else removed[key])[layer] = cases
+    judged = [
+        layer
+        for layer in apart
+        if all(np.isfinite(layers.get(layer, np.zeros(1))).all() for layers in removed.values())
+    ]
+    cases = len(next(iter(apart.values())))
+    if not judged:
+        return dict.fromkeys(estimates, np.full(cases, np.nan))
+    total = sum(apart[layer] for layer in judged)
+    return {
+        key: sum(apart[layer] * layers.get(layer, np.zeros(cases)) for layer in judged) / total
+        for key, layers in removed.items()
+    }

@@ -1,0 +1,63 @@
+"""Intervals over fits and texts: they cover what varies, and hold against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analyses.levels import change_over_fits, over_fits, removed_in_all
+
+
+def cases(fits: np.ndarray) -> np.ndarray:
+    """The mean of [fit, text] in every fit, then without each text."""
+    texts = fits.shape[1]
+    without = [np.delete(fits, text, axis=1).mean(1) for text in range(texts)]
+    return np.stack([fits.mean(1), *without], axis=1)
+
+
+def test_one_fit_gives_the_t_interval_over_texts() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    interval = over_fits(cases(values[None]))
+    expected = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_fits_without_noise_of_texts_give_the_t_interval_over_fits() -> None:
+    fits = np.repeat(np.array([[1.0], [2.0], [4.0]]), 8, axis=1)
+    interval = over_fits(cases(fits))
+    expected = stats.t.interval(0.95, 2, 7 / 3, stats.sem(fits[:, 0]))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_a_value_that_is_missing_leaves_no_interval() -> None:
+    values = cases(np.ones((2, 5)))
+    values[1, 3] = np.nan
+    assert np.isnan(over_fits(values).low)
+
+
+@pytest.mark.parametrize("of_fits", [0.0, 1.0])
+def test_random_against_random_leaves_out_zero_at_the_nominal_rate(of_fits: float) -> None:
+    """Two edits of one law, each with fits of its own, measured on common texts."""
+    random = np.random.default_rng(1)
+    outside = 0
+    runs = 400
+    for _ in range(runs):
+        texts = random.normal(size=15)
+        edits = [texts + of_fits * random.normal(size=(5, 1)) + random.normal(size=(5, 15)) for _ in range(2)]
+        row = change_over_fits(*map(cases, edits), confidence=0.9)
+        outside += not row["low"] <= 0 <= row["high"]
+    assert stats.binomtest(outside, runs, 0.1).pvalue > 0.001 or outside / runs < 0.1
+
+
+def test_a_layer_before_the_edit_loses_nothing_and_one_that_is_not_judged_counts_for_none() -> None:
+    def key(layer: int, measure: str) -> tuple[str, str, int, str]:
+        return "heldout", "all", layer, measure
+
+    one, two, nothing = np.full(3, 1.0), np.full(3, 2.0), np.full(3, np.nan)
+    whole = {key(0, "apart"): one, key(1, "apart"): two, key(2, "apart"): one}
+    whole |= {key(0, "removed"): one, key(1, "removed"): one / 2, key(2, "removed"): nothing}
+    late = {key(1, "apart"): two, key(1, "removed"): one, key(2, "apart"): one, key(2, "removed"): nothing}
+    removed = removed_in_all({"whole": whole, "late": late})
+    np.testing.assert_allclose(removed["whole"], 2 / 3)
+    np.testing.assert_allclose(removed["late"], 2 / 3)
