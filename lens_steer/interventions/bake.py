@@ -73,7 +73,7 @@ def bake(
         pass  # its checks; the pass itself is one of plain hooks, because nothing else acts on a bare model
     with torch.no_grad(), host.bare():
         plain = host.logits(ids, mask)
-        with host.hooks(intervention.hooks(strength)):
+        with host.hooks(intervention.hooks(strength) if edits else ()):
             hooked = host.logits(ids, mask)
     for fold, rule in _plan(host, edits):
         rule(weights, fold)

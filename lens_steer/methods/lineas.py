@@ -19,7 +19,7 @@ from lens_steer.errors import LensSteerWarning, SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.host.tokens import TOKEN_BUDGET, Tokens, tokenize
+from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.host.trunk import frozen
 from lens_steer.host.units import UnitsLike
 from lens_steer.interruption import keeps_on_interrupt, on_interrupt
@@ -280,14 +280,13 @@ class LinEAS:
         unit_weights: Mapping[Site, Tensor] | None = None,
     ) -> EndToEndLoss:
         source, target = (self._tokens(model, side, contrast) for side in (contrast.source, contrast.target))
-        size = max(1, TOKEN_BUDGET // max(*source.lengths, *target.lengths))  # of passes that keep no graph
         if activations is None:
-            pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, size)
+            pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, None)
         else:
             given = matching(activations, model, contrast, loss_sites, self.pool)
             pooled = {site: given.target[site].to(host_of(model).device) for site in loss_sites}
         if self.loss == "normalised" and unit_weights is None:
-            unit_weights = inverse_variances(pool_texts(model, source, loss_sites, self.pool, size), pooled)
+            unit_weights = inverse_variances(pool_texts(model, source, loss_sites, self.pool, None), pooled)
         return EndToEndLoss(
             model,
             source,

@@ -299,11 +299,10 @@ class TestInterruption:
 
 class TestPath:
     def test_no_penalty_is_refused_and_equal_sides_have_a_path(self, tiny: Any, contrast: ContrastSet) -> None:
-        for call in (LinEAS(l1=0, group=0).gamma_max, LinEAS(l1=0, group=0).path):
+        for call in (LinEAS(l1=0.0, group=0.0).gamma_max, LinEAS(l1=0.0, group=0.0).path):
             with pytest.raises(SettingError, match="l1 and group are both 0"):
                 call(tiny, contrast)
-        same = ContrastSet(contrast.source, [f"{text} " for text in contrast.source][::-1])
-        same = replace(same, target=same.source)
+        same = replace(contrast, target=contrast.source)
         path = LinEAS(steps=2, progress=False).path(tiny, same)
         assert path.frame.gamma.tolist() == [0.0]
         assert path.frame.gamma_ratio.isna().all()
