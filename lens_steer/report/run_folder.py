@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from lens_steer.activations.show import UnitView
 from lens_steer.directories import new_directory, read_json, sha256_of, write_json
@@ -55,6 +55,14 @@ class ContrastRecord(Record):
     concepts: list[str] = Field(default_factory=list)
 
 
+class ModelRecord(Record):
+    """A model's provenance, whatever it holds beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = ""
+
+
 class RunRecord(Record):
     """What run.json holds."""
 
@@ -63,7 +71,7 @@ class RunRecord(Record):
     summary: Annotated[list[str], Field(min_length=1)]
     captions: dict[str, str]
     order: OrderRecord
-    model: dict[str, Any] = Field(default_factory=dict)
+    model: ModelRecord = Field(default_factory=ModelRecord)
     contrast: ContrastRecord | None = None
     seed: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
