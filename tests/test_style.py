@@ -27,6 +27,7 @@ LEVELS = {
     "texts": 8,
     "microworld": 9,
     "statistics": 9,
+    "records": 8,
     "directories": 9,
     "progress": 9,
     "interruption": 9,

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lens_steer.activations.by_site import BySite
 from lens_steer.activations.moments import TokenMoments
-from lens_steer.directories import new_directory, read_json, replace_file, write_json
+from lens_steer.activations.pooling import Pool
+from lens_steer.directories import new_directory, replace_file, write_json
 from lens_steer.errors import ArtifactError, OutputError
 from lens_steer.host.fingerprint import ModelFingerprint
 from lens_steer.host.sites import Site
+from lens_steer.records import Record, read_record
 
 FORMAT = 1
 _DATA, _ABOUT = "activations.safetensors", "activations.json"
@@ -26,6 +29,22 @@ _OURS = (_DATA, _ABOUT, _PLAN, _SUMS, "shard-")  # what a killed call leaves beg
 _ROWS = ("blocks", "hashes", "pairs")  # files of version 0.1 lack them: every text is a block of its own
 _SHARD_SECONDS = 20.0
 _Result = TypeVar("_Result")
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class ActivationsRecord(Record):
+    """What activations.json holds; a site is its name, layer, kind, width and number of heads."""
+
+    format: int
+    sites: Annotated[list[tuple[str, _Count, str, _Positive, _Positive]], Field(min_length=1)]
+    concepts: Annotated[list[str], Field(min_length=1)]
+    pool: Pool
+    moments: bool
+    lengths: list[_Count] | None
+    groups: list[str | None] | None
+    provenance: dict[str, Any]
+    bytes: int
 
 
 @runtime_checkable
@@ -93,27 +112,18 @@ def write_activations(activations: _Stored, place: Path) -> None:
 
 def load_activations(directory: Path, build: Callable[..., _Result]) -> _Result:
     """Open saved activations and build the result; ArtifactError if they are missing, damaged or of another format."""
-    about = read_json(directory / _ABOUT)
-    try:
-        if about.get("format") != FORMAT:
-            raise ArtifactError(
-                f"{directory} has format {about.get('format')}, this version of lens_steer reads {FORMAT}"
-            )
-        return _open(directory / _DATA, about, build)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{directory / _ABOUT} is damaged: {type(error).__name__} {error}") from error
-
-
-def _open(data: Path, about: Mapping[str, Any], build: Callable[..., _Result]) -> _Result:
-    if not data.is_file() or data.stat().st_size != about["bytes"]:
-        raise ArtifactError(f"{data} is damaged: it does not have the {about['bytes']} bytes that were written")
+    about = read_record(directory / _ABOUT, ActivationsRecord, form=FORMAT)
+    data = directory / _DATA
+    if not data.is_file() or data.stat().st_size != about.bytes:
+        raise ArtifactError(f"{data} is damaged: it does not have the {about.bytes} bytes that were written")
     try:
         handle: Any = safe_open(data, "pt")
         labels: Tensor = handle.get_tensor("labels")
         rows: dict[str, Tensor] = {name: handle.get_tensor(name) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
+        sites = tuple(Site(*row) for row in about.sites)
+        _check_shapes(handle, about, sites)
     except SafetensorError as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
-    sites = tuple(Site(*row) for row in about["sites"])
 
     def moments(site: Site) -> TokenMoments:
         return TokenMoments(*(handle.get_tensor(f"{part}/{site}") for part in ("count", "mean", "std")))
@@ -121,14 +131,40 @@ def _open(data: Path, about: Mapping[str, Any], build: Callable[..., _Result]) -
     return build(
         values=BySite(sites, lambda site: handle.get_tensor(f"values/{site}")),
         labels=labels,
-        concepts=tuple(about["concepts"]),
-        pool=about["pool"],
-        moments=BySite(sites, moments) if about["moments"] else None,
-        lengths=None if about["lengths"] is None else tuple(about["lengths"]),
-        groups=None if about["groups"] is None else tuple(about["groups"]),
-        provenance=about["provenance"],
+        concepts=tuple(about.concepts),
+        pool=about.pool,
+        moments=BySite(sites, moments) if about.moments else None,
+        lengths=None if about.lengths is None else tuple(about.lengths),
+        groups=None if about.groups is None else tuple(about.groups),
+        provenance=about.provenance,
         **rows,
     )
+
+
+def _check_shapes(handle: Any, about: ActivationsRecord, sites: tuple[Site, ...]) -> None:
+    """Raise ArtifactError where the two files do not fit; only the header of the larger one is read, and the labels."""
+    labels = handle.get_tensor("labels")
+    texts, concepts = labels.shape if labels.ndim == 2 else (-1, -1)
+    expected = {"labels": ("I8", [texts, len(about.concepts)])}
+    for site in sites:
+        expected[f"values/{site}"] = ("F32", [texts, site.width])
+        if about.moments:
+            expected |= {f"{part}/{site}": ("F32", [concepts, 2, site.width]) for part in ("mean", "std")}
+            expected[f"count/{site}"] = ("F32", [concepts, 2])
+    expected |= {name: _row_shape(handle, name, texts, concepts) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
+    slices = {name: handle.get_slice(name) for name in expected}
+    actual = {name: (piece.get_dtype(), list(piece.get_shape())) for name, piece in slices.items()}
+    counts = [len(rows) for rows in (about.lengths, about.groups) if rows is not None]
+    if actual != expected or any(count != texts for count in counts) or len({*sites}) < len(sites):
+        raise ArtifactError(f"{_ABOUT} does not fit {_DATA}: the activations are damaged")
+    if not bool(((labels >= -1) & (labels <= 1)).all()):
+        raise ArtifactError(f"{_DATA} is damaged: labels are 1, 0 and -1")
+
+
+def _row_shape(handle: Any, name: str, texts: int, concepts: int) -> tuple[str, list[int]]:
+    """Return the dtype and shape that blocks [text], hashes [text, form] or pairs [text, concept] must have."""
+    forms = handle.get_slice("hashes").get_shape()[-1:] if name == "hashes" else []
+    return "I64", [texts, *({"hashes": forms, "pairs": [concepts]}.get(name, []))]
 
 
 class UnfinishedPass:
@@ -205,7 +241,7 @@ class UnfinishedPass:
         return tensors
 
     def _compare(self, plan: Mapping[str, Any]) -> None:
-        before = dict(read_json(self._plan))
+        before = read_record(self._plan, dict[str, Any])
         differences = [
             f"{key}: {before.get(key)!r} there, {plan.get(key)!r} here"
             for key in sorted({*plan, *before} - {"fingerprint"})

@@ -6,43 +6,41 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from lens_steer.cli.options import Seed
-from lens_steer.cli.runs import require_free_place
-from lens_steer.cli.study import find_studies
+from lens_steer.cli.runs import require_free_place, say, show_pairs
+from lens_steer.cli.study import find_studies, load_study
 from lens_steer.errors import SettingError
 
 _PLACE = Path("runs/demo")
-_SHOWN = 2  # texts before and after
 
 
 def demo(
+    *,
     out: Annotated[
-        Path | None, typer.Option(help="New directory for run and report; runs/demo, or the next free one.")
+        Path | None, Parameter(help="New directory for run and report; runs/demo, or the next free one.")
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Find the experts of "rude" in the embedded model, steer away from it, and write a report; about two minutes."""
+    """Find the experts of "rude" in the embedded model, steer away from it, and write a report; about two minutes.
+
+    Example: lens-steer demo --seed 7
+    """
     from lens_steer.host.load import load_model
     from lens_steer.report.page import write_report
     from lens_steer.texts.readers import read_contrast
 
     place = _free_place() if out is None else out
     require_free_place(place)
-    studies = find_studies()
-    if "demo" not in studies:
+    if "demo" not in find_studies():
         raise SettingError("the study of the demo is not installed: run `make demo`, or `pip install -e .` again")
-    run = studies["demo"].load()
+    run = load_study("demo")
     study = run(load_model("microworld"), read_contrast("microworld:rude", seed=seed), out=place / "run", seed=seed)
     for line in study.summary:
-        typer.echo(line)
-    for row in study.frames["texts"].head(_SHOWN).to_dict("records"):
-        typer.echo(f"\n{row['prompt']} ...")
-        typer.echo(f"  before: {row['before']}")
-        typer.echo(f"  after:  {row['after']}")
-    typer.echo()
-    typer.echo(f"The report is {write_report(place / 'report.html', place / 'run')}")
+        say(line)
+    show_pairs(study.frames["texts"])
+    say(f"The report is {write_report(place / 'report.html', place / 'run')}")
 
 
 def _free_place() -> Path:

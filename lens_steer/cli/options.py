@@ -1,104 +1,339 @@
-"""The options that commands share, and how they are read."""
+"""The options that commands share, as groups; the range of each is checked as it is read, before anything is loaded."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter, Token, validators
 
 from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
+    from lens_steer.evaluation.scorers import Scorer
     from lens_steer.texts.contrast import ContrastSet
 
-Model = Annotated[str, typer.Option(help="Hub name or directory of the model.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the library's choice when left out.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-BatchSize = Annotated[int | None, typer.Option(help="Texts per batch; chosen by length when left out.")]
-Seed = Annotated[int, typer.Option(help="Seed of every split and draw.")]
-Out = Annotated[Path, typer.Option(help="New directory for the results.")]
-Texts = Annotated[
-    list[Path], typer.Option(help="csv, tsv, jsonl, parquet or concept JSON; or twice: source texts, target texts.")
+FILE = validators.Path(exists=True, dir_okay=False)
+DIRECTORY = validators.Path(exists=True, file_okay=False)
+FINITE = validators.Number(gt=-math.inf, lt=math.inf)
+POSITIVE = validators.Number(gt=0, lt=math.inf)
+NOT_NEGATIVE = validators.Number(gte=0, lt=math.inf)
+FROM_ZERO = validators.Number(gte=0, lt=2**31)
+FROM_ONE = validators.Number(gte=1, lt=2**31)
+
+
+def whole(_: Any, tokens: Sequence[Token]) -> int:
+    """Read a whole number; cyclopts itself would take 2.5 for 2."""
+    return int(tokens[0].value)
+
+
+Count = Annotated[int, Parameter(converter=whole, validator=FROM_ONE)]
+CountOrNone = Annotated[int | None, Parameter(converter=whole, validator=FROM_ONE)]
+Seed = Annotated[
+    int,
+    Parameter(
+        converter=whole,
+        validator=validators.Number(gte=0, lt=2**32),
+        help="Seed of every split, draw and fit.",
+    ),
 ]
-Text = Annotated[str, typer.Option(help="Column of the texts.")]
-Label = Annotated[str, typer.Option(help="Column of the labels.")]
-Source = Annotated[str | None, typer.Option(help="Label of the source: what to move away from.")]
-Target = Annotated[str | None, typer.Option(help="Label of the target; every other label when left out.")]
-Chat = Annotated[str | None, typer.Option(help='"template", or a format such as "User: {text}\\nBot:".')]
-Number = Annotated[int | None, typer.Option("--n", help="Texts a side, drawn by the seed; all when left out.")]
-Sites = Annotated[str, typer.Option(help="Kind, name, glob or preset of the sites; several with commas.")]
-Strength = Annotated[float, typer.Option(help="0 changes nothing, 1 is the edit as fitted.")]
-Prompts = Annotated[Path | None, typer.Option(help="Prompts, one a line; else the beginnings of held-out texts.")]
-Words = Annotated[str | None, typer.Option(help="Score by these words (commas) instead of a trained classifier.")]
-NewTokens = Annotated[int, typer.Option(help="Tokens per continuation.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+Out = Annotated[Path, Parameter(help="New directory for the results.")]
+FittedEdit = Annotated[Path, Parameter(validator=DIRECTORY, help="A directory that `fit` wrote.")]
+
+EVERY_CONTRAST = "microworld:*"
+MICROWORLD = "microworld:"
+_PROMPT_WORDS = 4
+_MOST_PROMPTS = 100
 
 
-def load(model: str, device: str | None, dtype: str) -> Any:
-    """Load the model of --model, --device and --dtype."""
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model and how it is held.
+
+    Attributes
+    ----------
+    model:
+        Hub name or directory of the model, or microworld for the embedded one.
+    device:
+        cpu, cuda, ...; the library's choice when left out.
+    dtype:
+        Precision of the weights.
+
+    """
+
+    model: str
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def load(self) -> Any:
+        """Load the model; SettingError for a device that is not there, before anything is read."""
+        import torch
+
+        from lens_steer.host.load import load_model
+
+        if not self.model.strip():
+            raise SettingError("--model is empty: give a hub name, a directory, or microworld")
+        if self.device is not None:
+            _require_device(self.device)
+        name = Path(self.model) if Path(self.model).is_dir() else self.model
+        return load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+
+
+def _require_device(name: str) -> None:
     import torch
 
-    from lens_steer.host.load import load_model
+    try:
+        usable = torch.empty(1, device=name).device.type != "meta"
+    # What torch raises depends on how it was built: AssertionError without CUDA, NotImplementedError elsewhere.
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        usable = False
+    if not usable:
+        present = ["cpu", *(kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available())]
+        raise SettingError(f"--device {name}: this machine has {' and '.join(present)}")
 
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise SettingError(f"dtype is float32, bfloat16 or float16, not {dtype!r}")
-    name = Path(model) if Path(model).is_dir() else model
-    return load_model(name, device=device, dtype=getattr(torch, dtype))
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """The texts: --texts or --contrast, one of the two.
+
+    Attributes
+    ----------
+    texts:
+        csv, tsv, jsonl, parquet or concept JSON; or two files of one text a line: source texts, target texts.
+    contrast:
+        microworld:rude, ..., or a data set's name.
+    text:
+        Column of the texts; "text" when left out.
+    label:
+        Column of the labels; "label" when left out.
+    source:
+        Label of the source: what to move away from.
+    target:
+        Label of the target; every other label when left out.
+    chat:
+        "template", or a format such as "User: {text}\\nBot:".
+
+    """
+
+    texts: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
+    contrast: list[str] | None = None
+    text: str | None = None
+    label: str | None = None
+    source: str | None = None
+    target: str | None = None
+    chat: str | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The options that name columns and labels, as far as they were given."""
+        given = {name: getattr(self, name) for name in ("text", "label", "source", "target")}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def names(self) -> list[str]:
+        """The contrasts that were named; SettingError unless texts are given in one of the two ways."""
+        if bool(self.texts) == bool(self.contrast):
+            given = "both were given" if self.texts else "neither was given"
+            raise SettingError(f"say what to study by --texts FILE (once or twice) or by --contrast NAME; {given}")
+        if EVERY_CONTRAST in (self.contrast or []):
+            from lens_steer.microworld import contrast_names
+
+            return [f"{MICROWORLD}{name}" for name in contrast_names()]
+        return self.contrast or []
+
+    def read(self, *, n: int | None, seed: int) -> ContrastSet:
+        """Read one contrast."""
+        names = self.names
+        if len(names) > 1:
+            raise SettingError(f"this takes one concept, not {len(names)}: give one --contrast")
+        files = [str(path) for path in self.texts or []]
+        return read_texts(names or files, self.columns, chat_of(self.chat), n=n, seed=seed)
+
+    def read_all(self, *, n: int | None, seed: int) -> list[ContrastSet]:
+        """Read every contrast that is named."""
+        if len(self.names) < 2:
+            return [self.read(n=n, seed=seed)]
+        chat = chat_of(self.chat)
+        return [read_texts([name], self.columns, chat, n=n, seed=seed) for name in self.names]
 
 
-def contrast_of(
-    texts: list[Path],
-    text: str,
-    label: str,
-    source: str | None,
-    target: str | None,
-    chat: str | None,
+def read_texts(
+    files: Sequence[str],
+    columns: dict[str, Any],
+    chat: bool | str | None,
+    *,
     n: int | None,
     seed: int,
+    option: str = "--texts",
 ) -> ContrastSet:
-    """Read the contrast of --texts and the options that go with it."""
+    """Read a contrast from one file or name, or from two files of texts; `option` is what gave them."""
     from lens_steer.texts.readers import read_contrast
 
-    if len(texts) > 2:
-        raise SettingError("give --texts once (a table or concept JSON) or twice (source texts, target texts)")
-    if len(texts) == 2:
-        return read_contrast((texts[0], texts[1]), chat=chat_of(chat), n=n, seed=seed)
-    columns = {} if texts[0].suffix == ".json" else {"text": text, "label": label, "source": source, "target": target}
-    name = str(texts[0])
-    return read_contrast(name, chat=chat_of(chat), n=n, seed=seed, **columns)  # type: ignore[arg-type]
+    if len(files) > 2 or not all(files):
+        raise SettingError(
+            f"give {option} once (a table, concept JSON or a name) or twice (source texts, target texts)"
+        )
+    plain = len(files) == 2 or files[0].startswith(MICROWORLD)
+    if plain and columns:
+        what = "two text files" if len(files) == 2 else files[0]
+        named = ", ".join(f"--{name}" for name in columns)
+        swap = "; for the other direction give the two files the other way round" if len(files) == 2 else ""
+        raise SettingError(f"{named}: {what} have no columns or labels to choose from{swap}")
+    where = (files[0], files[1]) if len(files) == 2 else files[0]
+    return read_contrast(where, chat=chat, n=n, seed=seed, **columns)
 
 
-def halves_of(contrast: ContrastSet, n: int | None, seed: int) -> tuple[ContrastSet, ContrastSet]:
-    """Split the texts in two, n a side of each: `fit` sees the first, `evaluate` and `ablate` score on the second."""
-    first, second = contrast.split(test=0.5, seed=seed)
-    if n is None:
-        return first, second
-    return first.subsample(n, seed=seed), second.subsample(min(n, len(second.source), len(second.target)), seed=seed)
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HalfOptions:
+    """How the texts are halved: `rank` and `fit` see one half, `evaluate` and `ablate` measure on the other.
+
+    Attributes
+    ----------
+    n:
+        Texts a side of each half, drawn by the seed; all when left out.
+    holdout:
+        Share of the texts that is held out: rank, fit, evaluate and ablate of one contrast need the same share and
+        seed.
+
+    """
+
+    n: CountOrNone = None
+    holdout: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.5
+
+    def split(self, contrast: ContrastSet, seed: int) -> tuple[ContrastSet, ContrastSet]:
+        """Return the texts to fit on and the held-out ones; SettingError where a half has fewer than --n a side."""
+        train, held = contrast.split(test=self.holdout, seed=seed)
+        if self.n is None:
+            return train, held
+        fewest = min(len(train.source), len(train.target))
+        if self.n > fewest:
+            raise SettingError(
+                f"--n {self.n}: {1 - self.holdout:.0%} of the texts are fitted on, here {len(train.source)} source and "
+                f"{len(train.target)} target texts: give --n {fewest} or less, or more texts"
+            )
+        rows = min(self.n, len(held.source), len(held.target))
+        return train.subsample(self.n, seed=seed), held.subsample(rows, seed=seed)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How texts are continued.
+
+    Attributes
+    ----------
+    max_new_tokens:
+        Tokens per continuation.
+    temperature:
+        0 is greedy.
+
+    """
+
+    max_new_tokens: Count = 30
+    temperature: Annotated[float, Parameter(validator=NOT_NEGATIVE)] = 1.0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(SamplingOptions):
+    """What is continued, how, and how it is scored.
+
+    Attributes
+    ----------
+    prompts:
+        Prompts, one a line; else the first four words of up to 100 held-out source texts.
+    words:
+        Score by these words (commas) instead of a classifier trained on the half that is fitted on.
+    samples:
+        Continuations per prompt.
+    strength:
+        0 changes nothing, 1 is the edit as fitted.
+
+    """
+
+    prompts: Annotated[Path | None, Parameter(validator=FILE)] = None
+    words: str | None = None
+    samples: Count = 1
+    strength: Annotated[float, Parameter(validator=FINITE)] = 1.0
+
+    def check(self, held: ContrastSet) -> None:
+        """Read what can be wrong in prompts and words, before the model is loaded."""
+        self.read_prompts(held)
+        if self.words is not None:
+            words_of(self.words)
+
+    def read_prompts(self, held: ContrastSet) -> list[str]:
+        """Return the prompts of the file, or the beginnings of held-out source texts."""
+        if self.prompts is not None:
+            return lines_of(self.prompts)
+        from lens_steer.texts.beginnings import beginnings
+
+        return list(beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS))
+
+    def scorer(self, train: ContrastSet, seed: int) -> Scorer:
+        """Return the word list, the oracle of a microworld contrast, or a classifier trained on `train`."""
+        from lens_steer.evaluation.oracle_scorer import OracleScorer
+        from lens_steer.evaluation.scorers import ConceptClassifier, WordList
+
+        if self.words is not None:
+            return WordList(words_of(self.words))
+        if train.name.startswith(MICROWORLD):
+            return OracleScorer(train.name.removeprefix(MICROWORLD))
+        return ConceptClassifier.fit(train, seed=seed)
+
+
+BatchSize = Annotated[
+    int | None,
+    Parameter(converter=whole, validator=FROM_ONE, help="Texts per batch; chosen by length when left out."),
+]
+
+
+def settings_of(*groups: Any, **values: Any) -> dict[str, Any]:
+    """Return the options of a command by name, those of groups beside its own, for the run folder."""
+    settings: dict[str, Any] = {}
+    for group in groups:
+        settings |= asdict(group) if is_dataclass(group) and not isinstance(group, type) else {}
+    return settings | values
 
 
 def lines_of(path: Path) -> list[str]:
-    """Read prompts, one a line."""
-    if not path.is_file():
-        raise SettingError(f"there is no file {path}: give prompts, one a line")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Read prompts, one a line; SettingError for a file without any, or that is no UTF-8 text."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} cannot be read as UTF-8 text, one prompt a line: {error}") from error
     if not lines:
         raise SettingError(f"{path} holds no prompt")
     return lines
 
 
-def pattern_of(sites: str) -> list[str]:
-    """Split --sites at its commas."""
-    return [part.strip() for part in sites.split(",") if part.strip()]
+def words_of(words: str) -> list[str]:
+    """Split --words at its commas; SettingError where none is left."""
+    return _parts(words, "--words", "words")
+
+
+def sites_of(sites: str) -> list[str]:
+    """Split --sites at its commas; SettingError where none is left."""
+    return _parts(sites, "--sites", "sites")
+
+
+def _parts(value: str, option: str, what: str) -> list[str]:
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if not parts:
+        raise SettingError(f"{option} is empty: give {what}, several with commas")
+    return parts
 
 
 def chat_of(chat: str | None) -> bool | str | None:
-    """Read --chat: None, the template, or a format with \\n for a line break."""
-    return True if chat == "template" else None if chat is None else chat.replace("\\n", "\n")
-
-
-def pool_of(pool: str) -> Any:
-    """Check --pool."""
-    if pool not in ("max", "mean", "last", "first"):
-        raise SettingError(f"no pool is named {pool!r}; there are max, mean, last and first")
-    return pool
+    """Read --chat: None, the template, or a format with \\n for a line break; SettingError for one without {text}."""
+    if chat is None or chat == "template":
+        return True if chat else None
+    if "{text}" not in chat:
+        raise SettingError(f'--chat {chat!r}: give "template", or a format such as "User: {{text}}\\nBot:"')
+    return chat.replace("\\n", "\n")

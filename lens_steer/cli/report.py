@@ -5,15 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+
+from lens_steer.cli.options import DIRECTORY
+from lens_steer.cli.runs import say
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that rank, fit, evaluate, ablate or a study wrote.")],
-    out: Annotated[Path, typer.Option(help="New HTML file.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Heading; the first run's finding when left out.")] = None,
+    runs: Annotated[list[Path], Parameter(validator=DIRECTORY)],
+    /,
+    *,
+    out: Path = Path("report.html"),
+    title: str | None = None,
 ) -> None:
-    """Write one self-contained HTML file about one or several runs; it needs no network to be read."""
+    """Write one self-contained HTML file about one or several runs; it needs no network to be read.
+
+    Example: lens-steer report runs/rank runs/edit runs/effect --out report.html
+
+    Parameters
+    ----------
+    runs:
+        Folders that rank, fit, evaluate, ablate or a study wrote.
+    out:
+        New HTML file.
+    title:
+        Heading; the first run's finding when left out.
+
+    """
     from lens_steer.report.page import write_report
 
-    typer.echo(f"written to {write_report(out, runs, title=title)}")
+    say(f"written to {write_report(out, runs, title=title)}")

@@ -1,16 +1,18 @@
-"""What commands do with a result: score it, print it, write its run folder."""
+"""What commands do with a result: score an edit, print tables and texts, write the run folder."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from lens_steer.cli.options import lines_of
+from lens_steer.cli.options import ScoringOptions, lines_of
+from lens_steer.errors import LensSteerWarning
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from jaxtyping import Int
 
     from lens_steer.evaluation.evaluation import Evaluation
     from lens_steer.evaluation.scorers import Scorer
@@ -18,64 +20,147 @@ if TYPE_CHECKING:
     from lens_steer.report.study import Study
     from lens_steer.texts.contrast import ContrastSet
 
-_PROMPT_WORDS = 4
-_MOST_PROMPTS = 100
+_SHOWN_PAIRS = 3  # texts before and after
+_LONGEST_TEXT = 300  # characters of a text on the screen
 
 
 def evaluate_edit(
     hosted: Any,
     edit: Intervention,
     halves: tuple[ContrastSet, ContrastSet],
-    prompts: Path | None,
-    words: str | None,
+    scoring: ScoringOptions,
+    *,
     seed: int,
     batch_size: int | None,
-    decoding: dict[str, Any],
 ) -> tuple[Evaluation, Scorer]:
-    """Score on the second half of the texts, which neither `fit` nor the classifier has seen."""
-    from lens_steer.evaluation.evaluation import evaluate as evaluate_edit
-    from lens_steer.evaluation.scorers import ConceptClassifier, WordList
-    from lens_steer.texts.beginnings import beginnings
+    """Score an edit on the held-out half, with a scorer that has seen the other half only."""
+    from lens_steer.evaluation.evaluation import evaluate
 
     train, held = halves
-    scorer: Scorer = WordList(words.split(",")) if words else ConceptClassifier.fit(train, seed=seed)
-    rows = lines_of(prompts) if prompts else list(beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS))
-    result = evaluate_edit(
+    scorer = scoring.scorer(train, seed)
+    result = evaluate(
         hosted,
         edit,
-        prompts=rows,
+        prompts=scoring.read_prompts(held),
         scorer=scorer,
-        neutral=held.target,
+        neutral=held.control or held.target,
         seed=seed,
         chat=held.chat,
+        samples=scoring.samples,
         batch_size=batch_size,
-        **decoding,
+        strength=scoring.strength,
+        max_new_tokens=scoring.max_new_tokens,
+        temperature=scoring.temperature,
     )
     return result, scorer
 
 
-def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention) -> None:
-    """Print what an edit does and costs, and how far the scorer can be trusted."""
-    typer.echo(repr(edit))
+def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention, study: Study) -> None:
+    """Print what an edit does and costs, some texts before and after, and how far the scorer can be trusted."""
+    say(repr(edit))
     accuracy = getattr(scorer, "heldout_accuracy", None)
     if accuracy is not None:
-        typer.echo(f"scored by {scorer.name}, whose accuracy on held-out texts is {accuracy:.3f}")
+        say(f"scored by {scorer.name}, whose accuracy on held-out texts is {accuracy:.3f}")
     show(result.frame)
+    show_pairs(result.texts)
+    for sentence in study.summary:
+        say(sentence)
+
+
+def show_pairs(texts: pd.DataFrame) -> None:
+    """Print the first prompts with their continuations before and after."""
+    for row in texts.head(_SHOWN_PAIRS).to_dict("records"):
+        say(f"\n{_cut(row['prompt'])} ...\n  before: {_cut(row['before'])}\n  after:  {_cut(row['after'])}")
+    say("")
+
+
+def _cut(text: str) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST_TEXT else line[:_LONGEST_TEXT] + " ..."
+
+
+def warn_of_nothing(edit: Intervention, remedy: str) -> None:
+    """Warn where an edit moves no unit."""
+    if not int(edit.support()["kept"].sum()):
+        warnings.warn(f"this edit moves no unit and changes nothing: {remedy}", LensSteerWarning, stacklevel=2)
+
+
+def unseen_half(held: ContrastSet, seen: Int[np.ndarray, " hash"], what: str) -> ContrastSet:
+    """Return the held-out texts without those that `what` was made from, and warn where there are some."""
+    from lens_steer.texts.seen import leave_out_seen
+
+    left = leave_out_seen(held, seen)
+    if left is not held:
+        sides = ", ".join(
+            f"{len(getattr(held, side)) - len(getattr(left, side))} of {len(getattr(held, side))} {side} texts"
+            for side in ("source", "target")
+        )
+        warnings.warn(
+            f"{what} was made from texts of the half that is to measure it: {sides} are left out; give the --seed and "
+            "--holdout with which it was made",
+            LensSteerWarning,
+            stacklevel=2,
+        )
+    return left
+
+
+def require_unseen_prompts(prompts: Path | None, seen: Int[np.ndarray, " hash"], what: str) -> None:
+    """Refuse prompts of a file that `what` was made from."""
+    from lens_steer.texts.seen import require_unseen
+
+    if prompts is not None:
+        require_unseen(lines_of(prompts), seen, what)
+
+
+def seen_by_table(table: Path) -> Int[np.ndarray, " hash"]:
+    """Return the hashes of the texts that chose the units of a table, by the run.json of `rank` beside it."""
+    import numpy as np
+
+    from lens_steer.directories import read_json
+    from lens_steer.texts.seen import seen_in
+
+    run = table.parent / "run.json"
+    if not run.is_file():
+        warnings.warn(
+            f"there is no run.json beside {table}: whether the texts that measure chose these units is not known",
+            LensSteerWarning,
+            stacklevel=2,
+        )
+        return np.empty(0, dtype=np.int64)
+    about = read_json(run)
+    return seen_in(about if isinstance(about, dict) else {})
 
 
 def write_run(
-    out: Path, command: str, settings: dict[str, Any], study: Study, hosted: Any, contrast: ContrastSet | None = None
+    out: Path,
+    command: str,
+    settings: dict[str, Any],
+    study: Study,
+    hosted: Any,
+    contrast: ContrastSet | None = None,
+    *,
+    seen: Int[np.ndarray, " hash"] | None = None,
 ) -> None:
-    """Write a run folder, with each table as csv too."""
-    from lens_steer.report.run_folder import save_study
+    """Write a run folder, with each table as csv too; `seen`: hashes of the texts that chose what is in it."""
+    from lens_steer.report.run_writing import save_study
+    from lens_steer.texts.seen import pack
 
-    seed = settings.get("seed")
-    save_study(study, out, name=command, model=hosted, contrast=contrast, seed=seed, settings=settings, csv=True)
-    typer.echo(f"written to {out}")
+    save_study(
+        study,
+        out,
+        name=command,
+        model=hosted,
+        contrast=contrast,
+        seed=settings.get("seed"),
+        settings=settings,
+        csv=True,
+        seen=None if seen is None else pack(seen),
+    )
+    say(f"written to {out}")
 
 
 def require_free_place(out: Path) -> None:
-    """Refuse an occupied place before the work is done, not after it."""
+    """Refuse a place that is occupied or cannot be written, before the work is done."""
     from lens_steer import directories
 
     directories.require_free_place(out)
@@ -83,4 +168,11 @@ def require_free_place(out: Path) -> None:
 
 def show(table: pd.DataFrame) -> None:
     """Print a table."""
-    typer.echo(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_colwidth=60))
+    say(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_colwidth=60))
+
+
+def say(line: str) -> None:
+    """Write a line to standard output."""
+    import sys
+
+    sys.stdout.write(line + "\n")

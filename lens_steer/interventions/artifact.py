@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lens_steer.directories import new_directory, read_json, sha256_of, write_json
+from lens_steer.directories import new_directory, sha256_of, write_json
 from lens_steer.errors import ArtifactError, LensSteerError
 from lens_steer.host.fingerprint import SiteReading
 from lens_steer.host.scope import Scope
@@ -20,6 +20,7 @@ from lens_steer.host.sites import Site
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.map_kinds import build_map
 from lens_steer.interventions.row_gate import RowGate
+from lens_steer.records import Record, read_record
 
 FORMAT = 1
 _MAPS, _ABOUT = "maps.safetensors", "intervention.json"
@@ -34,33 +35,46 @@ class Content(NamedTuple):
     strengths: tuple[float, float] | None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class MapRecord(Record):
+    """What `ActivationMap.spec` says; the settings of a kind are checked where the kind is made again."""
 
+    model_config = ConfigDict(extra="allow")
 
-class _SiteRow(_Strict):
-    name: str
-    layer: int = Field(ge=0)
     kind: str
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    strength: float = 1.0
+    seed: int = 0
+    width: Annotated[int, Field(ge=1)] = 1
+    parts: list[MapRecord] = Field(default_factory=list, min_length=1)
+    map: MapRecord | None = None
 
 
-class _EditRow(_Strict):
-    site: _SiteRow
-    map: dict[str, Any]
-    scope: dict[str, Any]
-    gate: dict[str, Any] | None = None
+class GateRecord(Record):
+    """What `RowGate.spec` says."""
+
+    site: Site
+    tokens: Scope
+    threshold: float
+    side: str
+    similarity: str
 
 
-class _About(_Strict):
-    """The JSON of an artifact."""
+class EditRecord(Record):
+    """One edit; its tensors are in the other file."""
+
+    site: Site
+    map: MapRecord
+    scope: Scope
+    gate: GateRecord | None = None
+
+
+class InterventionRecord(Record):
+    """What intervention.json holds."""
 
     format: int
-    edits: list[_EditRow] = Field(min_length=1)
-    strengths: list[FiniteFloat] | None = Field(min_length=2, max_length=2)
+    edits: Annotated[list[EditRecord], Field(min_length=1)]
+    strengths: tuple[FiniteFloat, FiniteFloat] | None
     provenance: dict[str, Any]
-    fingerprint: dict[str, dict[str, Any]]
+    fingerprint: dict[str, SiteReading]
     sha256: str
 
 
@@ -88,16 +102,7 @@ def save_artifact(directory: Path, content: Content) -> Path:
 
 def read_artifact(directory: Path) -> Content:
     """Read an intervention; ArtifactError if its parts are missing, damaged, foreign or of another format."""
-    raw = read_json(directory / _ABOUT)
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        version = raw.get("format") if isinstance(raw, dict) else None
-        raise ArtifactError(f"{directory} has format {version}, this version of lens_steer reads {FORMAT}")
-    try:
-        about = _About.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{directory / _ABOUT} is damaged: {where}: {first['msg']}") from error
+    about = read_record(directory / _ABOUT, InterventionRecord, form=FORMAT)
     maps = directory / _MAPS
     if not maps.is_file():
         raise ArtifactError(f"{maps} is missing: the artifact is not complete")
@@ -106,12 +111,10 @@ def read_artifact(directory: Path) -> Content:
     try:
         tensors = load_file(maps)
         edits = tuple(_edit(number, row, tensors) for number, row in enumerate(about.edits))
-        fingerprint = TypeAdapter(dict[str, SiteReading]).validate_python(about.fingerprint)
-    # Whatever a map, a scope or a gate says of values that were changed.
+        return Content(edits, about.provenance, about.fingerprint, about.strengths)
     except (SafetensorError, LensSteerError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{directory} is damaged: {error}") from error
-    strengths = None if about.strengths is None else (about.strengths[0], about.strengths[1])
-    return Content(edits, about.provenance, fingerprint, strengths)
+        # The tensors are as they were saved, so that intervention.json does not fit them.
+        raise ArtifactError(f"{directory / _ABOUT} is damaged: it does not fit {_MAPS} ({error})") from error
 
 
 def _row(edit: Edit) -> dict[str, Any]:
@@ -119,8 +122,10 @@ def _row(edit: Edit) -> dict[str, Any]:
     return row if edit.gate is None else {**row, "gate": edit.gate.spec()}
 
 
-def _edit(number: int, row: _EditRow, tensors: Mapping[str, Tensor]) -> Edit:
+def _edit(number: int, row: EditRecord, tensors: Mapping[str, Tensor]) -> Edit:
     prefix = f"{number}."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    gate = None if row.gate is None else RowGate.rebuilt(row.gate, tensors[f"gate.{number}.direction"])
-    return Edit(Site(**row.site.model_dump()), build_map(row.map, own), Scope.rebuilt(row.scope), gate)
+    gate = None
+    if row.gate is not None:
+        gate = RowGate.rebuilt(row.gate.model_dump(), tensors[f"gate.{number}.direction"])
+    return Edit(row.site, build_map(row.map.model_dump(exclude_unset=True), own), row.scope, gate)

@@ -6,11 +6,22 @@ function dataOf(id) {
 
 for (const place of document.querySelectorAll(".plot")) {
   const { data, layout } = dataOf(place.dataset.of);
+  if (layout.width > place.clientWidth) layout.width = Math.max(place.clientWidth, 320);
   Plotly.newPlot(place, data, layout, { displaylogo: false, modeBarButtons: [["toImage"]] });
 }
 
 for (const place of document.querySelectorAll(".coloured")) {
   CircuitsVis.render(place.id, CircuitsVis.ColoredTokens, dataOf(place.dataset.of));
+}
+
+// A table that is higher or wider than its box says so.
+for (const box of document.querySelectorAll(".box")) {
+  const rows = [...box.querySelectorAll("tbody tr")];
+  const seen = rows.filter((row) => row.offsetTop + row.offsetHeight <= box.clientHeight).length;
+  const parts = [];
+  if (seen < rows.length) parts.push(`${seen} of ${rows.length} rows are in view`);
+  if (box.scrollWidth > box.clientWidth + 1) parts.push("more columns to the right");
+  if (parts.length) box.insertAdjacentHTML("afterend", `<p class="note more">${parts.join("; ")}: scroll.</p>`);
 }
 
 // Tables: a click on a heading sorts by it, a second one the other way; empty cells stay last.

@@ -16,7 +16,8 @@ from markupsafe import Markup
 from lens_steer.directories import replace_file
 from lens_steer.errors import OutputError, SettingError
 from lens_steer.report.figures.intervention import intervention_figure
-from lens_steer.report.run_folder import RunFolder, read_run, versions
+from lens_steer.report.run_folder import RunFolder, read_run
+from lens_steer.report.run_writing import versions
 from lens_steer.report.shown_figure import ShownFigure, shown_figure
 from lens_steer.report.shown_table import heading, number, shown_table
 from lens_steer.report.token_view import TokenView, UnitTokens
@@ -24,7 +25,7 @@ from lens_steer.report.token_view import TokenView, UnitTokens
 _HERE = Path(__file__).parent
 _SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
 _MOST_ITEMS = 12  # of a list among the settings
-_LEFT_OUT = {"history", "fingerprint"}  # of an intervention's provenance: long, and in its file
+_LEFT_OUT = {"history", "fingerprint", "seen", "run"}  # of an intervention's provenance: long, or shown elsewhere
 
 
 def write_report(out: str | Path, run_folders: str | Path | Sequence[str | Path], *, title: str | None = None) -> Path:

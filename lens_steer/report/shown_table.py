@@ -15,6 +15,8 @@ _MOST_ROWS = 500
 _FEWEST_FOR_CONSTANTS = 4  # below, a column of one value costs no room
 _LONG = 32  # characters: a column of longer texts gets room and is set like prose
 _WIDE_RANGE = 1e-4  # smallest over largest: below, one number of decimals cannot serve a column
+_SCORES = {"auroc", "score", "share", "precision", "before", "after", "change", "low", "high"}
+_TINY = 1e-5  # a score below is shown as 0.000
 _WORDS = {"auroc": "AUROC", "heldout": "held-out"}
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -52,21 +54,17 @@ class ShownTable:
 
 def shown_table(frame: pd.DataFrame) -> ShownTable:
     """Return the first rows of a frame, without empty columns and with constant ones taken out."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
-    head = frame.head(_MOST_ROWS).dropna(axis=1, how="all")
+    constant = _constant_columns(frame)
+    head = frame.head(_MOST_ROWS)
     columns: list[Column] = []
     cells: list[list[Cell]] = []
     constants: list[tuple[str, str]] = []
-    lifted = _constant_columns(head, frame)
-    for name in head.columns:
-        values = head[name].tolist()
-        if is_numeric_dtype(head[name]) and not is_bool_dtype(head[name]):
-            kind, shown = "number", _numbers(values)
-        else:
-            shown = [Cell(_text(value)) for value in values]
-            kind = "prose" if max(len(cell.text) for cell in shown) > _LONG else "text"
-        if name in lifted:
+    for place, name in enumerate(head.columns):
+        values = head.iloc[:, place]
+        if frame.iloc[:, place].isna().all():
+            continue
+        kind, shown = _cells(values)
+        if place in constant:
             constants.append((heading(name), shown[0].text))
         else:
             columns.append(Column(heading(name), kind))
@@ -74,12 +72,35 @@ def shown_table(frame: pd.DataFrame) -> ShownTable:
     return ShownTable(tuple(columns), tuple(zip(*cells, strict=True)), tuple(constants), len(frame))
 
 
-def _constant_columns(head: pd.DataFrame, frame: pd.DataFrame) -> set[Any]:
-    """Columns of one value throughout the whole frame; none where no other column would be left."""
+def _cells(values: pd.Series[Any]) -> tuple[str, list[Cell]]:
+    """Return how a column is set, and its cells."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if is_numeric_dtype(values) and not is_bool_dtype(values):
+        return "number", _numbers(values.name, [float(value) for value in values.fillna(np.nan)])
+    shown = [Cell(_text(value)) for value in values.tolist()]
+    return ("prose" if max(len(cell.text) for cell in shown) > _LONG else "text"), shown
+
+
+def _constant_columns(frame: pd.DataFrame) -> set[int]:
+    """Columns, by place, that hold one value throughout; none where no other column would be left.
+
+    Values are compared, not what is shown of them: 36.56 and 36.58 differ, and so do an infinite and a missing value.
+    """
     if len(frame) < _FEWEST_FOR_CONSTANTS:
         return set()
-    constant = {name for name in head.columns if len({_text(value) for value in frame[name].tolist()}) == 1}
-    return constant if len(constant) < len(head.columns) else set()
+    filled = [place for place in range(frame.shape[1]) if frame.iloc[:, place].notna().any()]
+    constant = {place for place in filled if _is_constant(frame.iloc[:, place])}
+    return constant if len(constant) < len(filled) else set()
+
+
+def _is_constant(values: pd.Series[Any]) -> bool:
+    if values.isna().any():
+        return False
+    first = values.iloc[0]
+    if isinstance(first, list | tuple | dict | np.ndarray):  # has no hash, or no one truth value
+        return len({_text(value) for value in values.tolist()}) == 1
+    return bool((values == first).all())
 
 
 def heading(name: Any) -> str:
@@ -88,24 +109,41 @@ def heading(name: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not isfinite(value)):
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
+    import pandas as pd
+
     if isinstance(value, list | tuple | np.ndarray):
         return ", ".join(_text(part) for part in value)
-    return number(float(value)) if isinstance(value, int | float | np.number) else str(value)
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | float | np.number):
+        return _cell(float(value), None).text
+    return "" if pd.isna(value) is True else str(value)
 
 
-def _numbers(values: list[Any]) -> list[Cell]:
-    """Numbers of one column: the same decimals for all, so that they can be compared down the page."""
-    sizes = [abs(float(value)) for value in values if value == value and isfinite(value)]
+def _numbers(name: Any, values: list[float]) -> list[Cell]:
+    """Numbers of one column, so that they can be compared down the page.
+
+    Scores, and what a measure was before and after, are rounded each by its own size, as one column may hold a share
+    beside a perplexity. Any other column has the same decimals throughout, or powers of ten where its range is wide.
+    """
+    sizes = [abs(value) for value in values if isfinite(value)]
     largest = max(sizes, default=0.0)
+    if all(size == int(size) for size in sizes):
+        return [_cell(value, 0) for value in values]
+    if _SCORES & set(str(name).split("_")):
+        return [_cell(value, _own_decimals(abs(value))) for value in values]
     smallest = min((size for size in sizes if size > 0), default=largest)
-    whole = all(size == int(size) for size in sizes)
-    spread = not whole and (smallest < _WIDE_RANGE * largest or largest < 1e-3)
-    decimals = None if spread else 0 if whole else _decimals(smallest, largest)
-    return [_cell(float(value), decimals) for value in values]
+    spread = smallest < _WIDE_RANGE * largest or largest < 1e-3
+    decimals = None if spread else _decimals(smallest, largest)
+    return [_cell(value, decimals) for value in values]
+
+
+def _own_decimals(size: float) -> int:
+    """Three decimals; fewer for numbers of 10 and more, up to five where a small number needs them for two digits."""
+    if not isfinite(size) or size < _TINY:
+        return 3
+    power = floor(log10(size))
+    return max(0, min(3, 3 - power)) if size >= 1 else max(3, min(5, 1 - power))
 
 
 def _decimals(smallest: float, largest: float) -> int:

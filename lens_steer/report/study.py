@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_steer.activations.show import UnitView
-from lens_steer.errors import SettingError
+from lens_steer.errors import ArtifactError, SettingError
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.report.run_reading import read_folder
+from lens_steer.report.run_writing import RUN, save_study
 from lens_steer.report.token_view import TokenView
 
 if TYPE_CHECKING:
@@ -105,13 +107,17 @@ class Study:
             A frame cannot be written as parquet (columns of mixed types).
 
         """
-        from lens_steer.report.run_folder import save_study
-
         return save_study(self, Path(out), name=name, model=model, contrast=contrast, seed=seed, settings=settings)
 
     @staticmethod
     def load(folder: str | Path) -> Study:
         """Read the study of a run folder; ArtifactError if it is none, or damaged (the file is named)."""
-        from lens_steer.report.run_folder import read_run
+        return study_of(Path(folder), read_folder(Path(folder))[0])
 
-        return read_run(folder).study
+
+def study_of(place: Path, parts: Mapping[str, Any]) -> Study:
+    """Return the study of the parts that were read from a run folder; ArtifactError where they make none."""
+    try:
+        return Study(**parts)
+    except (SettingError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{place / RUN} is damaged: {error}") from error

@@ -293,9 +293,9 @@ class ContrastSet:
 
     def take(
         self,
-        source: Int[np.ndarray, " row"],
-        target: Int[np.ndarray, " row"],
-        control: Int[np.ndarray, " row"] | None = None,
+        source: Int[np.ndarray, " source"],
+        target: Int[np.ndarray, " target"],
+        control: Int[np.ndarray, " control"] | None = None,
     ) -> "ContrastSet":
         """The rows of these numbers, by side, in the order of the contrast; control None: all of it."""
         changes: dict[str, object] = {}

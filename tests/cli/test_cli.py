@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
+import io
 import json
+import subprocess
+import sys
+import warnings
+from contextlib import redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from lens_steer import cli
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, SettingError
 from lens_steer.host.load import load_model
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.methods.aura import AurA
+from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.readers import read_contrast
+from lens_steer.texts.seen import seen_in, was_seen
 from tests.families import save_tiny, sentences
 
 
@@ -38,21 +46,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lens_steer(place: Path, command: str) -> str:
     """Run a command in the user's folder; errors come out as they are."""
     words = [word.replace("@", str(place) + "/") for word in command.split()]
-    result = CliRunner().invoke(cli.app, words)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
+    written = io.StringIO()
+    with redirect_stdout(written):
+        cli.app(words)
+    return written.getvalue()
 
 
 TEXTS = "--model @model --texts @sad.txt --texts @other.txt"
 
 
 def test_the_main_job(place: Path) -> None:
-    said = lens_steer(place, f"rank {TEXTS} --out @rank --top 3")
+    printed = lens_steer(place, f"rank {TEXTS} --out @rank --top 3")
     experts = pd.read_csv(place / "rank" / "experts.csv")
     assert len(experts) == 256
-    assert f"{experts.site[0]}" in said
+    assert f"{experts.site[0]}" in printed
     assert {"site", "unit", "width", "heldout_auroc"} <= set(experts.columns)
     assert len(pd.read_parquet(place / "rank" / "tables" / "experts.parquet")) == 256
     run = json.loads((place / "rank" / "run.json").read_text())
@@ -62,10 +69,10 @@ def test_the_main_job(place: Path) -> None:
     assert run["settings"]["top"] == 3
     assert "torch" in run["versions"]
 
-    said = lens_steer(place, f"ablate {TEXTS} --units @rank/experts.csv --top 20 --max-new-tokens 4 --out @ablate")
-    assert "20 units moved" in said
+    printed = lens_steer(place, f"ablate {TEXTS} --units @rank/experts.csv --top 20 --max-new-tokens 4 --out @ablate")
+    assert "20 units moved" in printed
     settings = json.loads((place / "ablate" / "run.json").read_text())["settings"]
-    assert set(settings) == set(inspect.signature(cli.ablate).parameters)
+    assert {"model", "texts", "holdout", "words", "strength", "samples", "units", "mode", "seed"} <= set(settings)
     scores = pd.read_csv(place / "ablate" / "scores.csv")
     assert scores.measure.tolist() == ["effect", "cost"]
     assert len(Intervention.load(place / "ablate" / "interventions" / "ablate zero").units()) == 20
@@ -111,9 +118,9 @@ def test_bake(place: Path) -> None:
 
 
 def test_sites(place: Path) -> None:
-    said = lens_steer(place, "sites --model @model")
-    assert "mlp.hook_post" in said
-    assert "attn.hook_z" in said
+    printed = lens_steer(place, "sites --model @model")
+    assert "mlp.hook_post" in printed
+    assert "attn.hook_z" in printed
     assert "blocks.1.mlp.hook_pre" in lens_steer(place, "sites --model @model --pattern paper:aura --out @sites")
     assert len(pd.read_csv(place / "sites" / "sites.csv")) == 4
 
@@ -124,40 +131,145 @@ def test_sites(place: Path) -> None:
         ("rank --model @nowhere --texts @sad.txt --texts @other.txt --out @x1", "is not a model directory"),
         ("rank --model @model --texts @missing.txt --texts @other.txt --out @x2", "missing.txt"),
         (f"rank {TEXTS} --sites mlp.hook_pots --out @x3", "mlp.hook_post"),
-        (f"rank {TEXTS} --pool median --out @x4", "no pool is named"),
-        (f"fit {TEXTS} --method lora --out @x5", "there are aura and lineas"),
-        (f"fit {TEXTS} --dtype float8 --out @x6", "dtype is float32"),
-        (f"ablate {TEXTS} --units @missing.csv --out @x7", "there is no file"),
-        (f"ablate {TEXTS} --units @comments.csv --out @x8", "columns site and unit"),
+        (f"ablate {TEXTS} --units @comments.csv --out @x8", "no column site, unit, width"),
         (f"evaluate {TEXTS} --intervention @model --out @x9", "not a directory that lens_steer wrote"),
         (f"rank {TEXTS} --out @model", "already holds other results"),
-        ("generate --model @model --prompts @missing.txt --out @x10", "there is no file"),
-        ("rank --model @model --texts @sad.txt --texts @other.txt --texts @sad.txt --out @x11", "once"),
+        (f"rank {TEXTS} --texts @sad.txt --out @x11", "once"),
+        ("rank --model @model --out @x12", "neither was given"),
+        (f"rank {TEXTS} --contrast microworld:rude --out @x13", "both were given"),
+        (f"rank {TEXTS} --source sad --out @x14", "--source: two text files have no columns"),
+        (f"rank {TEXTS} --n 9 --out @x15", "here 8 source and 8 target texts: give --n 8 or less"),
+        (
+            f"fit {TEXTS} --method aura --steps 3 --gamma-share 0.5 --out @x16",
+            "--gamma-share, --steps: for LinEAS only",
+        ),
+        ("generate --model @model --prompts @prompts.txt --strength 9 --out @x17", "no --intervention"),
+        (f"evaluate {TEXTS} --words , --intervention @model --out @x18", "--words is empty|that lens_steer wrote"),
+        (f"rank {TEXTS} --device potato --out @x19", "--device potato: this machine has cpu"),
+        (f"rank {TEXTS} --out @sad.txt/below", "sad.txt/below"),
+        (f"rank {TEXTS} --out /proc/results", "/proc/results"),
     ],
 )
-def test_wrong_input_is_one_message_and_leaves_nothing(place: Path, command: str, says: str) -> None:
+def test_wrong_input_is_one_message_and_leaves_nothing(
+    place: Path, command: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = set(place.rglob("*"))
+    if says not in ("is not a model directory", "mlp.hook_post"):  # what only the model can tell
+
+        def load(*_: object, **__: object) -> None:
+            raise AssertionError("the model was loaded first")
+
+        monkeypatch.setattr("lens_steer.host.load.load_model", load)
     with pytest.raises(LensSteerError, match=says):
         lens_steer(place, command)
     assert set(place.rglob("*")) == before
 
 
-def test_main_turns_an_error_into_one_line(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_edit_of_nothing_is_warned_of(place: Path) -> None:
+    with pytest.warns(LensSteerWarning, match="moves no unit"):
+        lens_steer(place, f"fit {TEXTS} --steps 2 --gamma-share 1 --out @nothing")
+
+
+def test_means_of_an_ablation_are_of_the_half_that_is_not_scored(place: Path) -> None:
+    lens_steer(place, f"rank {TEXTS} --out @ranked --top 3")
+    command = f"ablate {TEXTS} --units @ranked/experts.csv --top 5 --mode mean --max-new-tokens 2 --out @means"
+    lens_steer(place, command)
+    train, held = read_contrast((place / "sad.txt", place / "other.txt")).split(test=0.5, seed=0)
+    edit = Intervention.load(place / "means" / "interventions" / "ablate mean")
+    assert edit.provenance["activations"]["data"] == train.labelled.data_hash
+    scored = json.loads((place / "means" / "run.json").read_text())["contrast"]
+    assert scored["data"] == held.data_hash
+    chosen = seen_in(json.loads((place / "ranked" / "run.json").read_text()))
+    assert was_seen(train.source + train.target, chosen).all()
+    assert not was_seen(held.source + held.target, chosen).any()
+
+
+def test_bake_of_the_embedded_model(tmp_path: Path, embedded: Any) -> None:
+    contrast = read_contrast("microworld:rude", n=8)
+    AurA(sites="mlp.hook_post").fit(embedded, contrast).save(tmp_path / "edit")
+    lens_steer(tmp_path, "bake --model microworld --intervention @edit --out @baked")
+    assert AutoTokenizer.from_pretrained(tmp_path / "baked").name_or_path
+    assert (tmp_path / "baked" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        (SettingError("give\nanother"), 1, "lens-steer: give another"),
+        (OSError(28, "No space left on device", "x.parquet"), 1, "lens-steer: No space left on device: x.parquet"),
+        (KeyboardInterrupt(), 130, "lens-steer: interrupted; nothing unfinished was kept"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_status(
+    raised: BaseException,
+    status: int,
+    line: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["lens-steer", "sites", "--model", str(place / "nowhere")])
-    with pytest.raises(SystemExit, match="1"):
+    def load(*_: object, **__: object) -> None:
+        warnings.warn("a warning\nof ours", LensSteerWarning, stacklevel=1)
+        raise raised
+
+    monkeypatch.setattr("lens_steer.host.load.load_model", load)
+    monkeypatch.setattr("sys.argv", ["lens-steer", "sites", "--model", "any", "--out", str(place / "x20")])
+    with pytest.raises(SystemExit) as ended:
         cli.main()
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("lens-steer: ")
-    assert "\n" not in said
+    assert ended.value.code == status
+    assert capsys.readouterr().err.splitlines() == ["warning: a warning of ours", line]
+    assert not (place / "x20").exists()
 
 
-def test_evaluate_scores_on_texts_that_fit_has_not_seen(place: Path) -> None:
-    lens_steer(place, f"fit {TEXTS} --method aura --seed 3 --out @half")
-    lens_steer(place, f"evaluate {TEXTS} --intervention @half --seed 3 --max-new-tokens 2 --out @unseen")
-    contrast = read_contrast((place / "sad.txt", place / "other.txt"))
-    first, second = contrast.split(test=0.5, seed=3)
-    assert Intervention.load(place / "half").provenance["data"] == first.data_hash
-    prompts = set(pd.read_csv(place / "unseen" / "texts.csv").prompt)
-    assert prompts == {" ".join(str(text).split()[:4]) for text in second.source}
+@pytest.mark.parametrize("command", ["--version", "rank --help", "fit --help", "ablate --help", "study"])
+def test_help_and_version_load_nothing_heavy(command: str) -> None:
+    code = f"from lens_steer import cli; cli.app({command.split()}); import sys; assert 'torch' not in sys.modules"
+    if command == "study":
+        code = code.partition("; import sys")[0]
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert version("lens-steer") in printed or "Example: lens-steer" in printed or "expert_ranking" in printed
+
+
+@pytest.mark.parametrize("n", [None, 6])
+@pytest.mark.parametrize("holdout", [0.5, 0.4])
+def test_rank_fit_evaluate_and_ablate_part_the_texts_alike(
+    place: Path, tmp_path: Path, n: int | None, holdout: float
+) -> None:
+    texts = (place / "sad.txt", place / "other.txt")
+    split = f"--model {place}/model --texts {texts[0]} --texts {texts[1]} --seed 3 --holdout {holdout}"
+    split += "" if n is None else f" --n {n}"
+    lens_steer(tmp_path, f"rank {split} --out @rank --top 2")
+    lens_steer(tmp_path, f"fit {split} --method aura --out @edit")
+    lens_steer(tmp_path, f"evaluate {split} --intervention @edit --max-new-tokens 2 --out @effect")
+    lens_steer(tmp_path, f"ablate {split} --units @rank/experts.csv --top 3 --max-new-tokens 2 --out @ablation")
+    train, held = read_contrast(texts).split(test=holdout, seed=3)
+    if n is not None:
+        train, held = train.subsample(n, seed=3), held.subsample(min(n, len(held.source), len(held.target)), seed=3)
+    assert Intervention.load(tmp_path / "edit").provenance["data"] == train.data_hash
+    for folder in ("rank", "edit"):
+        file = "intervention.json" if folder == "edit" else "run.json"
+        seen = seen_in(json.loads((tmp_path / folder / file).read_text()))
+        assert was_seen(train.source + train.target, seen).all()
+        assert not was_seen(held.source + held.target, seen).any()
+    for folder in ("effect", "ablation"):
+        prompts = set(pd.read_csv(tmp_path / folder / "texts.csv").prompt)
+        assert prompts == set(beginnings(held.source, words=4))
+        assert json.loads((tmp_path / folder / "run.json").read_text())["contrast"]["data"] == held.data_hash
+
+
+@pytest.mark.parametrize("made", ["fit", "rank"])
+def test_texts_that_were_seen_are_left_out_and_named(place: Path, tmp_path: Path, made: str) -> None:
+    texts = (place / "sad.txt", place / "other.txt")
+    given = f"--model {place}/model --texts {texts[0]} --texts {texts[1]}"
+    lens_steer(tmp_path, f"{made} {given} --seed 1 --out @made" + (" --method aura" if made == "fit" else ""))
+    measure = "evaluate --intervention @made" if made == "fit" else "ablate --top 3 --units @made/experts.csv"
+    with pytest.warns(LensSteerWarning, match="of the half that is to measure it: . of 8 source texts"):
+        lens_steer(tmp_path, f"{measure} {given} --seed 0 --max-new-tokens 2 --out @effect")
+    seen_by_fit, _ = read_contrast(texts).split(test=0.5, seed=1)
+    prompts = set(pd.read_csv(tmp_path / "effect" / "texts.csv").prompt)
+    assert prompts
+    assert not prompts & set(beginnings(seen_by_fit.source, words=4))
+    (tmp_path / "prompts.txt").write_text(str(seen_by_fit.source[0]))
+    with pytest.raises(ContrastError, match="was made from 1 of these 1 texts"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lens_steer(tmp_path, f"{measure} {given} --seed 0 --prompts @prompts.txt --out @other")

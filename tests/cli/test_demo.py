@@ -1,12 +1,13 @@
 """`lens-steer demo`: one command, a run folder and a report; never over another one's results."""
 
+import io
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 import lens_steer as ls
 from lens_steer import cli
@@ -30,24 +31,26 @@ class Installed:
 
 
 def demo(place: Path) -> list[str]:
-    result = CliRunner().invoke(cli.app, ["demo", "--out", str(place)], catch_exceptions=False)
-    assert result.exit_code == 0
-    return [line for line in result.output.splitlines() if line.strip()]
+    written = io.StringIO()
+    with redirect_stdout(written):
+        cli.app(["demo", "--out", str(place)])
+    return [line for line in written.getvalue().splitlines() if line.strip()]
 
 
 def test_it_runs_the_study_and_writes_the_report(
     tmp_path: Path, embedded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "find_studies", lambda: {"demo": Installed()})
+    monkeypatch.setattr(command, "load_study", lambda name: {"demo": Installed()}[name].load())
     monkeypatch.setattr("lens_steer.host.load.load_model", {"microworld": embedded}.__getitem__)
-    said, report = demo(tmp_path / "demo"), tmp_path / "demo" / "report.html"
-    assert said[0].startswith("found in ContrastSet('microworld:rude'")
-    assert [line.split() for line in said[1:4]] == [
+    printed, report = demo(tmp_path / "demo"), tmp_path / "demo" / "report.html"
+    assert printed[0].startswith("found in ContrastSet('microworld:rude'")
+    assert [line.split() for line in printed[1:4]] == [
         ["the", "clerk", "..."],
         ["before:", "kicked", "it", "."],
         ["after:", "saw", "it", "."],
     ]
-    assert said[-1] == f"The report is {report}"
+    assert printed[-1] == f"The report is {report}"
     assert "microworld:rude" in report.read_text(encoding="utf-8")
     assert (tmp_path / "demo" / "run" / "run.json").is_file()
     with pytest.raises(OutputError, match="already holds other results"):

@@ -121,18 +121,14 @@ def test_posteriors_are_calibrated():
     posteriors = [oracle.posterior(document.text) for document in documents]
     for attribute in english().attributes:
         laws = np.array([[each[attribute.name][value] for value in attribute.values] for each in posteriors])
-        held = np.array(
-            [[each.attributes[attribute.name] == value for value in attribute.values] for each in documents]
-        )
-        open_cases = (laws > 1e-6) & (laws < 1 - 1e-6)
-        weight = logit(laws[open_cases])
-
+        drawn = np.array([[each.attributes[attribute.name]] for each in documents])
+        undecided = (laws > 1e-6) & (laws < 1 - 1e-6)
+        held, weight = (drawn == np.array(attribute.values))[undecided], logit(laws[undecided])
         weights = (np.ones_like(weight), weight, weight > 0)
-        holds = held[open_cases]
-        assert max(abs(excess(laws[open_cases], holds, each)) for each in weights) < 4, attribute.name
+        assert max(abs(excess(laws[undecided], held, each)) for each in weights) < 4, attribute.name
         for wrong in (laws**2, np.sqrt(laws), np.broadcast_to(attribute.prior, laws.shape)):
-            belief = (wrong / wrong.sum(-1, keepdims=True))[open_cases]
-            assert max(abs(excess(belief, holds, each)) for each in weights) > 4.5, attribute.name
+            belief = (wrong / wrong.sum(-1, keepdims=True))[undecided]
+            assert max(abs(excess(belief, held, each)) for each in weights) > 4.5, attribute.name
 
 
 def test_a_continuation_is_judged_among_the_values_that_could_have_written_its_prompt():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -50,6 +52,50 @@ def test_numbers_of_a_column_are_rounded_alike(values: list[object], shown: list
 )
 def test_numbers_that_stand_alone(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("before", [0.4005, 350.02, 36.64], ["0.401", "350.0", "36.64"]),  # a share beside perplexities
+        ("change", [0.0878, -0.0020, 12.0], ["0.088", f"{MINUS}0.0020", "12.00"]),
+        ("after_score", [1.9e-13, 0.5, 0.0], ["0.000", "0.500", "0.000"]),
+        ("p_value", [1.9e-13, 0.5], [f"1.9{TIMES}10⁻¹³", "0.500"]),
+        ("heldout_auroc", [0.0912, float("nan")], ["0.091", ""]),
+    ],
+)
+def test_a_score_is_rounded_by_its_own_size(name: str, values: list[float], shown: list[str]) -> None:
+    assert [row[0].text for row in shown_table(pd.DataFrame({name: values})).rows] == shown
+
+
+def test_constants_are_of_values_not_of_what_is_shown_of_them() -> None:
+    frame = pd.DataFrame(
+        {
+            "edit": list("abcd"),
+            "perplexity": [36.56, 36.58, 36.60, 36.64],
+            "cost": [0.1231, 0.1234, 0.1229, 0.1226],
+            "ends": [np.inf, np.nan, np.inf, np.nan],
+            "same": [0.1231] * 4,
+        }
+    )
+    table = shown_table(frame)
+    assert [column.title for column in table.columns] == ["edit", "perplexity", "cost", "ends"]
+    assert table.constants == (("same", "0.123"),)
+    assert [row[3].text for row in table.rows] == ["\N{INFINITY}", "", "\N{INFINITY}", ""]
+
+
+def test_a_column_that_is_empty_only_where_the_table_is_shown_stays() -> None:
+    frame = pd.DataFrame({"x": range(1000), "late": [np.nan] * 600 + [1.0] * 400})
+    assert [column.title for column in shown_table(frame).columns] == ["x", "late"]
+
+
+def test_a_long_table_costs_what_is_shown_of_it() -> None:
+    rows = 300_000
+    frame = pd.DataFrame({f"column{number}": np.arange(rows) / 7 for number in range(12)})
+    started = perf_counter()
+    table = shown_table(frame.assign(site=["blocks.0.mlp.hook_post"] * rows))
+    assert perf_counter() - started < 1
+    assert table.constants == (("site", "blocks.0.mlp.hook_post"),)
 
 
 def test_what_all_rows_share_is_said_once_and_empty_columns_are_left_out() -> None:

@@ -1,0 +1,75 @@
+"""Running a command: its errors and warnings as one line each, and the exit status that goes with them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn, TextIO
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lens_steer.errors import LensSteerError, LensSteerWarning
+
+Command = Callable[[list[str]], Any]
+WRONG, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def app_of(name: str, help_text: str | None = None, **settings: Any) -> App:
+    """Return a command line whose errors are raised, for `run` to report."""
+    return App(
+        name=name,
+        help=help_text,
+        version=lambda: f"lens-steer {version('lens-steer')}",
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+        **settings,
+    )
+
+
+def run(command: Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit: status 1 for a user's mistake, 2 for wrong usage, 130 after Ctrl-C."""
+    sys.exit(status_of(command, name, sys.argv[1:] if arguments is None else arguments))
+
+
+def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit status; what went wrong is one line on standard error."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        warnings.simplefilter("default", LensSteerWarning)
+        try:
+            command(list(arguments))
+        except CycloptsError as error:
+            return _fail(name, f"{error} See `{name} --help`.", USAGE)
+        except LensSteerError as error:
+            return _fail(name, str(error), WRONG)
+        except OSError as error:  # a full disk, a connection that broke: no command foresees where
+            return _fail(name, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", WRONG)
+        except KeyboardInterrupt:
+            return _fail(name, "interrupted; nothing unfinished was kept", INTERRUPTED)
+    return 0
+
+
+def _fail(name: str, message: str, status: int) -> int:
+    sys.stderr.write(f"{name}: {' '.join(message.split())}\n")
+    return status
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write lens_steer's own warnings as one line, without the place in the source that a user cannot mend."""
+    if issubclass(category, LensSteerWarning):
+        sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
