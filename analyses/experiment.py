@@ -208,7 +208,7 @@ class Experiment:
         return study
 
 
-def _check_choices(run: Callable[..., ls.Study], given: Mapping[str, Any]) -> None:
+def _check_choices(run: Callable[..., Any], given: Mapping[str, Any]) -> None:
     for parameter in inspect.signature(run, eval_str=True).parameters.values():
         choices = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
         if choices and parameter.name in given and given[parameter.name] not in choices:
