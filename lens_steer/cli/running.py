@@ -45,7 +45,8 @@ def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
         try:
             command(list(arguments))
         except CycloptsError as error:
-            return _fail(name, f"{error} See `{name} --help`.", USAGE)
+            asked = " ".join([name, *[word for word in list(arguments)[:1] if not word.startswith("-")]])
+            return _fail(name, f"{error} See `{asked} --help`.", USAGE)
         except LensSteerError as error:
             return _fail(name, str(error), WRONG)
         except OSError as error:  # a full disk, a connection that broke: no command foresees where

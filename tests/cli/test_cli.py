@@ -61,6 +61,9 @@ def test_the_main_job(place: Path) -> None:
     assert len(experts) == 256
     assert f"{experts.site[0]}" in printed
     assert {"site", "unit", "width", "heldout_auroc"} <= set(experts.columns)
+    assert experts.selection_auroc.is_monotonic_decreasing
+    assert printed.split()[:4] == ["site", "unit", "selection_auroc", "heldout_auroc"]
+    assert "of 256 units differ between source and target texts (q < 0.05" in printed
     assert len(pd.read_parquet(place / "rank" / "tables" / "experts.parquet")) == 256
     run = json.loads((place / "rank" / "run.json").read_text())
     assert run["name"] == "rank"
@@ -71,6 +74,8 @@ def test_the_main_job(place: Path) -> None:
 
     printed = lens_steer(place, f"ablate {TEXTS} --units @rank/experts.csv --top 20 --max-new-tokens 4 --out @ablate")
     assert "20 units moved" in printed
+    assert printed.count("  before: ") == printed.count("  after:  ") == 3
+    assert "Editing 20 units at" in printed
     settings = json.loads((place / "ablate" / "run.json").read_text())["settings"]
     assert {"model", "texts", "holdout", "words", "strength", "samples", "units", "mode", "seed"} <= set(settings)
     scores = pd.read_csv(place / "ablate" / "scores.csv")
