@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
-.PHONY: test demo notebooks lint bench clean
+.PHONY: test test-untyped demo notebooks lint bench mutants clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -14,7 +15,11 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The same tests without the run-time check of shapes and types, as users run the package.
+test-untyped: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -o addopts="-q -rfE --strict-markers --strict-config" -m "not real"
 
 demo: $(STAMP)
 	$(BIN)/lens-steer demo
@@ -29,6 +34,13 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+# Hours: mutates statistics/, ranking/ and effects/ one place at a time and asks whether a test notices. ONLY narrows it
+# to the mutants of a pattern, such as ONLY="lens_steer.statistics.verdict*"; results are kept in mutants/ and resumed.
+mutants: $(STAMP)
+	$(BIN)/mutmut run $(ONLY)
+	$(BIN)/mutmut export-cicd-stats
+	$(BIN)/mutmut results
 
 clean:
 	rm -rf $(VENV) .venv-compat .pytest_cache .mypy_cache .ruff_cache

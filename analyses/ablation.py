@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.controls import Choice, matched_units, random_choices, shuffled_experts
+from analyses.controls import Choice, random_choices, shuffled_experts
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import by_verdict, sentence
@@ -155,10 +155,10 @@ def _orders(
     reached = max((k for k in ks if k <= len(selected)), default=0)
     several: dict[str, Any] = {"draws": draws, "seed": seed}
     orders: dict[str, tuple[Choice, ...]] = {EXPERTS: (experts,)}
-    orders[MATCHED[EXPERTS]] = matched_units(experts, activations, **several)
+    orders[MATCHED[EXPERTS]] = tuple(ls.matched_units(experts, activations, **several))
     if reached:
         orders[LINEAS] = (selected[:reached],)
-        orders[MATCHED[LINEAS]] = matched_units(selected[:reached], activations, **several)
+        orders[MATCHED[LINEAS]] = tuple(ls.matched_units(selected[:reached], activations, **several))
     orders[RANDOM] = random_choices(activations.sites, max(ks), **several)
     orders[SHUFFLED] = shuffled_experts(train, activations, max(ks), **several)
     return orders
@@ -312,7 +312,7 @@ def _captions(mode: str, heldout: HeldOut, draws: int, looks: int) -> dict[str, 
         f"holds at 95 % for the {looks} comparisons of either choice at all doses together (Bonferroni). rank_p: exact "
         "p of the choice's rank among the draws, which cannot fall below 2 / (draws + 1).",
         "chosen_units": "Every chosen unit, its rank in the choice, its AUROC on held-out texts (1/2 is chance), and "
-        "its mean and standard deviation over the tokens of training target texts, in which units are matched.",
+        "its mean and standard deviation over the tokens of training target texts.",
         "texts": "Continuations of the first prompts, before and after every edit (of controls, the first draw).",
     }
 

@@ -15,15 +15,14 @@ from typing import Any, Literal
 import pandas as pd
 
 import lens_steer as ls
+from analyses.composition_findings import KINDS, NULL, summary, then
 from analyses.experiment import Experiment, concept_name, default_scorer, disjoint, measured, neutral_texts
-from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
-from analyses.sentences import by_verdict, sentence
+from analyses.measurements import PERPLEXITY, HeldOut, Measurements
 
-KINDS = ("dense", "sparse")
-NULL = "shuffled labels"
 INSIDE = ("moved", "curvature", "additivity", "excess", "commutation")
 _SHOWS = 0.5  # a text with this score or more shows the concept
 _FEWEST_NEUTRAL = 4
+_CANDIDATES = 4  # so many texts are read for every neutral text that is wanted
 Edits = Mapping[str, Mapping[str, ls.Intervention]]
 """Kind -> name of the edit -> edit; the compositions among them."""
 
@@ -145,6 +144,7 @@ def _heldout(experiment: Experiment, held: Mapping[str, ls.ContrastSet], scorers
         starts = [ls.beginnings(texts.source, words=m.prompt_words, most=m.most_prompts) for texts in held.values()]
         prompts = _alternating(starts)[: m.most_prompts]
     candidates = _alternating([neutral_texts(texts, len(texts.control + texts.target))[0] for texts in held.values()])
+    candidates = candidates[: _CANDIDATES * m.most_neutral]
     neutral = without_concepts(candidates, scorers.values())[: m.most_neutral]
     if len(neutral) < _FEWEST_NEUTRAL:
         raise ls.LensSteerError(
@@ -175,11 +175,6 @@ def _alternating(parts: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
     """Return the rows of the parts in turn, each row once."""
     rows = (row for turn in zip_longest(*parts) for row in turn if row is not None)
     return tuple(dict.fromkeys(rows))
-
-
-def then(first: str, later: str) -> str:
-    """Return the name of a composition."""
-    return f"{first}, then {later}"
 
 
 def _edits(model: Any, small: Mapping[str, ls.ContrastSet], lineas: ls.LinEAS, share: float, seed: int) -> Edits:
@@ -263,100 +258,6 @@ def _interaction(model: Any, edits: Edits, held: ls.ContrastSet, one: str, two: 
         parts.append(table[table["measure"].isin(INSIDE)])
     columns = ["kind", "site", "layer", "side", "first", "later", "measure", "value", "low", "high"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
-
-
-def summary(frames: Mapping[str, pd.DataFrame], one: str, two: str, neutral: str) -> list[str]:
-    """Return what was found, from the frames alone: whether both concepts are lowered in either order first."""
-    table = frames["composition"]
-
-    def cell(kind: str, edit: str, measure: str) -> Any:
-        chosen = (table["kind"] == kind) & (table["edit"] == edit) & (table["measure"] == measure)
-        return table[chosen].iloc[0]
-
-    def clause(kind: str, edit: str, measure: str, subject: str) -> str:
-        called = f"the perplexity of {neutral}" if measure == PERPLEXITY else f"the mean score of {measure}"
-        return change_of(cell(kind, edit, measure)).sentence(subject, called)
-
-    sentences = [_title(table, one, two)]
-    for kind in KINDS:
-        order = then(one, two)
-        composed = f"{kind} edits composed ({cell(kind, order, one)['units']} units; {order})".replace("; ", ", ")
-        sentences += [sentence(clause(kind, order, measure, composed)) for measure in (one, two, PERPLEXITY)]
-        sentences += [
-            sentence(
-                clause(kind, concept, concept, f"the {kind} edit of {concept} alone ({_units(cell, kind, concept)})")
-            )
-            for concept in (one, two)
-        ]
-    sentences += [_order_sentence(frames["order"], one, two), _inside_sentence(frames)]
-    sentences.append(_interference_sentence(frames["interference"]))
-    sentences += [
-        sentence(
-            *(clause(kind, NULL, concept, f"the {kind} fits on shuffled labels, composed,") for concept in (one, two))
-        )
-        for kind in KINDS
-    ]
-    return sentences
-
-
-def _units(cell: Any, kind: str, concept: str) -> str:
-    units = cell(kind, concept, concept)["units"]
-    return f"{units} units" if units else "which moves no unit"
-
-
-def _title(table: pd.DataFrame, one: str, two: str) -> str:
-    """Say of which kind of edits every order lowers both concepts."""
-    orders = [then(one, two), then(two, one)]
-    verdicts = {}
-    for kind in KINDS:
-        rows = table[(table["kind"] == kind) & table["edit"].isin(orders) & table["measure"].isin([one, two])]
-        each = {change_of(row).verdict for row in rows.to_dict("records")}
-        if ls.Verdict.CANNOT_JUDGE in each:
-            verdicts[f"{kind} edits"] = ls.Verdict.CANNOT_JUDGE
-        else:
-            verdicts[f"{kind} edits"] = ls.Verdict.LOWER if each == {ls.Verdict.LOWER} else ls.Verdict.NOT_SHOWN
-    words = {ls.Verdict.LOWER: "both lower", ls.Verdict.NOT_SHOWN: "both lower, not shown"}
-    return sentence(f"composed in either order, against {one} and {two}: {by_verdict(verdicts, words)}")
-
-
-def _order_sentence(order: pd.DataFrame, one: str, two: str) -> str:
-    """Give every difference that was shown with its interval, and list the others."""
-    subject = f"{{kind}}: the order {then(two, one)} instead of {then(one, two)}"
-    return _differences(order, subject, "the {measure}")
-
-
-def _interference_sentence(table: pd.DataFrame) -> str:
-    return _differences(table, "{kind}: {order} instead of the edit of {measure} alone", "the {measure}")
-
-
-def _differences(table: pd.DataFrame, subject: str, measure: str) -> str:
-    rows: list[Any] = table.to_dict("records")
-    shown = (ls.Verdict.LOWER, ls.Verdict.HIGHER)
-    clauses = [
-        change_of(row).sentence(subject.format(**row), measure.format(**row))
-        for row in rows
-        if change_of(row).verdict in shown
-    ]
-    names = "{kind} {measure}" + (" ({order})" if "order" in table.columns else "")
-    others = {names.format(**row): change_of(row).verdict for row in rows if change_of(row).verdict not in shown}
-    what = subject.partition(": ")[2].format(order="a composition", measure="its concept")
-    return sentence(*clauses, f"{what}, change in {by_verdict(others)}" if others else "")
-
-
-def _inside_sentence(frames: Mapping[str, pd.DataFrame]) -> str:
-    inside = frames["interaction"]
-    clauses = []
-    for kind in KINDS:
-        units = int(frames["collisions"].query("kind == @kind")["units"].sum())
-        turned = inside[
-            (inside["measure"] == "commutation") & (inside["side"] == "source") & (inside["kind"] == kind)
-        ].dropna(subset=["value"])
-        size = ""
-        if len(turned):
-            largest = turned.sort_values("value").iloc[-1]
-            size = f", largest commutation {largest['value']:.3f} sd per unit, at {largest['site']}"
-        clauses.append(f"the {kind} edits meet at {units} units{size}")
-    return sentence(*clauses)
 
 
 def _figures(frames: Mapping[str, pd.DataFrame], one: str, two: str, neutral: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from scipy import stats
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.experiment import MICROWORLD, Experiment
+from analyses.experiment import MICROWORLD, Experiment, as_study
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import sentence
 from lens_steer import microworld
@@ -38,6 +38,7 @@ class Job:
     edit: ls.Intervention
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet,
@@ -175,6 +176,7 @@ def measure(
     Every draw has prompts and samples of its own. Also returns the first draw's continuations of open prompts.
     """
     several: dict[str, Any] = {"neutral_name": "held-out target texts", "samples": 1, "chat": None}
+    scorer = ls.OracleScorer(concept)
     tests: dict[tuple[str, int], HeldOut] = {}
     parts = []
     for job in tqdm(jobs, desc="evaluate", unit="edit"):
@@ -188,7 +190,7 @@ def measure(
                 tests[kind, job.draw] = HeldOut(
                     model,
                     prompts=tuple(rows),
-                    scorers={CONCEPT: ls.OracleScorer(concept)},
+                    scorers={CONCEPT: scorer},
                     neutral=tuple(neutral),
                     max_new_tokens=max_new_tokens,
                     seed=seed + job.draw,

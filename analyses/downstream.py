@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.experiment import Experiment, neutral_texts
+from analyses.experiment import Experiment, as_study, neutral_texts
 from analyses.levels import Cases, change_over_fits, value_over_fits
 from analyses.measurements import change_of
 from analyses.sentences import by_verdict, interval, sentence
@@ -29,6 +29,7 @@ Estimates = Mapping[tuple[str, str, str, int, str], Cases]
 """Edit, texts, edited, layer, measure -> [fit, case]."""
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet,
@@ -230,7 +231,7 @@ def _left(estimates: Estimates) -> pd.DataFrame:
     keys = [
         key
         for key in estimates
-        if key[1] == "heldout" and key[4] == "left" and key[3] == last and key[2] != f"layer {last}"
+        if key[1] == "heldout" and key[4] == "left" and key[3] == last and key[2] not in ("all", f"layer {last}")
     ]
     layers = max(1, len({key[2] for key in keys}))
     return pd.DataFrame(
@@ -338,8 +339,9 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     carried = frames["carried"]
     lines: dict[str, Any] = {"x": "layer", "y": "value", "by": "edit", "low": "low", "high": "high", "x_title": "layer"}
     arrived = carried[(carried["measure"] == "arrived") & (carried["texts"] == "heldout")]
-    figures = {
-        "carried": ls.figures.dose_response(
+    figures: dict[str, Any] = {}
+    if arrived["value"].notna().any():  # where source and target are shown to differ at some layer
+        figures["carried"] = ls.figures.dose_response(
             arrived,
             **lines,
             title=f"How far edits at every layer carry {concept}",
@@ -348,7 +350,6 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
             baseline=1.0,
             baseline_name="target",
         )
-    }
     for texts in ("neutral", "foreign"):
         figures[f"moved_{texts}"] = ls.figures.dose_response(
             carried[(carried["measure"] == "moved") & (carried["texts"] == texts)],
@@ -360,6 +361,8 @@ def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     for name, edit in (("alone_layer_by_layer", APART), ("alone_end_to_end", END_TO_END)):
         one = frames["one_layer"]
         wide = one[(one["edit"] == edit) & (one["measure"] == "arrived")]
+        if wide["value"].isna().all():
+            continue
         wide = wide.assign(place=wide["edited"].str.removeprefix("layer ").astype(int))
         figures[name] = ls.figures.matrix(
             wide.pivot(index="place", columns="layer", values="value"),

@@ -6,11 +6,11 @@ A study says `experiment = Experiment.begin("name", run, locals())` and then onl
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import lens_steer as ls
 from analyses.measurements import HeldOut
@@ -75,9 +75,20 @@ def measured(**defaults: Any) -> Callable[[_Run], _Run]:
         about = inspect.getdoc(Measurement) or ""
         run.__doc__ = (inspect.getdoc(run) or "").replace(_SEE, about.partition("----------\n")[2].strip())
         setattr(run, _MEASURED, measurement)
-        return run
+        return as_study(run)
 
     return shown
+
+
+def as_study(run: _Run) -> _Run:
+    """Let Ctrl-C end a study, in a notebook too, where a fit alone would return the best map so far."""
+
+    @wraps(run)
+    def whole(*given: Any, **settings: Any) -> ls.Study:
+        with ls.on_interrupt("raise"):
+            return run(*given, **settings)
+
+    return cast("_Run", whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +115,7 @@ class Experiment:
     measurement: Measurement
 
     @classmethod
-    def begin(cls, name: str, run: Callable[..., ls.Study], arguments: Mapping[str, Any]) -> Experiment:
+    def begin(cls, name: str, run: Callable[..., Any], arguments: Mapping[str, Any]) -> Experiment:
         """Check a study's arguments and its place before any work is done.
 
         `arguments` are the `locals()` of `run` at its start.
@@ -237,29 +248,31 @@ def _call(name: str, seed: int, settings: Mapping[str, Any]) -> str:
 def disjoint(texts: ls.ContrastSet, most: int, draws: int, *, seed: int) -> tuple[ls.ContrastSet, ...]:
     """Return draws of texts that share none: each has at most `most` texts a side, fewer where they do not suffice.
 
+    With several draws a text that stands twice is taken once.
+
     Raises
     ------
     LensSteerError
         A draw would have fewer than two texts a side.
 
     """
-    size = min(most, len(texts.source) // draws, len(texts.target) // draws)
+    if draws > 1 and not texts.paired:
+        texts = _of(texts, dict.fromkeys(texts.source), dict.fromkeys(texts.target))
+    size = min(most, len(texts.source) // max(1, draws), len(texts.target) // max(1, draws))
     if draws < 1 or size < 2:
         raise ls.LensSteerError(
-            f"draws={draws}: {len(texts.source)} + {len(texts.target)} training texts do not suffice for that many "
-            "draws of two or more texts a side that share none; give more texts, or fewer draws"
+            f"{draws} draws: {len(texts.source)} + {len(texts.target)} training texts do not suffice for that many "
+            "draws of two or more texts a side that share none; give more texts, or fewer draws or fits"
         )
     drawn = texts.subsample(size * draws, seed=seed)
-    return tuple(
-        ls.ContrastSet(
-            drawn.source[draw::draws],
-            drawn.target[draw::draws],
-            control=texts.control,
-            paired=texts.paired,
-            name=texts.name,
-            chat=texts.chat,
-        )
-        for draw in range(draws)
+    if draws == 1:
+        return (drawn,)
+    return tuple(_of(texts, drawn.source[draw::draws], drawn.target[draw::draws]) for draw in range(draws))
+
+
+def _of(like: ls.ContrastSet, source: Iterable[Any], target: Iterable[Any]) -> ls.ContrastSet:
+    return ls.ContrastSet(
+        tuple(source), tuple(target), control=like.control, paired=like.paired, name=like.name, chat=like.chat
     )
 
 

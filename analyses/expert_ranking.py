@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 import lens_steer as ls
-from analyses.experiment import MICROWORLD, Experiment
+from analyses.experiment import MICROWORLD, Experiment, as_study
 from analyses.sentences import by_verdict, listed, sentence
 
 FALSE_DISCOVERIES = 0.05
@@ -26,6 +26,7 @@ WIDE = 0.05  # a difference of AUROC that is worth a sentence
 EXPERT = 0.9  # held-out AUROC from which the sentences speak of an expert
 
 
+@as_study
 def run(
     model: Any,
     contrast: ls.ContrastSet | ls.LabelledTexts,

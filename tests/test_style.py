@@ -27,8 +27,10 @@ LEVELS = {
     "texts": 8,
     "microworld": 9,
     "statistics": 9,
+    "records": 8,
     "directories": 9,
     "progress": 9,
+    "interruption": 9,
     "errors": 10,
 }
 # Rooms of one level that may see each other.

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor
 
+from lens_steer.activations.by_site import BySite
 from lens_steer.activations.moments import TokenMoments
-from lens_steer.activations.pooling import Pool
+from lens_steer.activations.pooling import Pool, checked_pool
+from lens_steer.activations.store import load_activations, save_activations
 from lens_steer.errors import ActivationError
 from lens_steer.host.sites import Site, split_name
 
-T = TypeVar("T")
 Side = Literal["source", "target", "all"]
-
-
-class BySite(Mapping[Site, T], Generic[T]):
-    """A mapping from sites to values that also takes a site's name; values may be made on demand."""
-
-    def __init__(self, sites: tuple[Site, ...], get: Callable[[Site], T]) -> None:
-        self._sites = {site.name: site for site in sites}
-        self._get = get
-
-    def __getitem__(self, site: Site | str) -> T:
-        name = str(site)
-        if name not in self._sites:
-            raise ActivationError(f"there are no activations of {name}; there are {', '.join(self._sites)}")
-        return self._get(self._sites[name])
-
-    def __iter__(self) -> Iterator[Site]:
-        return iter(self._sites.values())
-
-    def __len__(self) -> int:
-        return len(self._sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +50,8 @@ class Activations:
     pairs:
         [text, concept]: the number of its pair in a paired concept, -1 without; None where nothing is paired.
     provenance:
-        Model, host, dtype, data hash, pool, BOS choice, versions.
+        Model, its fingerprint (what is attached included), host, dtype, data hash, pool, scope, BOS choice, batch size,
+        versions.
 
     """
 
@@ -177,16 +159,12 @@ class Activations:
 
     def save(self, directory: str | Path) -> Path:
         """Write `activations.safetensors` and `activations.json` into a new directory."""
-        from lens_steer.activations.store import save_activations
-
         return save_activations(self, Path(directory))
 
     @classmethod
     def load(cls, directory: str | Path) -> Activations:
-        """Read what `save` wrote; values stay on disk until they are used."""
-        from lens_steer.activations.store import load_activations
-
-        return load_activations(Path(directory))
+        """Read what `save` wrote; values stay on disk until they are used. ArtifactError if it is damaged."""
+        return load_activations(Path(directory), cls)
 
     @classmethod
     def from_arrays(
@@ -198,17 +176,19 @@ class Activations:
         name: str = "contrast",
         blocks: Sequence[int] = (),
     ) -> Activations:
-        """Make activations of arrays [text, unit] per site name, source and target with the same sites.
+        """Make activations of arrays or tensors [text, unit] per site name, source and target with the same sites.
 
         `blocks` number what belongs together, source texts first; without them every text is a block of its own.
-        ActivationError for other shapes, or blocks that do not number every text.
+        ActivationError for sites or widths that differ, an empty side, values that are no finite numbers, or blocks
+        that do not number every text.
         """
+        checked_pool(pool)
         if source.keys() != target.keys() or not source:
             raise ActivationError("source and target need the same sites, at least one")
         values: dict[str, Tensor] = {}
         sites = []
         for key in source:
-            sides = [_as_float32(side[key]) for side in (source, target)]
+            sides = [_finite_floats(side[key], str(key)) for side in (source, target)]
             if any(side.ndim != 2 or len(side) == 0 for side in sides) or sides[0].shape[1] != sides[1].shape[1]:
                 shapes = " and ".join(str(tuple(side.shape)) for side in sides)
                 raise ActivationError(f"{key}: two arrays [text, unit] of one width are needed, got {shapes}")
@@ -241,11 +221,21 @@ class Activations:
             raise ActivationError(f"choose one concept first: activations.concept(name), of {', '.join(self.concepts)}")
 
 
-def _as_float32(values: Any) -> Tensor:
-    """Return a copy on the CPU, without gradient, of an array or a tensor of whatever dtype."""
-    if isinstance(values, Tensor):
-        return values.detach().to("cpu", torch.float32, copy=True)
-    return torch.tensor(np.asarray(values, dtype=np.float32))
+def _finite_floats(values: Any, name: str) -> Tensor:
+    """Return an array or a tensor (of any device or dtype, with a gradient or without) as float32 on the CPU."""
+    try:
+        given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=float))
+    except (TypeError, ValueError) as error:
+        raise ActivationError(f"{name}: an array of numbers [text, unit] is needed ({error})") from error
+    floats = given.detach().cpu().float()
+    bad = (~torch.isfinite(floats)).nonzero()
+    if len(bad):
+        place = ", ".join(map(str, bad[0].tolist()))
+        raise ActivationError(
+            f"{name}: the value at [{place}] is {float(floats[tuple(bad[0])])}, and {len(bad) - 1} more are no finite "
+            "numbers: leave these texts or units out"
+        )
+    return floats
 
 
 _SIDES = {"source": 0, "target": 1}

@@ -55,16 +55,20 @@ class MomentSums:
         """Add the tokens that a batch pools; `sides` is 1 where a text belongs to a group."""
         if self.centre is None:
             self.centre = activation[tokens.mask].float().mean(0)
-        if self.first.device != activation.device:
-            self.restore({part: value.to(activation.device) for part, value in self.state().items()})
+        # Metal has no float64: there the sums stay on the CPU.
+        place = torch.device("cpu") if activation.device.type == "mps" else activation.device
+        if self.first.device != place:
+            self.restore({part: value.to(place) for part, value in self.state().items()})
+        centre = self.centre.to(activation.device)
         # Positions that no text pools (BOS, above all) are cut off rather than multiplied away.
         inside = activation[:, tokens.span]
-        shifted = torch.sub(inside, self.centre, out=scratch.like(inside))
+        shifted = torch.sub(inside, centre, out=scratch.like(inside))
         if tokens.ragged:
-            shifted.mul_(tokens.mask[:, tokens.span, None])
-        self.count += sides @ tokens.mask.sum(1).float()
-        self.first += sides @ shifted.sum(1)
-        self.second += sides @ shifted.square_().sum(1)
+            # Filled, not multiplied: zero times infinity is not a number.
+            shifted.masked_fill_(~tokens.mask[:, tokens.span, None], 0.0)
+        self.count += (sides @ tokens.mask.sum(1).float()).to(place)
+        self.first += (sides @ shifted.sum(1)).to(place)
+        self.second += (sides @ shifted.square_().sum(1)).to(place)
 
     PARTS = ("count", "first", "second", "centre")
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_steer.errors import SettingError
+
 Pool = Literal["max", "mean", "last", "first"]
+
+
+def checked_pool(pool: Pool) -> Pool:
+    """Return the pool; SettingError where there is none of that name."""
+    if pool not in get_args(Pool):
+        raise SettingError(f"no pool is named {pool!r}; there are {', '.join(get_args(Pool))}")
+    return pool
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,10 @@ class TokenPool:
         """Pool an activation; float32 out, whatever came in, and differentiable."""
         values: Tensor = getattr(self, f"_{pool}")(activation)
         return values.float()
+
+    def to(self, device: torch.device) -> TokenPool:
+        """Return the pools for activations on a device; itself where its mask already lies there."""
+        return self if self.mask.device == device else TokenPool(self.mask.to(device))
 
     @cached_property
     def span(self) -> slice:
@@ -60,7 +73,11 @@ class TokenPool:
         return rows, first, last
 
     def _mean(self, activation: Tensor) -> Tensor:
-        return torch.bmm(self._weights, activation.float())[:, 0]
+        # Positions that no text pools are cut off: a value there that is not finite would not vanish by a weight of 0.
+        weights, values = self._weights[..., self.span], activation[:, self.span].float()
+        if _rounds_products(values):
+            return (weights.mT * values).sum(1)
+        return torch.bmm(weights, values)[:, 0]
 
     def _max(self, activation: Tensor) -> Tensor:
         if not self.ragged:
@@ -80,3 +97,8 @@ class TokenPool:
     def _first(self, activation: Tensor) -> Tensor:
         rows, first, _ = self._ends
         return activation[rows, first]
+
+
+def _rounds_products(values: Tensor) -> bool:
+    """Whether a product of float32 matrices is computed in less precision: under autocast, or TF32 where allowed."""
+    return torch.is_autocast_enabled(values.device.type) or (values.is_cuda and torch.backends.cuda.matmul.allow_tf32)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from lens_steer.activations.show_page import page
+from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.directories import replace_file
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError, UnitError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
-from lens_steer.host.sites import find_sites, site_at
-from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
+from lens_steer.host.sites import all_sites, site_at
+from lens_steer.host.tokens import TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, LabelledTexts, Row
@@ -26,35 +27,6 @@ if TYPE_CHECKING:
 
 _MOST_UNITS = 100  # a page of more is not read, and a whole ranking given by mistake would be
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
-
-
-@dataclass(frozen=True, eq=False)
-class TopText:
-    """One text around its largest activation: `values` and `pooled` go with `tokens`, the first at `start`."""
-
-    row: int
-    side: str | None
-    largest: float
-    start: int
-    length: int
-    tokens: tuple[str, ...]
-    pooled: tuple[bool, ...]
-    values: Float[Tensor, " pos"]
-
-
-@dataclass(frozen=True, eq=False)
-class ShownUnit:
-    """A unit, its largest activation in every text (with that text's side), and the texts where it is largest.
-
-    `low` and `high` are the extremes over all pooled tokens of all texts.
-    """
-
-    unit: Unit
-    largest: Float[Tensor, " text"]
-    sides: tuple[str | None, ...]
-    low: float
-    high: float
-    top: tuple[TopText, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +59,6 @@ class UnitView:
         return pd.DataFrame(rows, columns=names)
 
     def _repr_html_(self) -> str:
-        from lens_steer.activations.show_page import page
-
         return page(self.units)
 
     def save(self, path: str | Path) -> Path:
@@ -144,7 +114,7 @@ def show_units(
     rows, sides, chat = _rows_and_sides(texts)
     chosen = _units_of(model, units)
     tokens = tokenize(model, rows, chat=chat)
-    values = _token_values(model, tokens, chosen, batch_size or default_batch_size(tokens))
+    values = _token_values(model, tokens, chosen, batch_size)
     about = {"tokenizer": host_of(model).tokenizer, "top": top, "max_tokens": max_tokens}
     shown = (
         _shown(unit, tokens, [text[:, column] for text in values], sides, **about) for column, unit in enumerate(chosen)
@@ -168,7 +138,7 @@ def _rows_and_sides(
 
 def _units_of(model: nn.Module, units: UnitsLike) -> tuple[Unit, ...]:
     """The units, each once, at this model's own sites."""
-    listed = dict.fromkeys(as_units(units, sites=find_sites(model, "blocks.*")))
+    listed = dict.fromkeys(as_units(units, sites=all_sites(model)))
     if len(listed) > _MOST_UNITS:
         raise UnitError(f"{len(listed)} units are too many to look at: give at most {_MOST_UNITS}, such as .top(3)")
     here = {site: site_at(host_of(model), site.name) for site in {unit.site for unit in listed}}
@@ -178,9 +148,9 @@ def _units_of(model: nn.Module, units: UnitsLike) -> tuple[Unit, ...]:
     return tuple(Unit(here[unit.site], unit.index) for unit in listed)
 
 
-def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int) -> list[Tensor]:
+def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int | None) -> list[Tensor]:
     """Run every text once and keep the chosen units' values at every token: per text [pos, unit]."""
-    values = [torch.empty(length, len(units)) for length in tokens.lengths]
+    values = [torch.full((length, len(units)), torch.nan) for length in tokens.lengths]
 
     def reader(columns: list[int], indices: list[int]) -> Visit:
         def read(activation: Tensor, batch: TokenBatch) -> None:

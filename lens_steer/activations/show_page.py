@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-    from lens_steer.activations.show import ShownUnit, TopText
+    from lens_steer.activations.shown_unit import ShownUnit, TopText
 
 _SIDE_COLOURS = {"source": "#d55e00", "target": "#0072b2", None: "#767676"}
 _POSITIVE, _NEGATIVE = (123, 50, 148), (0, 136, 55)

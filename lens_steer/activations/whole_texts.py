@@ -17,14 +17,16 @@ Pooled = Mapping[Site, Tensor]
 """Site -> pooled values, float32 [text, unit]."""
 
 
-def pool_texts(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Pool, batch_size: int) -> Pooled:
+def pool_texts(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Pool, batch_size: int | None) -> Pooled:
     """Return the pooled values of all texts at some sites: no gradients, the model's device, the order of the texts."""
     device = host_of(model).device
-    values = {site: torch.empty(len(tokens), site.width, device=device) for site in sites}
+    # Not a number until a text has run: a row that was left out cannot pass for a value.
+    values = {site: torch.full((len(tokens), site.width), torch.nan, device=device) for site in sites}
 
     def reader(site: Site) -> Visit:
         def read(activation: Tensor, batch: TokenBatch) -> None:
-            values[site][list(batch.rows)] = TokenPool(batch.pooled)(activation, pool)
+            pooled = TokenPool(batch.pooled.to(activation.device))(activation, pool)
+            values[site][list(batch.rows)] = pooled.to(device)
 
         return read
 

@@ -164,7 +164,7 @@ class TextOptions:
 
 def read_texts(
     files: Sequence[str],
-    columns: dict[str, str],
+    columns: dict[str, Any],
     chat: bool | str | None,
     *,
     n: int | None,
@@ -178,7 +178,7 @@ def read_texts(
         raise SettingError(
             f"give {option} once (a table, concept JSON or a name) or twice (source texts, target texts)"
         )
-    plain = len(files) == 2 or files[0].startswith(MICROWORLD) or Path(files[0]).suffix.lower() == ".json"
+    plain = len(files) == 2 or files[0].startswith(MICROWORLD)
     if plain and columns:
         what = "two text files" if len(files) == 2 else files[0]
         named = ", ".join(f"--{name}" for name in columns)

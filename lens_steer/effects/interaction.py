@@ -19,7 +19,8 @@ from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.interventions.compose import collisions, compose
+from lens_steer.interventions.collisions import collisions
+from lens_steer.interventions.compose import compose
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import require_confidence

@@ -15,7 +15,7 @@ from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import pool_texts
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.sites import Site
-from lens_steer.host.tokens import Tokens, default_batch_size, tokenize
+from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.texts.contrast import ContrastSet, Row
 
 Texts = Literal["heldout", "neutral", "foreign"]
@@ -67,7 +67,7 @@ def pooled_sides(
     """Run one group's texts, side by side; ActivationError for the first value that is not finite, of `what`."""
     sides: dict[str, dict[Site, Tensor]] = {}
     for side, tokens in group.tokens.items():
-        pooled = pool_texts(model, tokens, sites, pool, batch_size or default_batch_size(tokens))
+        pooled = pool_texts(model, tokens, sites, pool, batch_size)
         sides[side] = {site: values.cpu() for site, values in pooled.items()}
         for site, values in sides[side].items():
             if len(bad := (~torch.isfinite(values)).nonzero()):

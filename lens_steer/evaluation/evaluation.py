@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import reduce
+from jaxtyping import Float
 from torch import nn
 
 from lens_steer.errors import SettingError
-from lens_steer.evaluation.generation import generate
+from lens_steer.evaluation.generation import Prompt, generate, prompt_text
 from lens_steer.evaluation.perplexity import TextLosses, text_losses
 from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.adapter import host_of
+from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.statistics.intervals import change_interval, perplexity_change, share, share_change
+from lens_steer.statistics.intervals import (
+    change_interval,
+    perplexity_change,
+    require_confidence,
+    share,
+    share_change_interval,
+)
+from lens_steer.statistics.verdict import Change
 from lens_steer.texts.contrast import ChatFormat, Row
 
 if TYPE_CHECKING:
@@ -34,8 +44,10 @@ class Evaluation:
         One row per measure: measure ("effect": mean score of the generated texts; "cost": perplexity of the neutral
         texts, pooled over tokens; then the shares that the scorer tells beside its scores), before, after, change
         (after - before; a lower effect means less of the concept, a higher cost worse language), low, high (bounds of
-        the change), unit, n (prompts or texts drawn again). A text that its scorer cannot judge is no part of the
-        effect; a `ContinuationScorer` says how many those are.
+        the change), verdict (what they say: lower, higher, not shown, cannot be judged), fell, rose (shares of the
+        prompts or texts whose own value fell or rose: an edit may lower a mean and make some worse), unit, n (prompts
+        or texts drawn again). A text that its scorer cannot judge is no part of the effect; a `ContinuationScorer` says
+        how many those are.
     texts:
         One row per generated text: prompt, sample, before, after, before_score, after_score (nan: not judged).
     neutral:
@@ -50,6 +62,17 @@ class Evaluation:
     neutral: pd.DataFrame
     settings: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Evaluation of {self._size}\n{self.frame.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Evaluation of {self._size}</p>{self.frame.to_html(index=False, border=0)}"
+
+    @property
+    def _size(self) -> str:
+        prompts = self.texts["prompt"].size // max(1, int(self.settings.get("samples", 1)))
+        return f"{prompts} prompts ({len(self.texts)} continuations) and {len(self.neutral)} neutral texts"
+
     def plot(self) -> Any:
         """Draw both measures before and after, with their intervals."""
         from lens_steer.report.plots import plot
@@ -61,8 +84,8 @@ def evaluate(
     model: nn.Module,
     intervention: Intervention,
     *,
-    prompts: Sequence[str],
-    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    scorer: Scorer | Callable[[Sequence[str]], Any],
     neutral: Sequence[Row],
     strength: float = 1.0,
     seed: int = 0,
@@ -83,13 +106,15 @@ def evaluate(
     model, intervention, strength:
         What is compared: the model as it is, and the model under this much of the intervention.
     prompts:
-        Continued before and after with the same random streams; only the continuations are scored.
+        Texts or conversations, as for `generate`. Continued before and after with the same random streams; only the
+        continuations are scored.
     scorer:
-        Score of a text in [0, 1]: a `WordList`, a `ConceptClassifier`, an `OracleScorer`, or anything called with
-        texts.
+        Score of a text in [0, 1]: a `WordList`, a `ConceptClassifier`, an `OracleScorer`, or any function of a list of
+        texts that returns one score per text.
     neutral:
         Texts, or (prompt, completion) pairs, that have nothing to do with the concept: the cost is measured on them,
-        as they are (`chat` is for prompts and for the prompts of pairs).
+        as they are (`chat` is for prompts and for the prompts of pairs). An edit of generated tokens acts on the
+        completions, and on plain texts behind BOS; one for prompts alone, or with a gate, needs pairs.
     seed:
         Of the generations and of the intervals.
     samples:
@@ -97,20 +122,24 @@ def evaluate(
     max_new_tokens, temperature, top_p, chat, batch_size, progress:
         As in `generate`.
     confidence:
-        Of the intervals: percentile bootstrap, paired, over prompts (effect and shares: each prompt with all its
-        samples) and over neutral texts (cost).
+        Of the intervals, which are paired: over prompts, each with all its samples (effect and shares:
+        `share_change_interval`, exact where few prompts change), and over neutral texts (cost: `change_interval`).
     before:
-        An evaluation of the same model with the same prompts, neutral texts and settings, whose unedited texts and
-        losses are taken over; the scorer may be another.
+        An evaluation of the same model (by its fingerprint: weights, and what is attached to it) with the same prompts,
+        neutral texts and settings, whose unedited texts and losses are taken over; the scorer may be another.
 
     Raises
     ------
     SettingError
-        Settings out of range, no prompts or neutral texts, a scorer that returns another number of scores or scores
-        outside [0, 1], or a `before` that differs (what does is named).
+        Settings out of range, prompts or neutral texts that are none, a scorer that cannot be called, returns another
+        number of scores or scores outside [0, 1], or a `before` that differs (what does is named).
 
     """
-    _check(prompts, neutral, samples, confidence)
+    prompts, neutral = _listed("prompts", prompts), _listed("neutral", neutral)
+    if samples < 1:
+        raise SettingError(f"samples must be 1 or more, not {samples}")
+    require_confidence(confidence)
+    scorer = _named(scorer)
     sampling: dict[str, Any] = {
         "seed": seed,
         "max_new_tokens": max_new_tokens,
@@ -120,12 +149,14 @@ def evaluate(
     }
     settings = {
         "model": host_of(model).provenance,
+        "fingerprint": model_fingerprint(model, users_hooks=True).content(),
         "prompts": tuple(prompts),
         "neutral": tuple(neutral),
         "samples": samples,
         **sampling,
     }
     rows = [prompt for _ in range(samples) for prompt in prompts]
+    laid_out = [prompt if isinstance(prompt, str) else prompt_text(model, prompt, 0) for prompt in prompts]
     pairs_chat = None if all(isinstance(row, str) for row in neutral) else chat
 
     def measure(edit: Intervention | None) -> tuple[list[str], TextLosses]:
@@ -135,28 +166,63 @@ def evaluate(
 
     texts_before, losses_before = measure(None) if before is None else _taken_over(before, settings)
     texts_after, losses_after = measure(intervention)
-    readings = [read_continuations(scorer, rows, texts) for texts in (texts_before, texts_after)]
+    readings = [read_continuations(scorer, laid_out * samples, texts) for texts in (texts_before, texts_after)]
     return Evaluation(
         frame=_frame(readings, scorer.name, len(prompts), losses_before, losses_after, confidence, seed),
-        texts=_texts_frame(prompts, samples, texts_before, texts_after, readings),
+        texts=_texts_frame(laid_out, samples, texts_before, texts_after, readings),
         neutral=_neutral_frame(losses_before, losses_after),
         settings=settings,
     )
 
 
-def _check(prompts: Sequence[str], neutral: Sequence[Row], samples: int, confidence: float) -> None:
-    if isinstance(prompts, str):
-        raise SettingError("prompts must be a list: write a single prompt as [prompt]")
-    if samples < 1:
-        raise SettingError(f"samples must be 1 or more, not {samples}")
-    if not 0 < confidence < 1:
-        raise SettingError(f"confidence must lie between 0 and 1, not {confidence}")
-    if isinstance(neutral, str) or not neutral:
-        raise SettingError("neutral must be a list of texts: the cost of the edit is measured on them")
+def _listed(name: str, rows: Any) -> list[Any]:
+    """Return prompts or neutral texts as a list, and refuse what is none before anything is generated."""
+    if isinstance(rows, str | bytes | Mapping) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
+        raise SettingError(
+            f"{name} must be a list of texts, not one {type(rows).__name__}: write a single one as [text]"
+        )
+    listed = list(rows)
+    if not listed:
+        raise SettingError(f"{name} must hold a text or more: there is no {_ONE_OF[name]}")
+    for place, row in enumerate(listed):
+        if not isinstance(row, str | tuple | list):
+            raise SettingError(f"{name}[{place}] is a {type(row).__name__}, not a text")
+    return listed
+
+
+_ONE_OF = {"prompts": "prompt to continue", "neutral": "text to measure the cost of the edit on"}
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A plain function as a scorer, called by its own name."""
+
+    function: Callable[[Sequence[str]], Any]
+    name: str
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+        return np.asarray(self.function(texts), dtype=float)
+
+
+def _named(scorer: Any) -> Scorer:
+    if not callable(scorer):
+        raise SettingError(
+            f"a scorer is called with texts and returns their scores in [0, 1]; a {type(scorer).__name__} cannot be "
+            "called: give a WordList, a ConceptClassifier, an OracleScorer or a function"
+        )
+    if isinstance(scorer, Scorer):
+        return scorer
+    return _Function(scorer, str(getattr(scorer, "__name__", type(scorer).__name__)))
 
 
 def _taken_over(before: Evaluation, settings: Mapping[str, Any]) -> tuple[list[str], TextLosses]:
     different = [name for name, value in settings.items() if before.settings.get(name) != value]
+    if "fingerprint" in different:
+        fingerprint = before.settings.get("fingerprint")
+        here = ModelFingerprint.rebuilt(settings["fingerprint"])
+        unlike = ModelFingerprint.rebuilt(fingerprint).difference(here) if fingerprint else "it has no fingerprint"
+        different.remove("fingerprint")
+        different += [f"weights or attached edits of the model ({unlike})"] if unlike else []
     if different:
         raise SettingError(
             f"before= is an evaluation with other {', '.join(different)}: its unedited texts cannot be taken over"
@@ -203,21 +269,44 @@ def _frame(
     cost = before.perplexity(), after.perplexity()
     columns = (before.sums, after.sums, before.counts.astype(float))
     bounds = change_interval(perplexity_change, *columns, **drawn)
+    texts = len(before.sums)
     rows = [
-        ("effect", *_share_row([each.effect for each in readings], prompts, drawn), f"mean score of {scorer}", prompts),
-        ("cost", *cost, cost[1] - cost[0], *bounds, "perplexity", len(before.sums)),
+        (
+            "effect",
+            *_share_row([reading.effect for reading in readings], prompts, drawn),
+            f"mean score of {scorer}",
+            prompts,
+        ),
+        ("cost", *cost, *bounds, *_moves(before.sums, after.sums), "perplexity", texts),
     ]
-    for name, told in readings[0].shares.items():
-        rows.append((name, *_share_row([each.shares[name] for each in readings], prompts, drawn), told.unit, prompts))
-    return pd.DataFrame(rows, columns=["measure", "before", "after", "change", "low", "high", "unit", "n"])
+    for name, first in readings[0].shares.items():
+        shares = [reading.shares[name] for reading in readings]
+        rows.append((name, *_share_row(shares, prompts, drawn), first.unit, prompts))
+    frame = pd.DataFrame(rows, columns=["measure", "before", "after", "low", "high", "fell", "rose", "unit", "n"])
+    frame.insert(3, "change", frame["after"] - frame["before"])
+    frame.insert(
+        6, "verdict", [Change.of(row, confidence=confidence).verdict.value for row in frame.to_dict("records")]
+    )
+    return frame
 
 
 def _share_row(shares: Sequence[Share], prompts: int, drawn: dict[str, Any]) -> tuple[float, ...]:
-    """Return before, after, change and its bounds of a share, its prompts drawn again with all their samples."""
+    """Return before, after, bounds of the change, and how many fell and rose: prompts with all their samples."""
     columns = [
         reduce(column, "(sample prompt) -> prompt", "sum", prompt=prompts)
-        for each in shares
-        for column in (each.counted, each.of)
+        for counted in shares
+        for column in (counted.counted, counted.of)
     ]
     before, after = (float(share(columns[place], columns[place + 1], 0)) for place in (0, 2))
-    return before, after, after - before, *change_interval(share_change, *columns, **drawn)
+    with np.errstate(invalid="ignore"):
+        moves = _moves(columns[0] / columns[1], columns[2] / columns[3])
+    return before, after, *share_change_interval(*columns, **drawn), *moves
+
+
+def _moves(before: Float[np.ndarray, " row"], after: Float[np.ndarray, " row"]) -> tuple[float, float]:
+    """The shares of rows, of those that have a value before and after, that fell and that rose."""
+    change = (after - before)[np.isfinite(before) & np.isfinite(after)]
+    if not len(change):
+        return math.nan, math.nan
+    small = np.isclose(change, 0, atol=1e-9)
+    return float((change[~small] < 0).sum() / len(change)), float((change[~small] > 0).sum() / len(change))

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from scipy import stats
 from torch import nn
 
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import whole_texts
 from lens_steer.host.tokens import Tokens, pad_id
+from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.microworld.english import english
 from lens_steer.microworld.steering import SteeringError, SteeringTask
+from lens_steer.statistics.verdict import verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,12 +45,19 @@ class SteeringErrors:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """Per measure (nats, ungrammatical): before, after, their standard errors, change, prefixes, documents."""
+        """Per measure (nats, ungrammatical): both means, their standard errors, and the change with its own.
+
+        Columns: measure, before, before_se, after, after_se, change, change_se (paired: both speakers go through the
+        same documents, so it is far smaller than those of the means say), low, high (95 % interval of the change),
+        verdict, prefixes, documents.
+        """
         import pandas as pd
 
         rows = []
         for measure in ("nats", "ungrammatical"):
             old, new = getattr(self.before, measure), getattr(self.after, measure)
+            change, error = new.mean - old.mean, new.change_error(old)
+            half = float(stats.t.ppf(0.975, self.after.documents - 1)) * error
             rows.append(
                 {
                     "measure": measure,
@@ -56,7 +65,11 @@ class SteeringErrors:
                     "before_se": old.standard_error,
                     "after": new.mean,
                     "after_se": new.standard_error,
-                    "change": new.mean - old.mean,
+                    "change": change,
+                    "change_se": error,
+                    "low": change - half,
+                    "high": change + half,
+                    "verdict": verdict_of(change - half, change + half).value,
                     "prefixes": self.after.prefixes,
                     "documents": self.after.documents,
                 }
@@ -112,14 +125,14 @@ def steering_error(
         ids = tuple(tuple(document) for document in documents)
         tokens = Tokens(ids, tuple((True,) * len(document) for document in ids), pad_id(host.tokenizer))
         batch = tokens.batch(range(len(ids))).to(host.device)
-        logits = host.logits(batch.ids, batch.mask).double()
+        logits = text_logits(model, batch).double()
         if not bool(logits[batch.mask].isfinite().all()):
             raise ModelError("the model's logits are not finite: it overflows, or an edit of this strength makes it")
         logs = logits.log_softmax(-1).cpu().numpy()
         return [row[: len(document)] for row, document in zip(logs, ids, strict=True)]
 
     def measure(edit: Intervention | None) -> SteeringError:
-        with torch.no_grad(), edited(model, edit, strength), whole_texts(model):
+        with torch.no_grad(), edited(model, edit, strength):
             return task.error(next_log_probs, batch_size=batch_size)
 
     before = measure(None)

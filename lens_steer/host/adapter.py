@@ -10,9 +10,7 @@ import difflib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -21,18 +19,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SiteError
+from lens_steer.host.learned import Firing, Learned, count_firings, weight_stamp
 
-Announce = Callable[[Tensor | None, Tensor | None, int], None]
-"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache)."""
+Announce = Callable[[Tensor | None, object, int | None], None]
+"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache).
 
-
-@dataclass(frozen=True)
-class Firing:
-    """How a hook point fires in one forward pass: its rank among all, its tensor's shape, and how often."""
-
-    order: int
-    shape: tuple[int, ...]
-    times: int
+The mask is as the model was given it; the last is None for a cache that does not say.
+"""
 
 
 class Host(ABC):
@@ -43,10 +36,10 @@ class Host(ABC):
     def __init__(self, model: nn.Module) -> None:
         # Weak, so that remembering a host never keeps its model alive.
         self._model = weakref.ref(model)
-        self.whole_texts = False  # True while lens_steer runs whole texts: no call is then a step of a generation
-        self.probing = False  # True while lens_steer tries the bare model: no clock takes notice
-        self.checked_sites: set[str] = set()
-        self.checked_fingerprints: set[int] = set()
+        self.probing = False  # True while lens_steer tries the model: no intervention acts, no clock takes notice
+        self.revision = ""  # what `load_model(revision=)` asked for
+        self.attached: list[Callable[[], str]] = []  # what identifies each intervention that is on, outermost first
+        self._learned = self._start_learning()
 
     @property
     def model(self) -> Any:
@@ -90,11 +83,40 @@ class Host(ABC):
     def prepends_bos(self) -> bool:
         """Whether texts start with the BOS token on this model."""
         wanted = bool(getattr(self.model.cfg, "default_prepend_bos", True))
-        return wanted and self.tokenizer.bos_token_id is not None
+        # TransformerLens invents a BOS for a tokenizer without special tokens, with an id that no embedding has.
+        bos = self.tokenizer.bos_token_id
+        return wanted and bos is not None and bos < int(self.model.cfg.d_vocab)
 
-    @cached_property
+    def refresh(self) -> None:
+        """Forget what was tried on the model if its weights, its switches or its processing changed since.
+
+        Called at the start of whatever looks for sites, edits them or compares the model with another.
+        """
+        if weight_stamp(self.model) != self._learned.stamp:
+            self._learned = self._start_learning()
+
+    def _start_learning(self) -> Learned:
+        names = {name: str(point.name) for name, point in self.model.hook_dict.items()}
+        return Learned(weight_stamp(self.model), names)
+
+    @property
+    def checked_sites(self) -> set[str]:
+        """Names of the sites where a write was tried and does what it says."""
+        return self._learned.checked_sites
+
+    @property
+    def checked_fingerprints(self) -> set[int]:
+        """Hashes of the fingerprints that this model was found to have."""
+        return self._learned.checked_fingerprints
+
+    @property
+    def readings(self) -> dict[str, Any]:
+        """What was read on the probe of the bare model, by what was asked for."""
+        return self._learned.readings
+
+    @property
     def _canonical(self) -> dict[str, str]:
-        return {name: str(point.name) for name, point in self.model.hook_dict.items()}
+        return self._learned.canonical
 
     @property
     def hook_names(self) -> Iterable[str]:
@@ -115,25 +137,29 @@ class Host(ABC):
         taken = {cfg.n_heads, cfg.n_heads * 2, getattr(cfg, "n_key_value_heads", None), cfg.d_head}
         return next(length for length in (5, 6, 7, 9, 10, 11) if length not in taken)
 
-    @cached_property
-    def _fired(self) -> dict[str, Firing]:
-        """Canonical name -> how it fired, in one forward pass of the trunk over `probe_length` tokens."""
-        fired: dict[str, Firing] = {}
+    @property
+    def _firings(self) -> dict[str, Firing]:
+        """Canonical name -> how it fires, in one forward pass of the trunk over `probe_length` tokens."""
+        if self._learned.firings is None:
+            self._learned.firings = self._probe_firings()
+        return self._learned.firings
 
-        def note(tensor: Any, hook: Any) -> None:
-            if isinstance(tensor, Tensor):
-                first = fired.get(hook.name, Firing(len(fired), tuple(tensor.shape), 0))
-                fired[hook.name] = replace(first, times=first.times + 1)
-
-        names = sorted({self.canonical(name) for name in self.hook_names if name.startswith("blocks.")})
+    def _probe_firings(self) -> dict[str, Firing]:
+        points = {str(point.name): point for name, point in self.model.hook_dict.items() if name.startswith("blocks.")}
+        firings: dict[str, Firing] = {}
+        hook = count_firings(firings)
         ids = self.probe_ids(self.probe_length)
-        with torch.no_grad(), self.bare(), ExitStack() as stack:
-            for name in names:
-                # Points behind a set_use_* switch refuse hooks while it is off: they do not fire either.
-                with suppress(ValueError, AssertionError):
-                    stack.enter_context(self.model.hooks(fwd_hooks=[(name, note)]))
+        names = [name for name, point in sorted(points.items()) if self._takes_hooks(name, point, hook)]
+        with torch.no_grad(), self.bare(), self.model.hooks(fwd_hooks=[(name, hook) for name in names]):
             self.trunk(ids, torch.ones_like(ids, dtype=torch.bool))
-        return fired
+        return firings
+
+    def _takes_hooks(self, name: str, point: Any, hook: Callable[..., Any]) -> bool:
+        """Whether a hook may hang at a point: those behind a set_use_* switch that is off refuse, and do not fire."""
+        with suppress(ValueError, AssertionError):
+            self.model.check_hooks_to_add(point, name, hook, dir="fwd")
+            return True
+        return False
 
     def hooks(self, pairs: Iterable[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
         """Attach (name, hook) pairs for the length of a context, by canonical name.
@@ -148,23 +174,31 @@ class Host(ABC):
         """Run what is inside as if nothing hung on the model: hooks and edits of before neither act nor take notice."""
         points = {id(point): point for point in self.model.hook_dict.values()}.values()
         hidden = [(point._forward_hooks, dict(point._forward_hooks)) for point in points if point._forward_hooks]
-        before, self.probing = self.probing, True
         for hooks, _ in hidden:
             hooks.clear()
+        try:
+            with self.silent():
+                yield
+        finally:
+            for hooks, own in hidden:
+                hooks.update(own)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Run what is inside without interventions and their clocks; plain hooks act."""
+        before, self.probing = self.probing, True
         try:
             yield
         finally:
             self.probing = before
-            for hooks, own in hidden:
-                hooks.update(own)
 
     def firing(self, name: str) -> Firing | None:
         """Return how a hook point fires in a forward pass; None where it does not."""
-        return self._fired.get(self.canonical(name))
+        return self._firings.get(self.canonical(name))
 
     def firing_order(self, name: str) -> int:
         """Rank of a hook point in a forward pass."""
-        return self._fired[self.canonical(name)].order
+        return self._firings[self.canonical(name)].order
 
     def probe_ids(self, length: int) -> Int[Tensor, "1 pos"]:
         """Return fixed token ids, spread over the vocabulary: the same for every copy of a model."""
@@ -174,11 +208,13 @@ class Host(ABC):
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What identifies the model and its host in an artifact."""
+        """What names the model and its host in an artifact; what identifies it is its fingerprint."""
         cfg = self.model.cfg
+        config = getattr(getattr(self.model, "original_model", None), "config", None)
+        revisions = (getattr(cfg, "checkpoint_value", None), self.revision, getattr(config, "_commit_hash", None))
         return {
-            "model": str(getattr(cfg, "model_name", "") or "unnamed"),
-            "revision": str(getattr(cfg, "checkpoint_value", None) or ""),
+            "model": str(getattr(config, "_name_or_path", "") or getattr(cfg, "model_name", "") or "unnamed"),
+            "revision": next((str(revision) for revision in revisions if revision), ""),
             "host": self.kind,
             "weights": self.weight_processing,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -237,8 +273,9 @@ class BridgeHost(Host):
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)
-            cache = kwargs.get("past_key_values")
-            announce(ids, kwargs.get("attention_mask"), 0 if cache is None else int(cache.get_seq_length()))
+            cache, state = kwargs.get("past_key_values"), kwargs.get("cache_params")
+            cached = 0 if cache is None else int(cache.get_seq_length())
+            announce(ids, kwargs.get("attention_mask"), cached if state is None else None)
 
         return [self.model.original_model.base_model.register_forward_pre_hook(before, with_kwargs=True)]
 
@@ -300,7 +337,8 @@ def host_of(model: nn.Module) -> Host:
     Raises
     ------
     ModelError
-        The object is no TransformerLens model, or its Hugging Face model already lives in another bridge.
+        The object is no TransformerLens model, it does not continue texts, or its Hugging Face model already lives in
+        another bridge.
 
     """
     if model in _HOSTS:
@@ -308,6 +346,7 @@ def host_of(model: nn.Module) -> Host:
     # By name: importing HookedTransformer is an error in transformer-lens 4, and importing either takes seconds.
     lineage = {base.__name__ for base in type(model).__mro__}
     if "TransformerBridge" in lineage:
+        require_causal(model.original_model)
         _refuse_second_bridge(model)
         host: Host = BridgeHost(model)
     elif "HookedTransformer" in lineage:
@@ -318,6 +357,19 @@ def host_of(model: nn.Module) -> Host:
         )
     _HOSTS[model] = host
     return host
+
+
+def require_causal(original: Any) -> None:
+    """Refuse a Hugging Face model that does not predict the next token of a text: encoder-decoders and encoders."""
+    config = getattr(original, "config", None)
+    kind = getattr(config, "model_type", type(original).__name__)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{kind!r} is an encoder-decoder: lens_steer hosts decoders, which continue a text, only")
+    if hasattr(original, "can_generate") and not original.can_generate():
+        raise ModelError(
+            f"{type(original).__name__} ({kind!r}) does not continue texts: lens_steer hosts decoders with their head, "
+            "as AutoModelForCausalLM loads them"
+        )
 
 
 def _refuse_second_bridge(bridge: Any) -> None:

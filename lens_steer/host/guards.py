@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,20 @@ from lens_steer.host.sites import Site, site_at, split_name
 from lens_steer.host.trunk import flatten_heads, restore_heads
 
 _PROBE_TOKENS = 4
-_RESIDUAL = (
-    "hook_resid_pre",
-    "hook_in",
-    "hook_resid_mid",
-    "hook_resid_post",
-    "hook_out",
-    "hook_attn_out",
-    "hook_mlp_out",
-)
+_MOST_ROWS = 16  # sites that one pass tries, each in a row of its own
+_WRITERS = ("hook_attn_out", "hook_mlp_out")  # a layer's own parts, each of which adds to the stream
+
+# Kind of a site on the residual stream -> the parts of its layer that answer to a write there. The layer's output must
+# move by what was written and these answers, and by nothing else.
+_ANSWERS: dict[str, tuple[str, ...]] = {
+    "hook_resid_pre": _WRITERS,
+    "hook_in": _WRITERS,
+    "hook_resid_mid": _WRITERS,
+    "hook_attn_out": ("hook_mlp_out",),
+    "hook_mlp_out": ("hook_attn_out",),
+    "hook_resid_post": (),
+    "hook_out": (),
+}
 
 
 def require_eval(model: nn.Module) -> None:
@@ -33,7 +38,7 @@ def require_eval(model: nn.Module) -> None:
 
 
 def check_edit_sites(model: nn.Module, sites: Sequence[Site]) -> None:
-    """Make sure that a write at each site does what it says; each site of a model is tried once.
+    """Make sure that a write at each site does what it says; each site is tried once, and again after weights changed.
 
     Raises
     ------
@@ -46,80 +51,90 @@ def check_edit_sites(model: nn.Module, sites: Sequence[Site]) -> None:
     """
     require_eval(model)
     host = host_of(model)
+    host.refresh()
     for site in sites:
         actual = site_at(host, site.name)
         if actual.width != site.width:
             raise SiteError(f"{site.name} has {actual.width} units in this model, the edit has {site.width}")
-    new = [site for site in dict.fromkeys(sites) if site.name not in host.checked_sites]
-    if not new:
-        return
+    untried = [site for site in dict.fromkeys(sites) if site.name not in host.checked_sites]
     with torch.no_grad(), host.bare():
-        base = _probe(host, new)
-        for site in new:
-            _check_site(host, site, base)
-            host.checked_sites.add(site.name)
+        for start in range(0, len(untried), _MOST_ROWS):
+            _try_sites(host, untried[start : start + _MOST_ROWS])
 
 
 @dataclass(frozen=True)
 class _Reading:
+    """One pass over the probe: logits, and by hook name the layers' parts and outputs, and the sites' own values."""
+
     logits: Tensor
     layers: dict[str, Tensor]
     sites: dict[str, Tensor]
-    fired: dict[str, int]
+    times_fired: dict[str, int]
 
 
-def _probe(host: Host, sites: Sequence[Site], write: tuple[Site, Tensor] | None = None) -> _Reading:
-    """Run the probe, adding `write` at its site; read each layer's residual writers and count every site's firings."""
+def _try_sites(host: Host, sites: Sequence[Site]) -> None:
+    """Write at every site, each in its own row of one pass, and compare with the same pass without a write."""
+    base = _probe(host, sites, {})
+    for site in sites:
+        if base.times_fired[site.name] != 1:
+            raise SiteError(
+                f"{site.name} fired {base.times_fired[site.name]} times in one forward pass; an edit needs exactly once"
+            )
+    amounts = {site.name: _random_write(base.sites[site.name][row]) for row, site in enumerate(sites)}
+    moved = _probe(host, sites, amounts)
+    for row, site in enumerate(sites):
+        if not (moved.logits[row] - base.logits[row]).abs().max() > 1e-6 * base.logits[row].abs().max():
+            raise SiteError(
+                f"{site.name} can be read, but a write there does not move the logits of this model: it cannot be "
+                "edited"
+            )
+        _check_stream(site, row, base, moved, amounts[site.name], host.dtype)
+        host.checked_sites.add(site.name)
+
+
+def _probe(host: Host, sites: Sequence[Site], amounts: dict[str, Tensor]) -> _Reading:
+    """Run the probe with one row per site, adding a site's amount in its row, and read what happens."""
     layers: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
-    fired = {site.name: 0 for site in sites}
-    hooks: list[tuple[str, Callable[..., Any]]] = []
+    times_fired = {site.name: 0 for site in sites}
 
-    def reader(store: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def writer(row: int, amount: Tensor) -> Callable[..., Tensor]:
+        def write(tensor: Tensor, hook: Any) -> Tensor:
+            flat = flatten_heads(tensor).clone()
+            flat[row] += amount.to(tensor.dtype)
+            return restore_heads(flat, tensor)
+
+        return write
+
+    def site_reader(name: str) -> Callable[..., None]:
         def read(tensor: Tensor, hook: Any) -> None:
-            store[name] = flatten_heads(tensor).float()
+            times_fired[name] += 1
+            values[name] = flatten_heads(tensor).float()
 
         return read
 
-    def counter(name: str) -> Callable[..., None]:
-        def count(tensor: Tensor, hook: Any) -> None:
-            fired[name] += 1
-            values[name] = flatten_heads(tensor).float()
+    def layer_reader(name: str) -> Callable[..., None]:
+        def read(tensor: Tensor, hook: Any) -> None:
+            layers[name] = flatten_heads(tensor).float()
 
-        return count
+        return read
 
-    if write is not None:
-        site, amount = write
-
-        def add(tensor: Tensor, hook: Any) -> Tensor:
-            return restore_heads(flatten_heads(tensor) + amount.to(tensor.dtype), tensor)
-
-        hooks.append((site.name, add))
-    hooks += [(site.name, counter(site.name)) for site in sites]
-    for layer in {site.layer for site in sites}:
-        for kind in ("hook_attn_out", "hook_mlp_out", "hook_resid_post"):
-            name = f"blocks.{layer}.{kind}"
-            if name in host.hook_names:
-                hooks.append((name, reader(layers, name)))
-    ids = host.probe_ids(_PROBE_TOKENS)
+    hooks: list[tuple[str, Callable[..., Any]]] = []
+    hooks += [(site.name, writer(row, amounts[site.name])) for row, site in enumerate(sites) if site.name in amounts]
+    hooks += [(site.name, site_reader(site.name)) for site in sites]
+    hooks += [(name, layer_reader(name)) for name in _parts_of_layers(host, sites)]
+    ids = host.probe_ids(_PROBE_TOKENS).expand(len(sites), -1)
     with host.hooks(hooks):
         logits = host.logits(ids, torch.ones_like(ids, dtype=torch.bool)).float()
-    return _Reading(logits, layers, values, fired)
+    return _Reading(logits, layers, values, times_fired)
 
 
-def _check_site(host: Host, site: Site, base: _Reading) -> None:
-    if base.fired[site.name] != 1:
-        raise SiteError(
-            f"{site.name} fired {base.fired[site.name]} times in one forward pass; an edit needs exactly once"
-        )
-    amount = _random_write(base.sites[site.name])
-    moved = _probe(host, [site], (site, amount))
-    if not (moved.logits - base.logits).abs().max() > 1e-6 * base.logits.abs().max():
-        raise SiteError(
-            f"{site.name} can be read, but a write there does not move the logits of this model: it cannot be edited"
-        )
-    if split_name(site.name)[1] in _RESIDUAL:
-        _check_residual(site, base, moved, amount, host.dtype)
+def _parts_of_layers(host: Host, sites: Sequence[Site]) -> Iterator[str]:
+    for layer in sorted({site.layer for site in sites}):
+        for kind in (*_WRITERS, "hook_resid_post"):
+            name = f"blocks.{layer}.{kind}"
+            if name in host.hook_names:
+                yield name
 
 
 def _random_write(activation: Tensor) -> Tensor:
@@ -131,24 +146,23 @@ def _random_write(activation: Tensor) -> Tensor:
     return noise * activation.std().clamp_min(1e-3)
 
 
-def _check_residual(site: Site, base: _Reading, moved: _Reading, amount: Tensor, dtype: torch.dtype) -> None:
-    """A write into the stream arrives at the layer's output, beside what the layer's own parts answer to it."""
-    change = {name: moved.layers[name] - base.layers[name] for name in moved.layers}
+def _check_stream(site: Site, row: int, base: _Reading, moved: _Reading, amount: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a site of the residual stream whose layer's output moves otherwise than `_ANSWERS` says."""
+    kind = split_name(site.name)[1]
     output = f"blocks.{site.layer}.hook_resid_post"
-    if output not in change:
+    if kind not in _ANSWERS or output not in moved.layers:
         return
-    answers = sum((value for name, value in change.items() if name != output), torch.zeros_like(change[output]))
-    carried = change[output] - answers
-    if split_name(site.name)[1] in ("hook_attn_out", "hook_mlp_out"):
-        carried = carried + amount  # the reading at the written site already holds the write
-    elif split_name(site.name)[1] in ("hook_resid_post", "hook_out"):
-        carried = change[output]
+    answers = [f"blocks.{site.layer}.{part}" for part in _ANSWERS[kind]]
+    arrived = moved.layers[output][row] - base.layers[output][row]
+    for name in answers:
+        if name in moved.layers:
+            arrived = arrived - (moved.layers[name][row] - base.layers[name][row])
     # In bfloat16 a huge value of the stream is rounded by more than is written.
-    rounding = 2 * torch.finfo(dtype).eps * sum(value.abs() for value in moved.layers.values())
-    if not ((carried - amount).abs() <= 0.05 * amount.abs().max() + rounding).all():
-        reached = (
-            "the MLP branch only" if split_name(site.name)[1] == "hook_resid_mid" else "less than the whole stream"
-        )
+    of_layer = (value[row] for name, value in moved.layers.items() if name.startswith(f"blocks.{site.layer}."))
+    rounding = 2 * torch.finfo(dtype).eps * sum(value.abs().to(arrived.device) for value in of_layer)
+    amount = amount.to(arrived.device)
+    if not ((arrived - amount).abs() <= 0.05 * amount.abs().max() + rounding).all():
+        reached = "the MLP branch only" if kind == "hook_resid_mid" else "less than the whole stream"
         raise SiteError(
             f"a write at {site.name} reaches {reached} on this host, not the residual stream: "
             "edit hook_attn_out or hook_resid_post instead (reading it is fine)"

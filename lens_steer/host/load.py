@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,7 @@ import torch
 from torch import nn
 
 from lens_steer.errors import ModelError
-from lens_steer.host.adapter import host_of
+from lens_steer.host.adapter import host_of, require_causal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,7 +22,7 @@ def load_model(
     model: str | Path | nn.Module,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -30,35 +33,65 @@ def load_model(
     ----------
     model:
         A hub name, a local directory, "microworld" (the embedded model), a Hugging Face model, a `TransformerBridge` or
-        a `HookedTransformer`. What is already a TransformerLens model is returned itself.
+        a `HookedTransformer`. What is already a TransformerLens model is returned itself. A Hugging Face model stays
+        the same object and is switched to eager attention, eval mode and frozen weights; of one that peft wraps, the
+        base model with its adapter layers is hosted.
     device, dtype:
-        Where and in which precision the weights are kept. A model that was passed in keeps its own dtype.
+        Where and in which precision (a torch dtype or its name) the weights are kept; a model in hand is moved to
+        `device`, and stays where it is when that is None. It keeps its own dtype.
     tokenizer:
         Needed with a Hugging Face model that does not say where its tokenizer lies.
     revision, trust_remote_code:
-        Passed to the hub; no remote code runs unless it is asked for.
+        Passed to the hub; no remote code runs unless it is asked for, and nothing is ever installed (a multimodal
+        model gets no image processor). The revision is recorded in provenance.
 
     Raises
     ------
     ModelError
-        There is no such model, or a Hugging Face model is already wrapped by a bridge.
+        There is no such model, device or dtype; the model does not continue texts (encoders, encoder-decoders),
+        TransformerLens cannot host it, or a Hugging Face model is already wrapped by a bridge.
 
     """
+    place = None if device is None else checked_device(device)
+    precision = _checked_dtype(dtype)
     if isinstance(model, nn.Module):
-        loaded = _wrap(model, device=device, dtype=dtype, tokenizer=tokenizer)
+        loaded = _wrap(model, device=place, dtype=precision, tokenizer=tokenizer)
     else:
         loaded = _boot(
             _resolve(model),
-            device=device,
-            dtype=dtype,
+            device=None if place is None else str(place),
+            dtype=precision,
             tokenizer=tokenizer,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
+        host_of(loaded).revision = revision or ""
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad_(False)
     return loaded
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device of this machine; ModelError where there is none of that name."""
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ModelError(f"no device is named {device!r}; there are cpu, cuda (or cuda:1), mps") from None
+    backends = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not backends.get(place.type, False):
+        usable = ", ".join(name for name, usable in backends.items() if usable)
+        raise ModelError(f"the device {str(place)!r} cannot be used by this torch on this machine; usable: {usable}")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"there is no {place}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return place
+
+
+def _checked_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    known = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise ModelError(f"weights cannot be kept as {dtype!r}: give float32, bfloat16 or float16, or torch's own")
+    return known
 
 
 def _resolve(name: str | Path) -> str:
@@ -66,8 +99,18 @@ def _resolve(name: str | Path) -> str:
         from lens_steer.microworld.checkpoint import embedded_checkpoint
 
         return str(embedded_checkpoint())
-    if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
-        path = Path(name).expanduser()
+    path = Path(name).expanduser()
+    if str(name).endswith(".gguf"):
+        raise ModelError(
+            f"{name} is a GGUF file, which TransformerLens does not read: load it with transformers "
+            f"(AutoModelForCausalLM.from_pretrained({str(path.parent)!r}, gguf_file={path.name!r})) and pass that model"
+        )
+    if isinstance(name, Path) or path.is_dir() or str(name).startswith((".", "/", "~")):
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise ModelError(
+                f"{path} is a peft adapter, not a model: load it on its base model with peft "
+                f"(AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload()) and pass that model"
+            )
         if not (path / "config.json").is_file():
             raise ModelError(f"{path} is not a model directory: it has no config.json")
         return str(path)
@@ -80,13 +123,48 @@ def _boot(name: str, **settings: Any) -> Any:
     try:
         if "hf_model" not in settings:
             _require_safetensors(name, settings["revision"])
-        model = TransformerBridge.boot_transformers(name, **settings)
-    except (OSError, ValueError) as error:
+        with _without_processors():
+            model = TransformerBridge.boot_transformers(name, **settings)
+    except OSError as error:
         raise ModelError(
             f"no model {name!r}: neither a local directory that can be loaded nor reachable on the hub ({error})"
         ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        ImportError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise ModelError(f"{name!r} cannot be hosted by TransformerLens: {type(error).__name__}: {error}") from error
     host_of(model)
     return model
+
+
+@contextmanager
+def _without_processors() -> Iterator[None]:
+    """Keep TransformerLens from looking for the image or audio processor of a model, which texts do not need.
+
+    It would ask the hub, and install torchvision with pip where that is missing.
+    """
+    stand_ins: dict[str, Callable[..., Any]] = {
+        "load_modality_processor": lambda *_, **__: None,
+        "_ensure_torchvision": lambda: False,
+    }
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("transformer_lens.")]
+    replaced = [(vars(module), name) for module in modules for name in stand_ins if name in vars(module)]
+    originals = [names[name] for names, name in replaced]
+    for names, name in replaced:
+        names[name] = stand_ins[name]
+    try:
+        yield
+    finally:
+        for (names, name), original in zip(replaced, originals, strict=True):
+            names[name] = original
 
 
 def _require_safetensors(name: str, revision: str | None) -> None:
@@ -105,15 +183,21 @@ def _require_safetensors(name: str, revision: str | None) -> None:
     )
 
 
-def _wrap(model: nn.Module, *, device: Any, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _wrap(
+    model: nn.Module, *, device: torch.device | None, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None
+) -> Any:
     if {"TransformerBridge", "HookedTransformer"} & {base.__name__ for base in type(model).__mro__}:
         host_of(model)
-        return model if device is None else model.to(device)
+        return model if device is None else _moved(model, device)
     if any(type(module).__module__.startswith("transformer_lens") for module in model.modules()):
         raise ModelError("this Hugging Face model already lives in a TransformerBridge: pass that bridge instead")
-    config = getattr(model, "config", None)
+    plain = _without_peft(model)
+    config = getattr(plain, "config", None)
     if config is None:
         raise ModelError(f"{type(model).__name__} is neither a TransformerLens nor a Hugging Face model")
+    require_causal(plain)
+    if not getattr(config, "architectures", None):  # of a model made from its config; transformers sets it on saving
+        config.architectures = [type(plain).__name__]
     source = str(getattr(config, "_name_or_path", "") or "")
     if tokenizer is None:
         from transformers import AutoTokenizer
@@ -124,6 +208,31 @@ def _wrap(model: nn.Module, *, device: Any, dtype: torch.dtype, tokenizer: PreTr
             raise ModelError(
                 "this Hugging Face model does not say where its tokenizer lies: pass tokenizer="
             ) from error
+    if device is not None:
+        plain = _moved(plain, device)
+    # TransformerLens would otherwise take CUDA for the model's place wherever there is one.
+    place = None if getattr(plain, "hf_device_map", None) else str(next(plain.parameters()).device)
     # The label only names the model; a bare word that TransformerLens knows would pull in that model's own settings.
     label = source if source and Path(source).is_dir() else f"local/{config.model_type}"
-    return _boot(label, device=device, dtype=dtype, tokenizer=tokenizer, hf_model=model)
+    return _boot(label, device=place, dtype=dtype, tokenizer=tokenizer, hf_model=plain)
+
+
+def _moved(model: nn.Module, device: torch.device) -> nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"this model cannot be moved to {device}: {error}") from error
+
+
+def _without_peft(model: Any) -> Any:
+    """Return the model inside a peft wrapper; ModelError where its adapter is no layer but tokens before the text."""
+    if not (hasattr(model, "get_base_model") and hasattr(model, "peft_config")):
+        return model
+    if any(getattr(config, "is_prompt_learning", False) for config in model.peft_config.values()):
+        raise ModelError(
+            "this peft model puts learned tokens before every text, which the hosted model would not see: "
+            "its base model, get_base_model(), can be passed without them"
+        )
+    return model.get_base_model()

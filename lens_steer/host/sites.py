@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ SitePattern = str | Sequence[str]
 """A kind (`mlp.hook_post`), a full name, a glob, a preset (`paper:lineas`), or several of these."""
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_NUMBERS = re.compile(r"\[(\d+)-(\d+)\]")
+_LONGEST_RANGE = 1000
+_ROUTED = {"mlp.hook_pre": "input", "mlp.hook_post": "output"}  # neurons, or on a mixture of experts the MLP's own ends
 
 
 @dataclass(frozen=True, order=True)
@@ -53,18 +57,21 @@ def find_sites(model: nn.Module, pattern: SitePattern, *, layers: Iterable[int] 
         A TransformerBridge or HookedTransformer.
     pattern:
         A kind (`mlp.hook_post`: that hook of every layer), a full name (`blocks.2.attn.hook_z`), a glob
-        (`blocks.[0-3].hook_mlp_out`, `attn.hook_[qk]`), a preset, or a sequence of these. Presets are the sites that a
-        paper edits, for this architecture: `paper:aura`, `paper:act`, `paper:lineas`, `paper:selfcond`.
+        (`attn.hook_[qk]`; `blocks.[10-12].hook_mlp_out`: layers 10 to 12), a preset, or a sequence of these. Presets
+        are the sites that a paper edits, for this architecture: `paper:aura`, `paper:act`, `paper:lineas`,
+        `paper:selfcond`.
     layers:
         Keep only these layers; negative numbers count from the last.
 
     Raises
     ------
     SiteError
-        Nothing matches (the nearest kinds are named), or a named hook point never fires or has no unit axis.
+        Nothing matches (the nearest kinds are named), or a named hook point never fires or has no unit axis; neurons
+        are asked for where a mixture of experts has none at one point, or a preset where the architecture lacks it.
 
     """
     host = host_of(model)
+    host.refresh()
     asked = (pattern,) if isinstance(pattern, str) else tuple(pattern)
     if not asked:
         raise SiteError("no site was asked for: give a kind such as 'mlp.hook_post'")
@@ -101,13 +108,38 @@ def _match(host: Host, pattern: str) -> list[Site]:
         found = [site for name in kinds[pattern] if (site := _site_or_none(host, name)) is not None]
         return found or [site_at(host, kinds[pattern][0])]  # which raises, saying why
     names = [name for name in host.hook_names if _BLOCK.fullmatch(name)]
-    hits = [n for n in names if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(split_name(n)[1], pattern)]
+    matches = site_glob(pattern).fullmatch
+    hits = [name for name in names if matches(name) or matches(split_name(name)[1])]
     # Classical names (hook_resid_post) before canonical ones (hook_out): of two aliases a glob keeps the first.
     hits.sort(key=lambda name: name == host.canonical(name))
     sites = [site for site in (_site_or_none(host, name) for name in hits) if site is not None]
     if not sites:
         raise SiteError(_unknown(pattern, hits, [*kinds, *(names if pattern.startswith("blocks.") else ())]))
     return sites
+
+
+def site_glob(pattern: str) -> re.Pattern[str]:
+    """Return the expression of a glob over site names, in which [10-12] means the numbers 10, 11 and 12.
+
+    Otherwise as in `fnmatch`: `*`, `?`, and sets of characters such as `[qkv]`. SiteError for a range that runs down.
+    """
+    choices: list[Sequence[object]] = []
+    parts = _NUMBERS.split(pattern)  # text, first, last, text, first, last, ..., text
+    for place in range(0, len(parts) - 1, 3):
+        first, last = int(parts[place + 1]), int(parts[place + 2])
+        if not first <= last < first + _LONGEST_RANGE:
+            raise SiteError(f"{pattern!r}: the range [{first}-{last}] names no layers; write the lower number first")
+        choices += [(parts[place],), range(first, last + 1)]
+    globs = ("".join(map(str, chosen)) for chosen in itertools.product(*choices, (parts[-1],)))
+    return re.compile("|".join(fnmatch.translate(glob) for glob in globs))
+
+
+def all_sites(model: nn.Module) -> tuple[Site, ...]:
+    """Return a site for every name, aliases included, under which a hook point of a block carries units."""
+    host = host_of(model)
+    host.refresh()
+    names = (name for name in host.hook_names if _BLOCK.fullmatch(name))
+    return tuple(site for site in (_site_or_none(host, name) for name in names) if site is not None)
 
 
 def _kinds(host: Host) -> dict[str, list[str]]:
@@ -135,9 +167,28 @@ def site_at(host: Host, name: str) -> Site:
         raise SiteError(f"{name} fires {firing.times} times in one forward pass: it is no single activation")
     shape = firing.shape
     if not _has_units(kind, shape, host.probe_length):
-        raise SiteError(f"{name} has shape {shape} on {host.probe_length} tokens: it has no unit axis")
+        raise SiteError(_no_units(name, shape, host.probe_length))
+    if kind in _ROUTED and host.canonical(name) in _ends_of_mlp(host, layer):
+        raise SiteError(
+            f"{name} is another name for the {_ROUTED[kind]} of this layer's MLP, which has no single layer of neurons "
+            f"(a mixture of experts): ask for hook_mlp_out, whose units are directions of the stream"
+        )
     heads = shape[2] if len(shape) == 4 else 1
     return Site(name, layer, kind, heads * shape[-1], heads)
+
+
+def _no_units(name: str, shape: tuple[int, ...], length: int) -> str:
+    if len(shape) == 4 and shape[1] != length and shape[2] == length and name.rsplit("_", 1)[-1] in ("q", "k", "v"):
+        return (
+            f"{name} has shape {shape} on {length} tokens, heads before positions: it is not read here; attn.hook_z is"
+        )
+    return f"{name} has shape {shape} on {length} tokens: it has no unit axis"
+
+
+def _ends_of_mlp(host: Host, layer: int) -> set[str]:
+    """Canonical names of where a layer's MLP begins and ends."""
+    names = (f"blocks.{layer}.{kind}" for kind in ("mlp.hook_in", "hook_mlp_in", "mlp.hook_out", "hook_mlp_out"))
+    return {host.canonical(name) for name in names if name in host.hook_names}
 
 
 def _site_or_none(host: Host, name: str) -> Site | None:
@@ -154,29 +205,42 @@ def _has_units(kind: str, shape: tuple[int, ...], length: int) -> bool:
 
 
 def preset_kinds(host: Host, preset: str) -> tuple[str, ...]:
-    """Return the kinds of sites that a paper edits, in this model's names.
+    """Return the kinds of sites that a paper edits, in this model's names; SiteError where it has none of them.
 
-    On a HookedTransformer, whose norms expose only the value before weight and bias, `hook_normalized` stands for the
-    norm's output.
+    Where a norm exposes only the value before its weight and bias, `hook_normalized` stands for its output.
     """
     kinds = _kinds(host)
     gate = ("mlp.hook_pre_linear",) if "mlp.hook_pre_linear" in kinds else ()
     mlp_in = ("mlp.hook_pre", *gate)
     mlp_out = "mlp.out.hook_out" if "mlp.out.hook_out" in kinds else "hook_mlp_out"
     attn_out = "attn.o.hook_out" if "attn.o.hook_out" in kinds else "hook_attn_out"
-    norm = "hook_out" if "ln1.hook_out" in kinds else "hook_normalized"
-    sandwich = f"ln1_post.{norm}" in kinds
-    post_norms = (f"ln1_post.{norm}", f"ln2_post.{norm}") if sandwich else (f"ln2.{norm}",)
-    # A HookedTransformer normalises the inputs of q, k and v one by one: its ln1 fires three times and is no site.
-    before_attention = ("ln1",) if norm == "hook_out" else ()
-    every_norm = (*before_attention, "ln1_post", "ln2", "ln2_post")
-    norms = tuple(f"{ln}.{norm}" for ln in every_norm if f"{ln}.{norm}" in kinds)
+    after = _norm_outputs(host, kinds)
+    # Norms of the branches' outputs where there are any (Gemma-2, OLMo-2), else the norm in front of the MLP.
+    post_norms = tuple(after[norm] for norm in ("ln1_post", "ln2_post") if norm in after)
     presets: dict[str, tuple[str, ...]] = {
         "paper:aura": (*mlp_in, mlp_out),
-        "paper:act": (*norms, attn_out, mlp_out),
-        "paper:lineas": post_norms,
+        "paper:act": (*after.values(), attn_out, mlp_out),
+        "paper:lineas": post_norms or tuple(after[norm] for norm in ("ln2",) if norm in after),
         "paper:selfcond": ("attn.hook_q", "attn.hook_k", "attn.hook_v", attn_out, *mlp_in, mlp_out),
     }
     if preset not in presets:
         raise SiteError(f"no preset is named {preset!r}; there are {', '.join(presets)}")
+    if not presets[preset]:
+        raise SiteError(
+            f"{preset} edits the norm in front of the MLP, and the blocks of this model have none of their own: "
+            "attention and MLP run side by side behind one norm. Ask for "
+            f"{after.get('ln1', 'hook_mlp_out')!r} to edit what both of them read"
+        )
     return presets[preset]
+
+
+def _norm_outputs(host: Host, kinds: dict[str, list[str]]) -> dict[str, str]:
+    """Return norm -> the kind of its output, of the norms of a block that fire once."""
+    outputs = {}
+    for norm in ("ln1", "ln1_post", "ln2", "ln2_post"):
+        for kind in (f"{norm}.hook_out", f"{norm}.hook_normalized"):
+            # A HookedTransformer normalises the inputs of q, k and v one by one: its ln1 fires three times.
+            if kind in kinds and _site_or_none(host, kinds[kind][0]) is not None:
+                outputs[norm] = kind
+                break
+    return outputs

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+import numpy as np
+
 from lens_steer.errors import UnitError
 from lens_steer.host.sites import Site, split_name
 
@@ -80,29 +82,37 @@ def as_units(units: UnitsLike, *, sites: Iterable[Site] = ()) -> tuple[Unit, ...
     Raises
     ------
     UnitError
-        A column is missing, a unit is out of range, or a width is unknown.
+        There is no such file or it is no table; a column is missing; a table holds several concepts; a unit is no
+        whole number or out of range; a width is unknown.
 
     """
     known = {site.name: site for site in sites}
-    if isinstance(units, RanksUnits):
-        return units.units()
     if isinstance(units, (str, os.PathLike)):
         units = _read_csv(units)
+    # A frame first: `frame.units` may be a column of it.
     if hasattr(units, "columns"):
         return _from_frame(cast("pd.DataFrame", units), known)
-    found = tuple(_one(unit, known) for unit in units)
-    if not found:
+    if isinstance(units, RanksUnits):
+        return units.units()
+    if not isinstance(units, Iterable):
+        raise UnitError(f"{type(units).__name__} lists no units: give a ranking, a table, a csv or a list of units")
+    listed = tuple(_one(unit, known) for unit in units)
+    if not listed:
         raise UnitError("the list of units is empty")
-    return found
+    return listed
 
 
 def _read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     import pandas as pd
 
+    if _UNIT.fullmatch(os.fspath(path).strip()):
+        raise UnitError(f"{path!r} is a single unit: write it as a list, [{path!r}]")
     try:
         return pd.read_csv(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UnitError(f"there is no file {os.fspath(path)!r}; give a csv with columns site and unit") from None
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UnitError(f"{os.fspath(path)!r} is no csv that can be read ({error})") from error
 
 
 def _from_frame(frame: pd.DataFrame, known: Mapping[str, Site]) -> tuple[Unit, ...]:
@@ -111,9 +121,12 @@ def _from_frame(frame: pd.DataFrame, known: Mapping[str, Site]) -> tuple[Unit, .
         raise UnitError(f"a table of units needs columns site and unit; it has {', '.join(map(str, frame.columns))}")
     if frame.empty:
         raise UnitError("the table of units has no rows")
+    if "concept" in frame.columns and frame["concept"].nunique() > 1:
+        concepts = ", ".join(map(str, frame["concept"].unique()))
+        raise UnitError(f"the table lists units of several concepts ({concepts}): keep the rows of one")
     widths = frame["width"] if "width" in frame.columns else [None] * len(frame)
     rows = zip(frame["site"], frame["unit"], widths, strict=True)
-    return tuple(Unit(_lookup(str(name), known, width), int(index)) for name, index, width in rows)
+    return tuple(_at(str(name), index, known, width) for name, index, width in rows)
 
 
 def _one(unit: Unit | str | tuple[str, int], known: Mapping[str, Site]) -> Unit:
@@ -121,14 +134,28 @@ def _one(unit: Unit | str | tuple[str, int], known: Mapping[str, Site]) -> Unit:
         return unit
     if isinstance(unit, str):
         return Unit.parse(unit, known.values())
-    name, index = unit
-    return Unit(_lookup(str(name), known, None), int(index))
+    try:
+        name, index = unit
+    except (TypeError, ValueError):
+        raise UnitError(f"{unit!r} is no unit: write it as a (site name, index) pair or as it is printed") from None
+    return _at(str(name), index, known, None)
 
 
-def _lookup(name: str, known: Mapping[str, Site], width: int | float | None) -> Site:
+def _at(name: str, index: Any, known: Mapping[str, Site], width: Any) -> Unit:
+    try:
+        number = int(index)
+        exact = number == float(index)
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact:
+        raise UnitError(f"{name}: the unit {index!r} is no whole number")
+    return Unit(_lookup(name, known, width), number)
+
+
+def _lookup(name: str, known: Mapping[str, Site], width: Any) -> Site:
     if name in known:
         return known[name]
-    if width is None or width != width:
+    if not isinstance(width, int | float | np.number) or not 1 <= width < float("inf"):
         raise UnitError(
             f"the width of {name} is unknown here: pass model= or activations=, or a table with a width column"
         )

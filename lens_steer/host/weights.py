@@ -55,8 +55,8 @@ class PlainWeights:
     Raises
     ------
     ModelError
-        The model is a HookedTransformer, a bridge whose weights were folded and centred, or of no causal architecture
-        that plain transformers has.
+        The model is a HookedTransformer, a bridge whose weights were folded and centred, carries an adapter, or is of
+        no causal architecture that plain transformers has.
 
     """
 
@@ -74,6 +74,7 @@ class PlainWeights:
             )
         self._host = host
         self._original: Any = host.model.original_model
+        _refuse_adapters(self._original)
         self.config: PretrainedConfig = _plain_config(self._original.config)
         self._modules = dict(_meta(self.config).named_modules())
         wrapped = self._original.named_modules(remove_duplicate=False)
@@ -108,7 +109,7 @@ class PlainWeights:
         if path is None or getattr(self._modules[path], "weight", None) is None:
             return None
         module = self._modules[path]
-        offset = 1.0 if type(module).__name__.startswith("Gemma") else 0.0
+        offset = _offset_of(component.original_component)
         return Norm(part, path, offset, getattr(module, "bias", None) is not None)
 
     def readers(self, layer: int, norm: Norm) -> tuple[Projection, ...]:
@@ -192,6 +193,8 @@ class PlainWeights:
 
     def _final(self, name: str, place: Tensor) -> Tensor:
         value = self._changed.get(name, self._state.get(name))
+        if value is None and not name.endswith(".bias"):  # a bias may have been switched on
+            raise ModelError(f"the hosted model has no weight {name!r}, which a plain {self.architecture} model needs")
         return torch.zeros_like(place) if value is None else value.to(place.dtype)
 
     def _component(self, layer: int, part: str) -> Any:
@@ -225,6 +228,18 @@ class PlainWeights:
         return _BIAS_SWITCHES[projection.part.split(".")[0]]
 
 
+def _refuse_adapters(original: nn.Module) -> None:
+    """Refuse a model that carries peft adapters: its layers are no plain model's, and their share is in no weight."""
+    modules = original.named_modules()
+    layers = (name.replace(_WRAPPER, "") for name, module in modules if type(module).__module__.startswith("peft."))
+    adapted = next(layers, "a layer" if getattr(original, "peft_config", None) else None)
+    if adapted is not None:
+        raise ModelError(
+            f"this model carries an adapter (first at {adapted}), which no plain model has: merge it first, "
+            "load_model(peft_model.merge_and_unload())"
+        )
+
+
 def _plain_config(config: PretrainedConfig) -> PretrainedConfig:
     """Return the config without what the bridge asks of its own model: eager attention that hands out its patterns."""
     plain: PretrainedConfig = type(config).from_dict(config.to_dict())
@@ -246,3 +261,17 @@ def _from_config(config: PretrainedConfig, **settings: Any) -> PreTrainedModel:
     except ValueError as error:
         raise ModelError(f"plain transformers has no causal language model {config.model_type!r}: {error}") from error
     return model
+
+
+@torch.no_grad()
+def _offset_of(norm: nn.Module) -> float:
+    """Return what a norm adds to its weight before it multiplies by it, measured: its outputs at weights 0 and 1."""
+    weight: Tensor = norm.get_parameter("weight")
+    row = torch.linspace(-1, 2, len(weight), dtype=weight.dtype, device=weight.device)[None, None]
+    at_zero, at_one = (
+        torch.func.functional_call(norm, {"weight": torch.full_like(weight, value)}, (row,)).double()
+        for value in (0.0, 1.0)
+    )
+    bias = getattr(norm, "bias", None)
+    without_bias = at_zero if bias is None else at_zero - bias.double()
+    return float((without_bias.abs().sum() / (at_one - at_zero).abs().sum()).round())

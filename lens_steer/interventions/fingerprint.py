@@ -1,79 +1,39 @@
-"""Fingerprints: what edited sites look like on fixed token ids, to tell one set of weights from another."""
+"""What identifies an intervention and the model it was fitted on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lens_steer.errors import ArtifactError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.fingerprint import SiteReading, compare_fingerprints, read_fingerprint
 from lens_steer.host.sites import Site
-from lens_steer.host.tokens import TokenBatch
-from lens_steer.host.trunk import Visit, trunk
-
-_TOKENS = 16
-_SAMPLES = 16
-# Tolerances of (means, single values), in shares of a site's spread. Between float32 models the hosts differ by 1e-5,
-# and centred weights move a token's mean over units by 0.036 and more. A half-precision copy moves single values by up
-# to 0.3, on the models measured; other weights by about 1.4.
-_FLOAT32 = (0.02, 0.02)
-_OTHERWISE = (0.1, 0.5)
+from lens_steer.interventions.edit import Edit
 
 
-@dataclass(frozen=True)
-class SiteReading:
-    """One site on the probe: mean and spread of its values, the mean over units of each token, some single values."""
-
-    mean: float
-    spread: float
-    token_means: tuple[float, ...]
-    sample: tuple[float, ...]
-
-
-def read_fingerprint(model: nn.Module, sites: Sequence[Site]) -> dict[str, SiteReading]:
-    """Return site name -> reading, from one pass over fixed token ids."""
-    readings: dict[str, SiteReading] = {}
-
-    def reader(site: Site) -> Visit:
-        def read(activation: Tensor, batch: TokenBatch) -> None:
-            values = activation[0].float().cpu()
-            flat = values.flatten()
-            chosen = torch.linspace(0, flat.numel() - 1, _SAMPLES).long()
-            token_means, sample = (tuple(round(float(v), 6) for v in part) for part in (values.mean(1), flat[chosen]))
-            readings[site.name] = SiteReading(float(values.mean()), float(values.std()), token_means, sample)
-
-        return read
-
-    host = host_of(model)
-    ids = host.probe_ids(_TOKENS)
-    real = torch.ones_like(ids, dtype=torch.bool)
-    distinct = {site: reader(site) for site in sites}
-    # Of the bare model: an intervention that is attached while another is tried or fitted must not show.
-    with torch.no_grad(), host.bare(), trunk(model, distinct) as run:
-        run(TokenBatch(ids, real, real))
-    return readings
-
-
-def compare_fingerprints(
-    expected: Mapping[str, SiteReading], found: Mapping[str, SiteReading], *, float32: bool = True
-) -> str:
-    """Say which sites differ beyond what dtype and host explain; empty if none does.
-
-    `float32` says whether both models compute in float32; otherwise only other weights are told apart, not folded ones.
-    """
-    tolerances = _FLOAT32 if float32 else _OTHERWISE
-    different = [name for name in expected if not _alike(expected[name], found[name], *tolerances)]
-    if not different:
+def content_hash(edits: Sequence[Edit], strengths: float | tuple[float, ...]) -> str:
+    """Return a short hash of what edits do at a strength: sites, maps, scopes, gates; empty for strength 0."""
+    if strengths == 0.0:
         return ""
-    first = different[0]
-    there, here = expected[first], found[first]
-    return (
-        f"{len(different)} of {len(expected)} edited sites differ, first {first}: mean {there.mean:.4g} and spread "
-        f"{there.spread:.4g} where it was fitted, {here.mean:.4g} and {here.spread:.4g} here"
-    )
+    digest = hashlib.sha256()
+    for edit in edits:
+        gate = None if edit.gate is None else edit.gate.spec()
+        about = {"site": edit.site.name, "map": edit.map.spec(), "scope": asdict(edit.scope), "gate": gate}
+        digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+        tensors = dict(edit.map.tensors())
+        if edit.gate is not None:
+            tensors["gate"] = edit.gate.direction
+        for name, value in sorted(tensors.items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    digest.update(repr(strengths).encode())
+    return digest.hexdigest()[:16]
 
 
 def require_same_model(
@@ -81,9 +41,10 @@ def require_same_model(
 ) -> None:
     """Raise ArtifactError if the model's edited sites are not those of the fingerprint, taken in `dtype`.
 
-    A model is tried once.
+    A model is tried once, and again after its weights changed.
     """
     host = host_of(model)
+    host.refresh()
     key = hash(tuple(sorted(expected.items(), key=lambda item: item[0])))
     if not expected or key in host.checked_fingerprints:
         return
@@ -96,12 +57,3 @@ def require_same_model(
             "or pass check_model=False to use it here all the same"
         )
     host.checked_fingerprints.add(key)
-
-
-def _alike(one: SiteReading, other: SiteReading, mean_tolerance: float, value_tolerance: float) -> bool:
-    spread = max(one.spread, 1e-6)
-    means = zip((one.mean, *one.token_means), (other.mean, *other.token_means), strict=True)
-    values = zip((one.spread, *one.sample), (other.spread, *other.sample), strict=True)
-    return all(abs(a - b) <= mean_tolerance * spread for a, b in means) and all(
-        abs(a - b) <= value_tolerance * spread for a, b in values
-    )

@@ -20,7 +20,7 @@ from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.repe import first_component
 from lens_steer.ranking.halves import halves
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class CAST:
         # The tokens that `collect` reads are those that the gate will read.
         tokens = Scope.without_special(host.tokenizer) if special_ids(host.tokenizer) else ALL_TOKENS
         names = [site.name for site in sites]
-        read = collect(model, condition, names, pool="mean", scope="prompt", batch_size=self.batch_size)
+        read = collect(model, _prompts(condition), names, pool="mean", format_in_pool=True, batch_size=self.batch_size)
         kept, held = self._halves(condition, read)
         found = [self._at(site, read, kept, held, tokens) for site in read.sites]
         found.sort(key=lambda one: one.rank, reverse=True)
@@ -155,6 +155,13 @@ class CAST:
         middle = (source.mean(0) + target.mean(0)) / 2
         component = first_component(torch.cat([source, target]) - middle)
         return component if float(component @ towards) >= 0 else -component
+
+
+def _prompts(condition: ContrastSet) -> LabelledTexts:
+    """Return the condition with each pair's prompt in its place: a text of its own."""
+    texts = condition.labelled
+    rows = tuple(row if isinstance(row, str) else row[0] for row in texts.texts)
+    return replace(texts, texts=rows)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lens_steer.activations.whole_texts import Pooled, pool_texts
 from lens_steer.errors import ActivationError, ContrastError, SettingError
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern
-from lens_steer.host.tokens import default_batch_size, tokenize
+from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method, method_provenance
@@ -109,7 +109,7 @@ class DSAS:
 
     def _pooled(self, model: nn.Module, rows: Sequence[Row], sites: Sequence[Site], contrast: ContrastSet) -> Pooled:
         tokens = tokenize(model, rows, chat=contrast.chat)
-        return pool_texts(model, tokens, sites, self.pool, self.batch_size or default_batch_size(tokens))
+        return pool_texts(model, tokens, sites, self.pool, self.batch_size)
 
     def _held_out_auroc(self, source: Tensor, control: Tensor) -> float:
         from sklearn.metrics import roc_auc_score

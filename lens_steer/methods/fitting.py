@@ -12,7 +12,9 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import ActivationError
+from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
 from lens_steer.host.guards import check_edit_sites
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.texts.contrast import ContrastSet
@@ -57,17 +59,26 @@ def activations_for(
 ) -> Activations:
     """Collect what the method needs, or check that what was given is that; ActivationError names the difference.
 
-    First the sites are tried, once per model and site: SiteError where an edit of one would not do what it says.
+    First the sites are tried, once per state of the model and site: SiteError where an edit of one would not do what it
+    says.
     """
-    sites = find_sites(model, method.sites)
+    sites = find_sites(model, method.sites, layers=getattr(method, "layers", None))
     check_edit_sites(model, sites)
     if given is None:
-        return collect(model, contrast, method.sites, pool=method.pool, batch_size=method.batch_size)
-    return matching(given, contrast, sites, method.pool)
+        names = [site.name for site in sites]
+        return collect(model, contrast, names, pool=method.pool, batch_size=method.batch_size)
+    return matching(given, model, contrast, sites, method.pool)
 
 
-def matching(given: Activations, contrast: ContrastSet, sites: Sequence[Site], pool: Pool) -> Activations:
-    """Return given activations at some sites; ActivationError where they lack one, or are of another pool or texts."""
+def matching(
+    given: Activations, model: nn.Module, contrast: ContrastSet, sites: Sequence[Site], pool: Pool
+) -> Activations:
+    """Return given activations at some sites.
+
+    ActivationError where they lack one of the sites, or are of another pool, other texts, other tokens of the texts, or
+    another model than the one that is fitted (the interventions that are attached to it included). Of activations made
+    from arrays, which say none of this, only sites and pool are compared.
+    """
     missing = [site.name for site in sites if site not in given.sites]
     if missing:
         raise ActivationError(
@@ -80,17 +91,51 @@ def matching(given: Activations, contrast: ContrastSet, sites: Sequence[Site], p
         raise ActivationError(
             "the given activations are of other texts than the contrast: collect them anew, or leave them out"
         )
+    _require_same_tokens(given)
+    _require_same_model(given, model)
     return given.at(tuple(sites))
 
 
-def method_provenance(method: Any, contrast: ContrastSet) -> dict[str, Any]:
-    """Return what an artifact says of a fit: method, settings, data."""
-    return {
+def _require_same_tokens(given: Activations) -> None:
+    if given.provenance.get("scope", repr(Scope())) != repr(Scope()):
+        raise ActivationError(
+            f"the given activations pool the tokens of {given.provenance['scope']} only, a fit pools all: collect them "
+            "without scope=, or leave them out"
+        )
+    if given.provenance.get("bos") == "pooled":
+        raise ActivationError(
+            "the given activations have BOS and other special tokens in their pools, a fit leaves them out: collect "
+            "them without special_in_pool=, or leave them out"
+        )
+
+
+def _require_same_model(given: Activations, model: nn.Module) -> None:
+    content = given.provenance.get("fingerprint")
+    if content is None:
+        return
+    difference = ModelFingerprint.rebuilt(content).difference(model_fingerprint(model))
+    if difference:
+        raise ActivationError(
+            f"the given activations are of another model, or of this one under other edits: {difference}. Collect them "
+            "anew, or leave them out"
+        )
+
+
+def method_provenance(method: Any, contrast: ContrastSet, activations: Activations | None = None) -> dict[str, Any]:
+    """Return what an artifact says of a fit: method, settings, data, and how its activations were pooled."""
+    about = {
         **_as_written(method),
         "contrast": contrast.name,
         "texts": {"source": len(contrast.source), "target": len(contrast.target)},
         "data": contrast.data_hash,
     }
+    if activations is not None:
+        known = {part: activations.provenance[part] for part in _POOLING if part in activations.provenance}
+        about["activations"] = {"pool": activations.pool, **known}
+    return about
+
+
+_POOLING = ("scope", "bos", "batch")  # of the provenance of activations: which tokens were pooled, how many at a time
 
 
 def _as_written(method: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class ITI:
                 accuracy = float(probes[site].accuracy[head])
                 heads.append({"head": f"{site.name}[{head}]", "accuracy": accuracy, "sigma": float(sigma[head])})
         heads.sort(key=lambda row: -row["accuracy"])
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast), heads=heads)
+        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given), heads=heads)
 
     def _halves(self, contrast: ContrastSet, given: Activations) -> tuple[Tensor, Tensor]:
         """Return the masks of texts kept and held out, source texts first."""

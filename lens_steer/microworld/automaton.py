@@ -139,23 +139,24 @@ class Entry:
 def compile_automaton(root: Expression) -> Automaton:
     """The automaton of an expression, checked to be deterministic."""
     entries: list[Entry] = []
-    number: dict[int, int] = {}
+    number: dict[Entry, int] = {}
     stop = Entry(())
-    memo: dict[tuple[int, int], Entry] = {}
+    # Expressions and entries are equal where they are the same object, which the keys keep alive.
+    built: dict[tuple[Expression, Entry], Entry] = {}
 
     def enter(entry: Entry) -> Entry:
-        if id(entry) not in number and entry is not stop:
-            number[id(entry)] = len(entries)
+        if entry not in number and entry is not stop:
+            number[entry] = len(entries)
             entries.append(entry)
         return entry
 
     def build(expression: Expression, then: Entry) -> Entry:
-        key = (id(expression), id(then))
-        if key not in memo:
-            memo[key] = _branch(expression, then)
-        return memo[key]
+        key = (expression, then)
+        if key not in built:
+            built[key] = branches(expression, then)
+        return built[key]
 
-    def _branch(expression: Expression, then: Entry) -> Entry:
+    def branches(expression: Expression, then: Entry) -> Entry:
         if isinstance(expression, Seq):
             for item in reversed(expression.items):
                 then = build(item, then)
@@ -172,12 +173,12 @@ def compile_automaton(root: Expression) -> Automaton:
 
     start = enter(build(root, stop))
     nodes = tuple(
-        tuple(Arc(factors, emission, number.get(id(target), END)) for factors, emission, target in entry.branches)
+        tuple(Arc(factors, emission, number.get(target, END)) for factors, emission, target in entry.branches)
         for entry in entries
     )
     for arcs in nodes:
         _refuse_ambiguity(arcs)
-    return Automaton(nodes, number[id(start)])
+    return Automaton(nodes, number[start])
 
 
 def _refuse_ambiguity(arcs: Sequence[Arc]) -> None:

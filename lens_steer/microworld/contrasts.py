@@ -14,6 +14,7 @@ from zlib import crc32
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.attributes import PERSON, REGISTER, SENTIMENT, TENSE
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.requests import checked_count, checked_seed
 from lens_steer.microworld.sampler import Document, sample
 from lens_steer.microworld.topics import HOMOGRAPHS, TOPICS
 
@@ -83,9 +84,7 @@ def concept(name: str) -> Concept:
 def named_contrast(name: str, *, n: int | None = None, seed: int = 0) -> tuple[list[str], list[str]]:
     """`n` source texts and `n` target texts (200 by default) of a named concept, drawn fresh from the seed."""
     asked = concept(name)
-    size = DEFAULT_SIZE if n is None else n
-    if size < 1:
-        raise MicroworldError(f"A contrast needs at least one text per side, not {size}.")
+    size, seed = checked_count(DEFAULT_SIZE if n is None else n, "texts per side"), checked_seed(seed)
     source = _collect(
         f"{name}/source/{seed}", size, {**asked.fixed, asked.attribute: asked.value}, asked, asked.is_source
     )

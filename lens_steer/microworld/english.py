@@ -48,6 +48,8 @@ from lens_steer.microworld.automaton import (
 )
 from lens_steer.microworld.grammar import EOS, Grammar, given_table
 
+# Registers: what a sentence keeps of the words before it.
+FIRST_NAME, FACT_VERB, FIRST_THING, SECOND_NAME, SECOND_THING = range(5)
 MORE_SENTENCES = (1.0, 0.8, 0.7, 0.6, 0.5)
 
 
@@ -170,46 +172,50 @@ def _giving() -> Expression:
     """When ann and bob went to the shop, ann gave the book to bob."""
 
     def gives(move: str, give: str) -> Expression:
-        handed = [seq(Recall(giver), _verb("give", give), _the(THING), "to", Recall(1 - giver)) for giver in (0, 1)]
+        handed = [
+            seq(Recall(giver), _verb("give", give), _the(THING), "to", Recall(taker))
+            for giver, taker in ((FIRST_NAME, SECOND_NAME), (SECOND_NAME, FIRST_NAME))
+        ]
         motion = Draw(uniform("motion word", lexicon.MOTION_WORDS))
         return seq(_verb("move", move), motion, _the(PLACE), ",", choice((0.5, handed[0]), (0.5, handed[1])))
 
-    pair = seq(Draw(ANY_NAME, store=0), "and", Draw(ANY_NAME, exclude=(0,), store=1))
+    pair = seq(Draw(ANY_NAME, store=FIRST_NAME), "and", Draw(ANY_NAME, exclude=(FIRST_NAME,), store=SECOND_NAME))
     when = Draw(uniform("when", "when after while as"))
     return seq(when, pair, _tensed(gives("past", "past"), gives("base", "third")))
 
 
 def _talk() -> Expression:
     """Two facts, one or two questions about them and the speaker's answers."""
-    who, thing = (0, 3), (2, 4)
+    opening = seq(Draw(uniform("fact opening", lexicon.FACT_OPENINGS)), ",", Draw(ANY_NAME, store=FIRST_NAME))
+    return seq(opening, _tensed(_told("past", "did"), _told("third", "does")))
 
-    def told(form: str, auxiliary: str) -> Expression:
-        verbs, base = lexicon.forms(lexicon.FACT_VERBS, form), lexicon.forms(lexicon.FACT_VERBS, "base")
-        to_base = dict(zip(verbs.split(), base.split()))
-        fact_opening = Draw(uniform("fact opening", lexicon.FACT_OPENINGS))
-        noun = seq("the", maybe(0.4, Draw(QUALITY)))
-        first = seq(Draw(uniform(f"fact {form}", verbs), store=1), noun, Draw(THING, store=2), SHORT_CLOSING, ".")
-        second = seq(
-            fact_opening,
-            ",",
-            Draw(ANY_NAME, exclude=(0,), store=3),
-            Recall(1),
-            noun,
-            Draw(THING, exclude=(2,), store=4),
-        )
 
-        def ask(subject: int) -> Expression:
-            told_thing = (Recall(thing[subject]), Recall(thing[1 - subject]), Draw(THING, exclude=thing))
-            answer = seq(
-                OPENING, Recall(who[subject]), Recall(1), "the", Choice(ANSWERS, told_thing), SHORT_CLOSING, "."
-            )
-            return seq(Recall(who[subject]), Recall(1, to_base), "?", answer)
+def _told(form: str, auxiliary: str) -> Expression:
+    """The facts from the first verb on, in one form of the verb, and the questions with its auxiliary."""
+    verbs, base = lexicon.forms(lexicon.FACT_VERBS, form), lexicon.forms(lexicon.FACT_VERBS, "base")
+    noun = seq("the", maybe(0.4, Draw(QUALITY)))
+    first = seq(Draw(uniform(f"fact {form}", verbs), store=FACT_VERB), noun, Draw(THING, store=FIRST_THING))
+    second = seq(
+        Draw(uniform("fact opening", lexicon.FACT_OPENINGS)),
+        ",",
+        Draw(ANY_NAME, exclude=(FIRST_NAME,), store=SECOND_NAME),
+        Recall(FACT_VERB),
+        noun,
+        Draw(THING, exclude=(FIRST_THING,), store=SECOND_THING),
+    )
+    asked_verb = Recall(FACT_VERB, dict(zip(verbs.split(), base.split())))
+    asked = [
+        seq(Recall(name), asked_verb, "?", _answer(name, right, wrong))
+        for name, right, wrong in ((FIRST_NAME, FIRST_THING, SECOND_THING), (SECOND_NAME, SECOND_THING, FIRST_THING))
+    ]
+    question = seq(maybe(0.3, seq(REGISTER_OPENING, ",")), "what", auxiliary, choice((0.5, asked[0]), (0.5, asked[1])))
+    return seq(first, SHORT_CLOSING, ".", second, SHORT_CLOSING, ".", question, maybe(0.6, question))
 
-        question = seq(maybe(0.3, seq(REGISTER_OPENING, ",")), "what", auxiliary, choice((0.5, ask(0)), (0.5, ask(1))))
-        return seq(first, second, SHORT_CLOSING, ".", question, maybe(0.6, question))
 
-    opening = seq(Draw(uniform("fact opening", lexicon.FACT_OPENINGS)), ",", Draw(ANY_NAME, store=0))
-    return seq(opening, _tensed(told("past", "did"), told("third", "does")))
+def _answer(name: int, right: int, wrong: int) -> Expression:
+    """What a speaker says that a person has: the right thing, the other's, or one that nobody named."""
+    thing = Choice(ANSWERS, (Recall(right), Recall(wrong), Draw(THING, exclude=(FIRST_THING, SECOND_THING))))
+    return seq(OPENING, Recall(name), Recall(FACT_VERB), "the", thing, SHORT_CLOSING, ".")
 
 
 @cache

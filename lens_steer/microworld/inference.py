@@ -65,7 +65,7 @@ class Inference:
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-        self._tables: dict[int, _Table] = {}
+        self._tables: dict[Table, _Table] = {}
         self._index: dict[int, tuple[dict[str, tuple[Arc, int]], tuple[Arc, ...]]] = {}
 
     @staticmethod
@@ -117,6 +117,10 @@ class Inference:
             else:
                 components[component] = np.asarray(components[component] + log)
         return Belief(tuple(components), constant)
+
+    def keep_possible(self, belief: Belief, evidence: Evidence) -> Belief:
+        """The belief after a step that is no evidence: values that could not take it are struck out, no more."""
+        return self.update(belief, tuple((part, np.where(np.isneginf(log), -np.inf, 0.0)) for part, log in evidence))
 
     def law(self, state: State, belief: Belief) -> Float[np.ndarray, " word"]:
         """P(next word | the words so far) over the vocabulary, in token-id order; it sums to 1."""
@@ -175,15 +179,15 @@ class Inference:
         return tuple((table.component, table.log[..., outcome]) for table, outcome in tables)
 
     def _table(self, table: Table) -> _Table:
-        if id(table) not in self._tables:
+        if table not in self._tables:
             component, law = None, table.probabilities
             if table.scope:
                 groups = [[attribute.name for attribute in group] for group in self.grammar.components]
                 component = next(index for index, names in enumerate(groups) if table.scope[0] in names)
                 law = aligned(table, groups[component])
             with np.errstate(divide="ignore"):
-                self._tables[id(table)] = _Table(component, law, np.log(law))
-        return self._tables[id(table)]
+                self._tables[table] = _Table(component, law, np.log(law))
+        return self._tables[table]
 
     @cache  # noqa: B019 - one Inference lives as long as its grammar
     def _positions(self, emission: Draw) -> list[int]:

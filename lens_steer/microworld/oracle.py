@@ -7,8 +7,9 @@ grammatically. The posterior takes all grammatical sentences and an unfinished l
 text is unreadable when no complete sentence is grammatical, unless it is nothing but one unfinished grammatical
 beginning (a prompt).
 
-A continuation is read `after` its prompt: the grammar stands where the prompt has left it, and only the continuation's
-own words are evidence. Its sentences are those that it adds to or begins.
+A continuation is read `after` its prompt: the grammar stands where the prompt has left it, the values that could not
+have written the prompt are struck out, and among the others, from their prior, only the continuation's own words are
+evidence. Its sentences are those that it adds to or begins.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ class Oracle:
     def posterior(self, text: str, *, after: str = "") -> Posterior:
         """Attribute -> value -> probability, from the grammatical sentences; not `.readable` where none is left.
 
-        With `after`, a prompt that the text continues: what the text says, the prompt's own words being no evidence.
+        With `after`, a prompt that the text continues: P(value | text) under the prior of the values that could have
+        written the prompt, whose words are no evidence beyond that.
         """
         sentences, belief = self._read(text, after)
         if not self._readable(sentences) or belief.log_weight() == -np.inf:
@@ -184,14 +186,13 @@ class Oracle:
         return found, point[1]
 
     def _accept(self, state: State, belief: Belief, words: list[str], given: int) -> tuple[State, Belief] | None:
-        """Where a sentence leads from here, its first `given` words being no evidence; None if it is ungrammatical."""
+        """Where a sentence leads from here, its first `given` words being a prompt's; None if it is ungrammatical."""
         for place, word in enumerate(words):
             step = self._inference.step(state, word)
             if step is None or word == EOS:
                 return None
-            state = step[0]
-            if place >= given:
-                belief = self._inference.update(belief, step[1])
+            weigh = self._inference.update if place >= given else self._inference.keep_possible
+            state, belief = step[0], weigh(belief, step[1])
         return state, belief
 
     @staticmethod

@@ -6,11 +6,11 @@ from zlib import crc32
 
 import numpy as np
 
-from lens_steer.errors import MicroworldError
 from lens_steer.microworld.attributes import REGISTER, SENTIMENT
 from lens_steer.microworld.contrasts import SURE, concept
 from lens_steer.microworld.grammar import STOPS
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.requests import checked_count, checked_seed
 from lens_steer.microworld.sampler import sample
 
 
@@ -20,9 +20,10 @@ def open_prompts(n: int = 100, *, seed: int = 0) -> list[str]:
     The oracle's posterior of both equals their prior (one third for each value), so that a third of the documents
     that go on from such a prompt are rude. Prompts may repeat.
     """
+    n, seed = checked_count(n, "prompts"), checked_seed(seed)
     oracle, found, read = Oracle(), list[str](), 0
     lengths = np.random.default_rng([seed, 1213])
-    while len(found) < _positive(n):
+    while len(found) < n:
         drawn = sample(2 * max(read, n), seed=crc32(f"open/{seed}".encode()), speaker="none")
         for document in drawn[read:]:
             prefix = " ".join(document.text.split()[: lengths.integers(2, 6)])
@@ -44,9 +45,10 @@ def shown_prompts(value: str, n: int = 100, *, seed: int = 0) -> list[str]:
     Each is the shortest beginning of its document after which the oracle is at least 90 % sure of the value.
     """
     asked = concept(value)
+    n, seed = checked_count(n, "prompts"), checked_seed(seed)
     oracle, found, read = Oracle(), list[str](), 0
     fixed = {**asked.fixed, asked.attribute: asked.value}
-    while len(found) < _positive(n):
+    while len(found) < n:
         drawn = sample(2 * max(read, n), seed=crc32(f"shown/{value}/{seed}".encode()), **fixed)
         for document in drawn[read:]:
             words = document.text.split()
@@ -59,9 +61,3 @@ def shown_prompts(value: str, n: int = 100, *, seed: int = 0) -> list[str]:
                     break
         read = len(drawn)
     return found[:n]
-
-
-def _positive(n: int) -> int:
-    if n < 1:
-        raise MicroworldError(f"Cannot draw {n} prompts; ask for 1 or more.")
-    return n

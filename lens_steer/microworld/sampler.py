@@ -13,10 +13,10 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens_steer.errors import MicroworldError
 from lens_steer.microworld.automaton import END, Draw, Recall, Table
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import Grammar
+from lens_steer.microworld.requests import checked_count, checked_seed
 
 BLOCK = 1024
 
@@ -32,11 +32,11 @@ class Document:
 def sample(n: int, *, seed: int = 0, **attributes: str) -> list[Document]:
     """Draw `n` documents; attributes given by name (`register="rude"`) are fixed, the others are drawn.
 
-    Document i depends on the seed, i and the fixed attributes only. Unknown attributes and values are refused.
+    Document i depends on the seed, i and the fixed attributes only. MicroworldError for unknown attributes and values,
+    numbers that are not whole, n below 0, a seed outside 0 to 2**32 - 1.
     """
     grammar = english()
-    if n < 0:
-        raise MicroworldError(f"Cannot draw {n} documents; ask for 0 or more.")
+    n, seed = checked_count(n, "documents", least=0), checked_seed(seed)
     sampler = Sampler.of(grammar)
     documents: list[Document] = []
     for block in range(-(-n // BLOCK)):
@@ -121,14 +121,14 @@ class Sampler:
     def of(grammar: Grammar) -> Sampler:
         """The sampler of a grammar, built once."""
         arcs = [arc for node in grammar.automaton.nodes for arc in node]
-        position = {id(arc): index for index, arc in enumerate(arcs)}
+        position = {arc: index for index, arc in enumerate(arcs)}
         tables = [
-            (_joint(grammar, [arc.factors for arc in node]), np.array([position[id(arc)] for arc in node]))
+            (_joint(grammar, [arc.factors for arc in node]), np.array([position[arc] for arc in node]))
             for node in grammar.automaton.nodes
         ]
         emissions = [arc.emission for arc in arcs]
-        categories = list({id(each.category): each.category for each in emissions if isinstance(each, Draw)}.values())
-        number = {id(each): index for index, each in enumerate(categories)}
+        categories = list(dict.fromkeys(each.category for each in emissions if isinstance(each, Draw)))
+        number = {each: index for index, each in enumerate(categories)}
         forms, form = [np.arange(len(grammar.words))], np.zeros(len(arcs), dtype=np.int64)
         exclude = np.zeros((len(arcs), max(grammar.registers, 1)), dtype=np.int64)
         for index, emission in enumerate(emissions):
@@ -147,7 +147,7 @@ class Sampler:
                 grammar, [(each.table, np.array([grammar.ids[word] for word in each.words])) for each in categories]
             ),
             np.array([arc.target for arc in arcs]),
-            np.array([number[id(each.category)] if isinstance(each, Draw) else -1 for each in emissions]),
+            np.array([number[each.category] if isinstance(each, Draw) else -1 for each in emissions]),
             np.array([each.register if isinstance(each, Recall) else -1 for each in emissions]),
             form,
             np.array([each.store if isinstance(each, Draw) and each.store is not None else -1 for each in emissions]),

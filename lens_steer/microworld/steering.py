@@ -6,7 +6,7 @@ Nothing here knows a model: it asks a function for log probabilities, one docume
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.grammar import BOS
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.requests import checked_count
 from lens_steer.microworld.sampler import sample
 
 NextLogProbs = Callable[[Sequence[Sequence[int]]], Sequence[Float[np.ndarray, "_ word"]]]
@@ -23,10 +24,20 @@ its tokens, in token-id order."""
 
 @dataclass(frozen=True)
 class Measured:
-    """A mean over prefixes and its standard error; documents are independent, the prefixes of one are not."""
+    """A mean over prefixes and its standard error; documents are independent, the prefixes of one are not.
+
+    `by_document` is each document's sum over its prefixes less the mean's share of it, over the mean length: how far
+    the document alone carries the mean (linearised). Two speakers are compared on the same documents by it.
+    """
 
     mean: float
     standard_error: float
+    by_document: tuple[float, ...] = field(default=(), repr=False)
+
+    def change_error(self, before: Measured) -> float:
+        """Return the standard error of this mean less that of `before`, paired over the same documents."""
+        change = np.array(self.by_document) - np.array(before.by_document)
+        return float(change.std(ddof=1) / np.sqrt(len(change)))
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,7 @@ class SteeringTask:
     @classmethod
     def draw(cls, given: Mapping[str, str], *, n: int = 128, seed: int = 0) -> SteeringTask:
         """Draw `n` documents (about 0.5 MB each with their laws); every one of their beginnings is a prefix."""
-        if n < 2:
-            raise MicroworldError(f"The steering error needs 2 documents or more for its standard error, not {n}.")
+        n = checked_count(n, "documents for a steering error and its standard error", least=2)
         oracle, ids, laws, allowed = Oracle(), [], [], []
         for document in sample(n, seed=seed, **given):
             words = document.text.split()
@@ -81,6 +91,7 @@ class SteeringTask:
         MicroworldError where a row is no law over the vocabulary, or gives probability 0 to what the grammar says.
         """
         divergence, impossible = [], []
+        batch_size = checked_count(batch_size, "documents per batch")
         for first in range(0, len(self.ids), batch_size):
             some = range(first, min(first + batch_size, len(self.ids)))
             answers = next_log_probs([self.ids[row] for row in some])
@@ -125,4 +136,4 @@ def _per_prefix(sums: Float[np.ndarray, " document"], lengths: Float[np.ndarray,
     """Every prefix weighs the same: a ratio of two means, its standard error by linearisation."""
     mean = sums.sum() / lengths.sum()
     residual = (sums - mean * lengths) / lengths.mean()
-    return Measured(float(mean), float(residual.std(ddof=1) / np.sqrt(len(sums))))
+    return Measured(float(mean), float(residual.std(ddof=1) / np.sqrt(len(sums))), tuple(residual.tolist()))

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lens_steer.directories import read_json
-from lens_steer.errors import ArtifactError, SettingError
+from lens_steer.directories import read_json, sha256_of
+from lens_steer.errors import ArtifactError
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.records import read_record
+from lens_steer.report.run_record import RunRecord
 from lens_steer.report.run_writing import FORMAT, RUN, SUFFIXES
 from lens_steer.report.token_view import TokenView
 
@@ -30,25 +32,18 @@ def read_folder(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     if (place / "intervention.json").is_file():
         return _fitted(Intervention.load(place))
-    about = read_json(place / RUN)
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        written = about.get("format") if isinstance(about, dict) else None
-        raise ArtifactError(f"{place / RUN} has format {written}, this version of lens_steer reads {FORMAT}")
-    try:
-        return _read_parts(place, about), about
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{place / RUN} is damaged: {error}") from error
+    about = read_record(place / RUN, RunRecord, form=FORMAT)
+    return _read_parts(place, about), about.model_dump(exclude_unset=True)
 
 
-def _read_parts(place: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    order, _ = about["order"], about["name"]
+def _read_parts(place: Path, about: RunRecord) -> dict[str, Any]:
     return {
-        "frames": dict(_parts(place, "tables", order, _table)),
-        "figures": dict(_parts(place, "figures", order, _figure)),
-        "summary": about["summary"],
-        "interventions": dict(_parts(place, "interventions", order, Intervention.load)),
-        "captions": about["captions"],
-        "tokens": dict(_parts(place, "tokens", order, _tokens)),
+        "frames": dict(_parts(place, "tables", about, _table)),
+        "figures": dict(_parts(place, "figures", about, _figure)),
+        "summary": about.summary,
+        "interventions": dict(_parts(place, "interventions", about, Intervention.load)),
+        "captions": about.captions,
+        "tokens": dict(_parts(place, "tokens", about, lambda path: read_record(path, TokenView))),
     }
 
 
@@ -75,23 +70,23 @@ def _learning(edit: Intervention) -> dict[str, go.Figure]:
     return {"loss": dose_response(history, x="step", y="loss", title="Training loss", y_title="loss")}
 
 
-def _parts(
-    place: Path, part: str, order: Mapping[str, list[str]], read: Callable[[Path], _Read]
-) -> Iterator[tuple[str, _Read]]:
-    for name in order[part]:
+def _parts(place: Path, part: str, about: RunRecord, read: Callable[[Path], _Read]) -> Iterator[tuple[str, _Read]]:
+    for name in getattr(about.order, part):
         path = place / part / f"{name}{SUFFIXES[part]}"
         if not path.exists():
             raise ArtifactError(f"{path} is missing: the run folder is not complete")
+        written = about.sha256.get(str(path.relative_to(place)))
+        if written is not None and sha256_of(path) != written:
+            raise ArtifactError(f"{path} is damaged: its bytes are not those that were saved (sha256 differs)")
         yield name, read(path)
 
 
 def _table(path: Path) -> pd.DataFrame:
     import pandas as pd
-    import pyarrow as pa
 
     try:
         return pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except Exception as error:  # pyarrow and pandas raise what they stumble over in a damaged file
         raise ArtifactError(f"{path} is damaged: {error}") from error
 
 
@@ -101,19 +96,11 @@ def _figure(path: Path) -> go.Figure:
     content = read_json(path)
     try:
         figure: go.Figure = pio.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # plotly raises what its validators stumble over
         raise ArtifactError(f"{path} is no figure: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} is no figure")
     return figure
-
-
-def _tokens(path: Path) -> TokenView:
-    content = read_json(path)
-    try:
-        return TokenView.from_content(content)
-    except (KeyError, TypeError, SettingError) as error:
-        raise ArtifactError(f"{path} holds no tokens: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

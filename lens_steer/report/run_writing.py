@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_steer.activations.show import UnitView
-from lens_steer.directories import new_directory, write_json
+from lens_steer.directories import new_directory, sha256_of, write_json
 from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.report.token_view import TokenView
@@ -111,7 +111,8 @@ def save_study(
             write_json(place / "tokens" / f"{title}.json", tokens.content())
         for title, intervention in study.interventions.items():
             intervention.save(place / "interventions" / title)
-        write_json(place / RUN, about)
+        parts = [path for part in ("tables", "figures", "tokens") for path in sorted((place / part).iterdir())]
+        write_json(place / RUN, {**about, "sha256": {str(path.relative_to(place)): sha256_of(path) for path in parts}})
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -72,16 +71,3 @@ class TokenView:
     def content(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> TokenView:
-        """Read what `content` returned; KeyError or TypeError where it is something else."""
-        return cls(tuple(_unit(row) for row in content["units"]))
-
-
-def _unit(row: Mapping[str, Any]) -> UnitTokens:
-    return UnitTokens(**{**row, "texts": _texts(row["texts"])})
-
-
-def _texts(rows: Sequence[Mapping[str, Any]]) -> tuple[TokenText, ...]:
-    return tuple(TokenText(**{**row, "tokens": tuple(row["tokens"]), "values": tuple(row["values"])}) for row in rows)

@@ -38,10 +38,16 @@ class Interval:
     high: float
     confidence: float
 
+    @classmethod
+    def of(cls, row: Any, *, estimate: str = "value", confidence: float = 0.95) -> Interval:
+        """Return the interval that a row of a table holds in its columns `estimate`, low and high."""
+        value, low, high = (float(row[column]) for column in (estimate, "low", "high"))
+        return cls(value, low, high, confidence)
+
     @property
     def verdict(self) -> Verdict:
-        """What the interval says beside 0."""
-        return verdict_of(self.low, self.high)
+        """What the interval says beside 0; without a finite estimate there is nothing to judge."""
+        return verdict_of(self.low, self.high) if math.isfinite(self.estimate) else Verdict.CANNOT_JUDGE
 
 
 def change_interval(
@@ -105,17 +111,20 @@ def share_change_interval(
     require_confidence(confidence)
     if not (before_of.sum() > 0 and after_of.sum() > 0):
         return math.nan, math.nan
-    moved = after / after_of.sum() - before / before_of.sum()
+    difference = float(share_change(before, before_of, after, after_of, 0))
+    # A row that reads as before has not changed, although its weight does where others are no longer counted.
+    same = np.isclose(after, before, atol=1e-12) & np.isclose(after_of, before_of, atol=1e-12)
+    moved = (after / after_of.sum() - before / before_of.sum())[~same]
     changed = moved[~np.isclose(moved, 0, atol=1e-12)]
     tail = (1 - confidence) / 2
     if len(changed) == 0:
         unseen = 1 - tail ** (1 / max(1, int((before_of > 0).sum())))
-        return -unseen, unseen
+        return difference - unseen, difference + unseen
     if len(changed) >= _RARE:
         return change_interval(share_change, before, before_of, after, after_of, confidence=confidence, seed=seed)
     rises = stats.binomtest(int((changed > 0).sum()), len(changed)).proportion_ci(confidence, method="exact")
-    size, total = float(np.abs(changed).sum()), float(changed.sum())
-    return min((2 * rises.low - 1) * size, total), max((2 * rises.high - 1) * size, total)
+    size = float(np.abs(changed).sum())
+    return min((2 * rises.low - 1) * size, difference), max((2 * rises.high - 1) * size, difference)
 
 
 @dataclass(frozen=True)
@@ -178,6 +187,17 @@ def against_draws(
     over_draws = max(0.0, float(np.var(of_draws, ddof=1)) - of_rows_alone)
     half = float(stats.t.ppf((1 + confidence) / 2, draws - 1)) * math.sqrt(over_rows + over_draws * (1 + 1 / draws))
     return AgainstDraws(Interval(difference, difference - half, difference + half, confidence), rank_p, draws)
+
+
+def confidence_of_each(confidence: float, looks: int) -> float:
+    """Return the confidence that each of several intervals needs, so that all hold at once with `confidence`.
+
+    Bonferroni's, valid however the looks depend on each other. SettingError for fewer than one look.
+    """
+    require_confidence(confidence)
+    if looks < 1:
+        raise SettingError(f"there is one look or more, not {looks}")
+    return 1 - (1 - confidence) / looks
 
 
 def require_confidence(confidence: float) -> None:

@@ -105,6 +105,31 @@ class Change:
             case _:
                 return f"{subject}: whether {measure} changes cannot be judged ({values}, no interval)"
 
+    def comparison(
+        self,
+        subject: str,
+        other: str,
+        measure: str,
+        *,
+        style: NumberStyle = "number",
+        words: tuple[str, str] = ("lower", "higher"),
+    ) -> str:
+        """Return a clause, without a full stop, on what one of two things has beside the other.
+
+        `before` holds the value of `other`, `after` that of `subject`. `words` are said where the interval of the
+        difference lies below or above 0; where it holds 0, the two were not shown to differ.
+        """
+        values = f"{_number(self.after, style)} against {_number(self.before, style)}"
+        interval = f"difference {self.text(style)} at {_percent(self.confidence)}"
+        match self.verdict:
+            case Verdict.LOWER | Verdict.HIGHER:
+                word = words[self.verdict is Verdict.HIGHER]
+                return f"{subject}: {word} {measure} than {other} ({values}, {interval})"
+            case Verdict.NOT_SHOWN:
+                return f"{subject} was not shown to differ from {other} in {measure} ({values}, {interval})"
+            case _:
+                return f"{subject}: whether {measure} differs from {other} cannot be judged ({values}, no interval)"
+
 
 def _number(value: float, style: NumberStyle, *, sign: bool = False) -> str:
     if math.isnan(value):

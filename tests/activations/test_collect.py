@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,32 @@ import torch
 from lens_steer.activations import store as store_module
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.errors import ActivationError, ArtifactError, ModelError, OutputError, SiteError
+from lens_steer.activations.show import show_units
+from lens_steer.effects.downstream import downstream_shift
+from lens_steer.errors import (
+    ActivationError,
+    ArtifactError,
+    ContrastError,
+    ModelError,
+    OutputError,
+    SettingError,
+    SiteError,
+)
+from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.host.adapter import host_of
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import find_sites
+from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.activation_transport import MeanAcT
+from lens_steer.methods.aura import AurA
+from lens_steer.methods.caa import CAA
+from lens_steer.methods.dsas import DSAS
+from lens_steer.methods.self_conditioning import SelfCond
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
-from tests.families import sentences
+from tests.families import make_tiny, sentences
 
 
 @pytest.fixture
@@ -163,20 +183,131 @@ class TestOnDisk:
 
             return forward
 
-        with tiny.hooks(fwd_hooks=[("blocks.0.hook_in", count(2))]), pytest.raises(KeyboardInterrupt):
+        with tiny.hooks(fwd_hooks=[("blocks.0.hook_in", count(3))]), pytest.raises(KeyboardInterrupt):
             collect(tiny, contrast, batch_size=4, store=tmp_path / "run")
         assert not (tmp_path / "run" / "activations.json").exists()
         ran.clear()
         with tiny.hooks(fwd_hooks=[("blocks.0.hook_in", count(99))]):
             resumed = collect(tiny, contrast, batch_size=4, store=tmp_path / "run")
-        assert len(ran) == 2  # of four batches two were done
+        assert len(ran) == 1 + 2  # the fingerprint, and of four batches two were done
         for site in whole.sites:
             assert torch.equal(resumed.values[site], whole.values[site])
             assert torch.equal(resumed.token_std(site, "source"), whole.token_std(site, "source"))
         again = collect(tiny, contrast, batch_size=4, store=tmp_path / "run")
         assert torch.equal(again.values[whole.sites[0]], whole.values[whole.sites[0]])
-        with pytest.raises(OutputError, match="pool: 'max' there, 'mean' here"):
-            collect(tiny, contrast, batch_size=4, store=tmp_path / "run", pool="mean")
+
+
+SITE = "blocks.0.mlp.hook_post"
+
+
+class TestStoreIsKnownByWhatItHolds:
+    def test_another_model_is_refused_and_the_same_weights_elsewhere_are_not(
+        self, contrast: ContrastSet, tmp_path: Path
+    ) -> None:
+        first = collect(make_tiny("gpt2"), contrast, store=tmp_path)
+        with pytest.raises(OutputError, match="another model"):
+            collect(make_tiny("gpt2", seed=1), contrast, store=tmp_path)
+        copy = make_tiny("gpt2")
+        copy.original_model.config._name_or_path = "moved/elsewhere"
+        assert torch.equal(collect(copy, contrast, store=tmp_path).values[SITE], first.values[SITE])
+
+    @pytest.mark.parametrize("inside", ["the first", "the second"])
+    def test_an_attached_edit_is_refused(self, tiny: Any, contrast: ContrastSet, tmp_path: Path, inside: str) -> None:
+        edit = ablate([(SITE, 5)], model=tiny)
+        contexts = [edit.on(tiny), nullcontext()]
+        for context in contexts if inside == "the first" else contexts[::-1]:
+            refused = any(tmp_path.iterdir())
+            with context, pytest.raises(OutputError, match="other edits") if refused else nullcontext():
+                collect(tiny, contrast, store=tmp_path)
+        assert refused
+        with edit.on(tiny):
+            assert float(collect(tiny, contrast, store=tmp_path / "edited").values[SITE][:, 5].abs().max()) == 0.0
+
+    def test_a_plain_hook_is_refused(self, tiny: Any, contrast: ContrastSet, tmp_path: Path) -> None:
+        collect(tiny, contrast, store=tmp_path)
+        with (
+            tiny.hooks(fwd_hooks=[(SITE, lambda tensor, hook: tensor * 0.5)]),
+            pytest.raises(OutputError, match="another model"),
+        ):
+            collect(tiny, contrast, store=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("names", "settings"),
+        [
+            ("pool: 'max' there, 'mean' here", {"pool": "mean"}),
+            ("scope: .*'all'.* there, .*'last'.* here", {"scope": "last"}),
+            ("bos: 'not pooled' there, 'pooled' here", {"special_in_pool": True}),
+            ("sites: .*mlp.hook_post.* there, .*hook_resid_post.* here", {"sites": "hook_resid_post"}),
+            ("data: ", {"contrast": ContrastSet(["a dog ran"], ["a cat sat"])}),
+        ],
+    )
+    def test_another_setting_is_named(
+        self, tiny: Any, contrast: ContrastSet, tmp_path: Path, names: str, settings: dict[str, Any]
+    ) -> None:
+        collect(tiny, contrast, store=tmp_path)
+        with pytest.raises(OutputError, match=names):
+            collect(tiny, **{"contrast": contrast, "store": tmp_path, **settings})
+        assert collect(tiny, contrast, store=tmp_path, batch_size=3).values[SITE].shape == (16, 128)
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0])
+def test_a_batch_size_below_one_is_refused_everywhere(tiny: Any, contrast: ContrastSet, batch_size: int) -> None:
+    edit = ablate([(SITE, 5)], model=tiny)
+    calls: list[Callable[[], object]] = [
+        lambda: collect(tiny, contrast, batch_size=batch_size),
+        lambda: show_units(tiny, contrast, [(SITE, 1)], batch_size=batch_size),
+        lambda: AurA(batch_size=batch_size).fit(tiny, contrast),
+        lambda: SelfCond(k=2, batch_size=batch_size).fit(tiny, contrast),
+        lambda: MeanAcT(batch_size=batch_size).fit(tiny, contrast),
+        lambda: DSAS(base=CAA(), batch_size=batch_size).fit(tiny, contrast),
+        lambda: downstream_shift(tiny, edit, contrast, batch_size=batch_size),
+        lambda: perplexity(tiny, list(contrast.source), batch_size=batch_size),
+        lambda: list(tokenize(tiny, contrast.source).batches(batch_size)),
+    ]
+    for call in calls:
+        with pytest.raises(SettingError, match=f"batch_size.*{batch_size}"):
+            call()
+
+
+def test_which_tokens_are_pooled(tiny: Any) -> None:
+    """`scope` and `special_in_pool` decide it: the largest value over the tokens that each of them leaves."""
+    contrast = ContrastSet(["the dog was sad"], ["a big cat ran"])
+    with torch.no_grad():
+        _, cache = tiny.run_with_cache(tiny.to_tokens("the dog was sad", prepend_bos=True))
+    tokens = cache[SITE][0]
+    pools: list[tuple[dict[str, Any], slice]] = [
+        ({}, slice(1, None)),
+        ({"special_in_pool": True}, slice(None)),
+        ({"scope": "last"}, slice(-1, None)),
+        ({"scope": Scope.from_position(3)}, slice(3, None)),
+        ({"scope": Scope(stop=2)}, slice(1, 2)),
+        ({"scope": Scope(stop=2), "special_in_pool": True}, slice(0, 2)),
+    ]
+    for settings, part in pools:
+        got = collect(tiny, contrast, SITE, **settings)
+        torch.testing.assert_close(got.source[SITE][0], tokens[part].amax(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got.token_mean(SITE, "source"), tokens[part].mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_that_no_pool_reads_may_overflow(tiny: Any, contrast: ContrastSet) -> None:
+    def overflow_at_bos(tensor: torch.Tensor, hook: Any) -> torch.Tensor:
+        changed = tensor.clone()
+        changed[:, 0] = torch.inf
+        return changed
+
+    name = "blocks.1.mlp.hook_post"
+    before = collect(tiny, contrast, name, pool="mean")
+    with tiny.hooks(fwd_hooks=[(name, overflow_at_bos)]):
+        got = collect(tiny, contrast, name, pool="mean")
+    torch.testing.assert_close(got.values[name], before.values[name])
+    torch.testing.assert_close(got.token_std(name, "source"), before.token_std(name, "source"))
+
+
+def test_mistakes_are_named(tiny: Any, contrast: ContrastSet) -> None:
+    with pytest.raises((SettingError, TypeError), match="median"):
+        collect(tiny, contrast, pool="median")  # type: ignore[arg-type]
+    with pytest.raises((ContrastError, TypeError), match="list|a dog"):
+        collect(tiny, ["a dog", "a cat"])  # type: ignore[arg-type]
 
 
 def test_from_arrays_needs_matching_sides() -> None:
@@ -190,3 +321,22 @@ def test_from_arrays_needs_matching_sides() -> None:
         Activations.from_arrays(source={name: np.ones((3, 4))}, target={"blocks.1.mlp.hook_post": np.zeros((5, 4))})
     with pytest.raises(ActivationError, match="lens_steer.collect"):
         got.token_mean(name, "target")
+
+
+@pytest.mark.parametrize("of_tensors", [lambda x: x.bfloat16(), lambda x: x.requires_grad_(), lambda x: x.double()])
+def test_from_arrays_takes_any_tensor(of_tensors: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    values = torch.tensor([[1.5, -2.0], [0.25, 4.0]])
+    got = Activations.from_arrays(source={SITE: of_tensors(values.clone())}, target={SITE: values.numpy()})
+    assert got.source[SITE].dtype == torch.float32
+    assert not got.source[SITE].requires_grad
+    assert torch.equal(got.source[SITE], got.target[SITE])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+def test_from_arrays_names_what_is_no_number(bad: float) -> None:
+    values = np.zeros((3, 4))
+    values[1, 2] = bad
+    with pytest.raises(ActivationError, match=rf"{SITE}: the value at \[1, 2\] is (nan|inf)"):
+        Activations.from_arrays(source={SITE: values}, target={SITE: np.zeros((3, 4))})
+    with pytest.raises(ActivationError, match="an array of numbers"):
+        Activations.from_arrays(source={SITE: [["x"]]}, target={SITE: np.zeros((3, 1))})

@@ -16,7 +16,7 @@ from analyses import ablation
 from analyses.ablation import CHOICES, CONCEPT, EXPERTS, LINEAS, MATCHED, RANDOM, SHUFFLED
 from analyses.measurements import PERPLEXITY
 from tests.analyses.contrasts import GENERATION, contrast
-from tests.analyses.verbs import changes, check_doses, check_verbs
+from tests.analyses.verbs import FEW, changes, check_doses, check_verbs
 
 SMALL: dict[str, Any] = {
     **GENERATION,
@@ -130,6 +130,7 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     }
 
 
+@FEW
 @given(frames())
 def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     summary = ablation.summary("sad", tables, (4, 16), "held-out target texts")

@@ -16,7 +16,7 @@ from analyses import composition
 from analyses.composition import KINDS, NULL, unseen, without_concepts
 from analyses.measurements import PERPLEXITY
 from tests.analyses.contrasts import GENERATION, contrast
-from tests.analyses.verbs import changes, check_verbs, expected
+from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import WORDS
 
 SMALL: dict[str, Any] = {
@@ -116,6 +116,7 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     }
 
 
+@FEW
 @given(frames())
 def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     summary = composition.summary(tables, "sad", "cat", "neutral texts")

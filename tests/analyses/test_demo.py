@@ -12,7 +12,7 @@ import lens_steer as ls
 from analyses import demo
 from analyses.demo import CONCEPT, LINEAS, OPEN, RANDOM, SHOWN, SHUFFLED
 from tests.analyses.contrasts import contrast
-from tests.analyses.verbs import changes, check_verbs
+from tests.analyses.verbs import FEW, changes, check_verbs
 
 SMALL: dict[str, Any] = {
     "steps": 2,
@@ -94,6 +94,7 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     }
 
 
+@FEW
 @given(frames())
 def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     said = demo.summary("rude", tables, steps=30, fit_texts=20, units=9)

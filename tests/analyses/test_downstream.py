@@ -15,7 +15,7 @@ import lens_steer as ls
 from analyses import downstream
 from analyses.downstream import APART, CAUSAL, END_TO_END, NULLS
 from tests.analyses.contrasts import contrast
-from tests.analyses.verbs import changes, check_verbs
+from tests.analyses.verbs import FEW, changes, check_verbs
 
 SMALL: dict[str, Any] = {"fit_texts": 6, "fits": 2, "steps": 4, "lr": 0.01, "most_texts": 6}
 EDITS = (APART, CAUSAL, END_TO_END, *NULLS)
@@ -101,6 +101,7 @@ def beside(row: Any, reference: float, words: tuple[str, str, str]) -> str:
     return words[0] if row["high"] < reference else words[2] if row["low"] > reference else words[1]
 
 
+@FEW
 @given(tables())
 def test_verbs_follow_from_intervals(frames: dict[str, pd.DataFrame]) -> None:
     summary = downstream.summary(frames, "sad", "control texts")

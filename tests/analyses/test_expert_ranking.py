@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import lens_steer as ls
 from analyses import expert_ranking
+from tests.analyses.verbs import FEW
 from tests.families import sentences
 
 CLAIM = {"heldout_auroc", "heldout_low", "heldout_high", "q_value", "probe_auroc", "shuffled_auroc", "length_auroc"}
@@ -131,6 +132,7 @@ def side(row: Any, of: str) -> str:
     return "above" if row[f"{of}_low"] > 0.5 else "below" if row[f"{of}_high"] < 0.5 else "holds"
 
 
+@FEW
 @given(tables(1))
 def test_a_finding_follows_from_its_interval(frames: dict[str, pd.DataFrame]) -> None:
     title, *_ = summary = expert_ranking.summary(frames, units=9)
@@ -150,6 +152,7 @@ def test_a_finding_follows_from_its_interval(frames: dict[str, pd.DataFrame]) ->
     assert ("cannot be judged: the texts without" in " ".join(summary)) == bool(told.isna().all())
 
 
+@FEW
 @given(tables(3))
 def test_no_concept_is_told_of_beyond_its_interval(frames: dict[str, pd.DataFrame]) -> None:
     summary = expert_ranking.summary(frames, units=9)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import lens_steer as ls
 from analyses import lineas_selection
 from analyses.selection import ALL, AUROC, LINEAS, RANDOM, REAL, SHUFFLED
-from tests.analyses.verbs import changes, check_verbs, expected
+from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
 SETTINGS: dict[str, Any] = {
@@ -91,6 +91,7 @@ def frames(draw: st.DrawFn, study_frames: dict[str, pd.DataFrame]) -> dict[str, 
     }
 
 
+@FEW
 @given(st.data())
 def test_verbs_follow_from_intervals(study: ls.Study, data: st.DataObject) -> None:
     tables = data.draw(frames(dict(study.frames)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 import lens_steer as ls
-from analyses.controls import matched_units, random_choices
+from analyses.controls import random_choices
 from analyses.experiment import Experiment, Measurement, described
 from analyses.measurements import COLUMNS, PERPLEXITY, HeldOut, Measurements
 from tests.analyses.contrasts import contrast
@@ -36,7 +37,7 @@ def edit_rows(random: np.random.Generator, edit: str, draw: int, *, prompt: Any,
 @pytest.mark.parametrize("spread", [0.0, 0.15])
 def test_a_random_choice_differs_from_random_controls_at_the_nominal_rate(spread: float) -> None:
     """One more draw of the control stands against 20 of them, again and again."""
-    random, runs, confidence = np.random.default_rng(3), 80, 0.95
+    random, runs, confidence = np.random.default_rng(3), 50, 0.95
     outside = {"concept": 0, PERPLEXITY: 0}
     for _ in range(runs):
         shared: dict[str, Any] = {"prompt": random.uniform(0.1, 0.6, PROMPTS), "text": random.uniform(1, 3, TEXTS)}
@@ -110,15 +111,16 @@ def test_values_are_those_of_the_evaluation(tiny: Any, heldout: HeldOut) -> None
     assert heldout.texts["after"].str.len().gt(0).all()
 
 
-def test_matched_units_are_like_the_chosen_ones_and_none_of_them(tiny: Any) -> None:
+def test_a_random_choice_of_units_is_one_of_twenty_others(tiny: Any, heldout: HeldOut) -> None:
     activations = ls.collect(tiny, contrast("sad", "happy"), "mlp.hook_post")
-    chosen = ls.rank_experts(activations).units(10)
-    draws = matched_units(chosen, activations, draws=4, seed=0)
-    assert len({frozenset(draw) for draw in draws}) > 1
-    for draw in draws:
-        assert not set(draw) & set(chosen)
-        assert len(set(draw)) == len(chosen)
-        assert [unit.site for unit in draw] == [unit.site for unit in chosen]
+    choices = random_choices(activations.sites, 40, draws=21, seed=1)
+    edits = [ls.ablate(units, mode="zero") for units in choices]
+    parts = [heldout.measure(edits[0], "choice")]
+    parts += [heldout.measure(edit, "control", draw=draw) for draw, edit in enumerate(edits[1:])]
+    for row in Measurements.of(parts, seed=0).against("choice", "control", confidence=0.99):
+        assert row["low"] <= 0 <= row["high"]
+        assert row["rank_p"] > 2 / 21
+        assert row["draws"] == 20
 
 
 def test_a_run_keeps_what_repeats_it(tiny: Any, tmp_path: Any) -> None:
@@ -164,3 +166,36 @@ def test_the_settings_of_a_measurement_are_settings_of_the_study_and_documented_
     assert inspect.signature(method_comparison.run).parameters["most_prompts"].default == 200
     with pytest.raises(TypeError, match="sample_count"):
         ablation.run(None, contrast("sad", "happy"), out=None, sample_count=3)
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation", "composition", "demo", "downstream", "lineas_selection", "method_comparison"]
+)
+def test_an_interrupted_study_ends_and_publishes_nothing(
+    request: pytest.FixtureRequest, tmp_path: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a fit alone would keep the best map so far, as at a prompt."""
+    study: Any = import_module(f"analyses.{name}")
+    steps = []
+
+    def interrupted(self: Any, *given: Any) -> Any:
+        steps.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lens_steer.methods.descent._Run.step", interrupted)
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    words = ls.WordList(["sad", "dog"])
+    settings: dict[str, Any] = {
+        "ablation": {"ks": (2,), "scorer": words},
+        "composition": {"second": contrast("cat", "tree", seed=7), "scorer": words, "second_scorer": words},
+        "downstream": {"fits": 1},
+        "lineas_selection": {"draws": 2, "scorer": words},
+        "demo": {"draws": 1},
+        "method_comparison": {"only": ("LinEAS",), "scorer": words},
+    }[name]
+    texts = ls.read_contrast("microworld:rude", n=8) if name == "demo" else contrast("sad", "happy", n=20)
+    model = request.getfixturevalue("embedded" if name == "demo" else "tiny")
+    with pytest.raises(KeyboardInterrupt):
+        study.run(model, texts, out=tmp_path / "run", **settings)
+    assert len(steps) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ import lens_steer as ls
 from analyses import method_comparison
 from analyses.method_comparison import COMMON, NULL, OWN, summary
 from tests.analyses.contrasts import GENERATION, contrast
-from tests.analyses.verbs import changes, check_verbs, expected
+from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
 SMALL: dict[str, Any] = {
@@ -104,6 +104,7 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@FEW
 @given(tables())
 def test_verbs_follow_from_intervals(table: pd.DataFrame) -> None:
     said = summary("sad", table, 1.25, "control texts")
@@ -116,6 +117,7 @@ def test_verbs_follow_from_intervals(table: pd.DataFrame) -> None:
         assert f"{row['method']} ({row['sites']})" in groups[expected(row)]
 
 
+@FEW
 @given(tables())
 def test_the_method_that_is_named_is_the_best_on_the_validation_prompts(table: pd.DataFrame) -> None:
     """However well another does where it is reported."""

@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import lens_steer as ls
 
+FEW = settings(max_examples=25)
+"""Tables are slow to draw, and each holds many rows."""
 LOWER = ("lowers", "leaves less", "decays", "falls")
 HIGHER = ("raises", "leaves more", "grows", "goes beyond")
 DOUBT = ("not shown",)

@@ -4,8 +4,8 @@ import pytest
 
 from lens_steer.errors import ArtifactError, SettingError, SiteError, TokenError
 from lens_steer.evaluation.generation import generate
+from lens_steer.host.fingerprint import SiteReading
 from lens_steer.host.sites import find_sites
-from lens_steer.interventions.fingerprint import SiteReading
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from tests.evaluation.hosts import CloseCalls, random_edit

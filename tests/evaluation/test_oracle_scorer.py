@@ -80,6 +80,18 @@ def test_the_prompts_own_words_are_no_evidence() -> None:
         assert RUDE.read([start], [rest]).scores[0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("speaker", ["truthful", "untruthful"])
+def test_lies_after_a_prompt_are_lies(speaker: str) -> None:
+    """The facts and the question fit every speaker alike, so that whole text and continuation say the same."""
+    texts = [document.text for document in sample(300, seed=4, speaker=speaker)]
+    cuts = [text.index("?") + 1 for text in texts]
+    scorer = OracleScorer(speaker)
+    scores = scorer.read(*zip(*[(text[:cut], text[cut:]) for text, cut in zip(texts, cuts)])).scores
+    assert scores == pytest.approx(scorer(texts), abs=1e-12)
+    assert scores.mean() > 0.9
+    assert np.median(scores) > 0.97
+
+
 def test_a_broken_sentence_is_skipped() -> None:
     text = sample(1, seed=3, register="rude", speaker="none")[0].text
     first, *rest = [sentence.text for sentence in Oracle().sentences(text)]

@@ -1,18 +1,22 @@
 """The steering error of hosted models: the same as by hand from their logits, with and without an edit."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lens_steer as ls
 from lens_steer import microworld
 from lens_steer.errors import MicroworldError, ModelError, SettingError
+from lens_steer.evaluation.steering_error import SteeringErrors
 from lens_steer.host.load import load_model
 from lens_steer.microworld.english import english
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.steering import Measured, SteeringError
 from lens_steer.microworld.tokenizer import save_tokenizer
 from tests.evaluation.hosts import random_edit
 from tests.handles import handles
@@ -89,7 +93,7 @@ def test_bad_input_is_refused(speaker: Any, tiny: Any) -> None:
         ls.steering_error(tiny, given=PLAIN)
     with pytest.raises(MicroworldError, match="no value 'bored'"):
         ls.steering_error(speaker, given={"register": "bored"})
-    with pytest.raises(MicroworldError, match="2 documents or more"):
+    with pytest.raises(MicroworldError, match="2 or more"):
         ls.steering_error(speaker, given=PLAIN, n=1)
     with pytest.raises(SettingError, match="batch_size"):
         ls.steering_error(speaker, given=PLAIN, batch_size=0)
@@ -102,3 +106,30 @@ def test_the_microworld_has_it_under_its_own_name() -> None:
     assert microworld.steering_error is ls.steering_error
     with pytest.raises(AttributeError, match="no attribute 'steering_erors'"):
         _ = microworld.steering_erors
+
+
+def test_the_change_has_the_error_of_paired_documents(speaker: Any) -> None:
+    """The jackknife over documents of the ratio's change; far below what the means' own errors say."""
+    edit = random_edit(speaker, size=0.02)
+    result = ls.steering_error(speaker, given=PLAIN, intervention=edit, n=24, seed=2)
+    row = result.frame.set_index("measure").loc["nats"]
+    assert 0 < row["change_se"] < 0.3 * np.hypot(row["before_se"], row["after_se"])
+    half = stats.t.ppf(0.975, 23) * row["change_se"]
+    assert (row["low"], row["high"]) == pytest.approx((row["change"] - half, row["change"] + half))
+    assert row["verdict"] == ("higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "not shown")
+
+
+def test_the_paired_error_is_that_of_the_documents_differences() -> None:
+    before = Measured(1.0, 0.0, (0.5, -0.5, 0.25, -0.25))
+    after = Measured(0.8, 0.0, (0.6, -0.5, 0.15, -0.25))
+    assert after.change_error(before) == pytest.approx(np.std([0.1, 0.0, -0.1, 0.0], ddof=1) / 2)
+    assert before.change_error(before) == 0
+    idle = SteeringError(before, before, 40, 4)
+    frame = SteeringErrors(idle, idle).frame
+    assert (frame[["change", "change_se", "low", "high"]] == 0).all(axis=None)
+    assert frame["verdict"].tolist() == ["not shown"] * 2
+
+
+def test_the_error_by_documents_is_the_standard_error(speaker: Any) -> None:
+    nats = ls.steering_error(speaker, given=PLAIN, n=6, seed=3).before.nats
+    assert nats.change_error(replace(nats, by_document=(0.0,) * 6)) == pytest.approx(nats.standard_error)

@@ -292,3 +292,145 @@ def test_the_microworld_is_read_from_where_it_lies(tmp_path: Path, monkeypatch: 
     save_tiny("gpt2", tmp_path)
     monkeypatch.setattr("lens_steer.microworld.checkpoint.embedded_checkpoint", lambda: tmp_path)
     assert load_model("microworld").cfg.n_layers == 2
+
+
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def gemma3_with_images() -> Any:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    text |= {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64, **SPECIAL}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **SPECIAL)
+    )
+
+
+def test_a_multimodal_model_installs_nothing_and_reads_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    started: list[Any] = []
+
+    def refuse(*arguments: Any, **settings: Any) -> Any:
+        started.append(arguments)
+        raise OSError("a process was started")
+
+    for name in ("check_call", "run", "Popen", "check_output", "call"):
+        monkeypatch.setattr(subprocess, name, refuse)
+    model = load_model(gemma3_with_images(), tokenizer=make_tokenizer())
+    values = collect(model, ContrastSet(["a dog ran"], ["a cat sat"]), "hook_resid_post")
+    assert [site.width for site in values.sites] == [32, 32]
+    assert started == []
+
+
+@pytest.mark.parametrize("device", ["potato", "cuda:99", "meta", torch.device("meta")])
+def test_devices_that_are_not_there(device: Any, directory: Path) -> None:
+    for model in (directory, plain(), make_tiny("gpt2")):
+        with pytest.raises(ModelError, match="device"):
+            load_model(model, device=device, tokenizer=make_tokenizer())
+
+
+def test_a_model_in_hand_is_moved_or_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TransformerLens takes CUDA for the place of any model wherever there is one: the model's own place is passed."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    places: list[Any] = []
+    boot = TransformerBridge.boot_transformers
+
+    def record(name: str, **settings: Any) -> Any:
+        places.append(settings["device"])
+        return boot(name, **settings)
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", record)
+    for device in (None, "cpu", torch.device("cpu")):
+        model = load_model(plain(), device=device, tokenizer=make_tokenizer())
+        assert str(model.cfg.device) == str(host_of(model).device) == "cpu"
+    assert places == ["cpu"] * 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "torch.float16", torch.float64])
+def test_dtypes_by_name(directory: Path, dtype: Any) -> None:
+    assert str(host_of(load_model(directory, dtype=dtype)).dtype).endswith(str(dtype).removeprefix("torch."))
+
+
+@pytest.mark.parametrize("dtype", ["potato", "int8", torch.int64, "nn"])
+def test_dtypes_that_weights_cannot_have(directory: Path, dtype: Any) -> None:
+    with pytest.raises(ModelError, match="weights cannot be kept as"):
+        load_model(directory, dtype=dtype)
+
+
+def test_models_that_continue_no_text_are_refused() -> None:
+    from transformers import BertConfig, BertForMaskedLM, GPT2Model, T5Config, T5ForConditionalGeneration
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=32, d_ff=48, num_layers=2, num_heads=4, d_kv=8))
+    for model in (t5, BertForMaskedLM(BertConfig(vocab_size=64, **sizes)), GPT2Model(plain().config)):
+        with pytest.raises(ModelError, match="encoder-decoder|does not continue texts"):
+            load_model(model, tokenizer=make_tokenizer())
+
+
+def test_a_bridge_over_an_encoder_decoder_is_refused() -> None:
+    model = make_tiny("gpt2")
+    bridge = type("TransformerBridge", (torch.nn.Module,), {})()
+    bridge.original_model = torch.nn.Module()
+    bridge.original_model.config = type("Config", (), {"is_encoder_decoder": True, "model_type": "t5"})()
+    with pytest.raises(ModelError, match="'t5' is an encoder-decoder"):
+        host_of(bridge)
+    assert host_of(model).kind == "TransformerBridge"
+
+
+class PeftStandIn(torch.nn.Module):
+    """What lens_steer asks of a peft model: its base model, with the adapter's layers in it, and its settings."""
+
+    def __init__(self, base: torch.nn.Module, *, prompt_learning: bool) -> None:
+        super().__init__()
+        self.base = base
+        self.peft_config = {"default": type("Config", (), {"is_prompt_learning": prompt_learning})()}
+
+    def get_base_model(self) -> torch.nn.Module:
+        return self.base
+
+
+def test_a_peft_model_is_hosted_by_its_base() -> None:
+    original = plain()
+    model = load_model(PeftStandIn(original, prompt_learning=False), tokenizer=make_tokenizer())
+    assert model.original_model is original
+    with pytest.raises(ModelError, match="learned tokens before every text"):
+        load_model(PeftStandIn(plain(), prompt_learning=True), tokenizer=make_tokenizer())
+
+
+def test_an_adapter_folder_and_a_gguf_file_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"peft adapter, not a model.*merge_and_unload"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match="GGUF file.*gguf_file='x.gguf'"):
+        load_model(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
+def test_what_transformer_lens_cannot_host_is_not_called_missing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    def refuse(name: str, **settings: Any) -> Any:
+        raise error("no such architecture")
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", refuse)
+    with pytest.raises(ModelError, match="cannot be hosted by TransformerLens.*no such architecture") as raised:
+        load_model(directory)
+    assert "reachable on the hub" not in str(raised.value)
+
+
+def test_name_and_revision_are_recorded(directory: Path) -> None:
+    assert host_of(load_model(directory, revision="step1000")).provenance["revision"] == "step1000"
+    original = AutoModelForCausalLM.from_pretrained(directory)
+    assert host_of(load_model(original)).provenance["model"] == str(directory)
+    named = plain()
+    named.config._name_or_path, named.config._commit_hash = "somebody/model", "abc123"
+    about = host_of(load_model(named, tokenizer=make_tokenizer())).provenance
+    assert (about["model"], about["revision"]) == ("somebody/model", "abc123")

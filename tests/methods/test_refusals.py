@@ -96,7 +96,7 @@ def test_every_site_is_tried_once(tiny: Any, contrast: ContrastSet) -> None:
         AurA().fit(tiny, contrast)
     with Forwards(tiny) as second:
         AurA().fit(tiny, contrast)
-    assert first.count - second.count == 1 + len(find_sites(tiny, "mlp.hook_post"))
+    assert first.count - second.count == 2  # without writes, and with one at each site
     assert host_of(tiny).checked_sites == {site.name for site in find_sites(tiny, "mlp.hook_post")}
 
 

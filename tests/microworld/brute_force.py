@@ -23,12 +23,15 @@ from lens_steer.microworld.grammar import EOS, Attribute, Grammar
 
 MOOD = Attribute("mood", ("glad", "sad"), (0.3, 0.7))
 PLACE = Attribute("place", ("sea", "hill", "town"), (0.5, 0.3, 0.2))
-TRUTH = Attribute("truth", ("yes", "no"), (0.6, 0.4))
+TRUTH = Attribute("truth", ("yes", "no", "silent"), (0.4, 0.2, 0.4))
 
 
 @cache
 def cut_down() -> Grammar:
-    """Three attributes, two of them tied by one table; memory, barred words, another form of a remembered word."""
+    """Three attributes, two of them tied by one table; memory, barred words, another form of a remembered word.
+
+    Only the silent leave facts untold and unasked, so that some beginnings rule values out.
+    """
     opening = Draw(styled("opening", "mood", {"glad": "hurray", "sad": "alas"}, shared="well", leak=0.1))
     law = np.random.default_rng(5).dirichlet(np.ones(3), size=(3, 2))
     where = Category("where", ("boat", "path", "shop"), Table(("place", "mood"), law))
@@ -38,11 +41,14 @@ def cut_down() -> Grammar:
         Draw(names, store=0), choice((0.5, seq("meets")), (0.5, seq("sees"))), Draw(names, exclude=(0,), store=1), "."
     )
     answer = Choice(
-        Table(("truth",), np.array([[0.9, 0.1], [0.2, 0.8]])),
+        Table(("truth",), np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])),
         (Recall(0), Recall(1, {"ann": "anna", "bob": "bobby", "tom": "tommy"})),
     )
     told = seq(pair, "who", "?", answer, ".")
-    return Grammar((MOOD, PLACE, TRUTH), seq(choice((0.7, seq(lone, maybe(0.5, lone))), (0.3, told)), EOS))
+    story = Choice(
+        Table(("truth",), np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])), (seq(lone, maybe(0.5, lone)), told)
+    )
+    return Grammar((MOOD, PLACE, TRUTH), seq(story, EOS))
 
 
 def combinations(grammar: Grammar) -> Iterator[tuple[dict[str, int], float]]:
@@ -122,3 +128,20 @@ def match(expression, words: list[str], at: int, values: dict[str, int], memory:
                 reached[place] = reached.get(place, 0.0) + p * q
         places = reached
     return places
+
+
+@cache
+def begun() -> dict[tuple[str, ...], np.ndarray]:
+    """Words that a document may begin with -> P(begins so | attributes) over (mood, place, truth)."""
+    grammar = cut_down()
+    shape = [len(attribute.values) for attribute in grammar.attributes]
+    prior = np.zeros(shape)
+    for values, p in combinations(grammar):
+        prior[tuple(values.values())] = p
+    laws: dict[tuple[str, ...], np.ndarray] = {}
+    for words, entries in all_documents().items():
+        for length in range(len(words) + 1):
+            law = laws.setdefault(words[:length], np.zeros(shape))
+            for values, p in entries:
+                law[tuple(values.values())] += p
+    return {words: law / prior for words, law in laws.items()}

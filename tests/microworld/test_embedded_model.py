@@ -8,8 +8,8 @@ import torch
 
 import lens_steer as ls
 from lens_steer import microworld
+from lens_steer.host.fingerprint import compare_fingerprints, read_fingerprint
 from lens_steer.host.sites import find_sites
-from lens_steer.interventions.fingerprint import compare_fingerprints, read_fingerprint
 from tests.handles import logits
 
 pytestmark = pytest.mark.compat

@@ -7,7 +7,7 @@ from lens_steer.errors import MicroworldError
 from lens_steer.microworld.english import english
 from lens_steer.microworld.oracle import Oracle
 from lens_steer.microworld.sampler import sample
-from tests.microworld.brute_force import all_documents, cut_down, match
+from tests.microworld.brute_force import all_documents, begun, combinations, cut_down, match
 
 
 def test_the_cut_down_language_is_fully_listed():
@@ -27,7 +27,7 @@ def test_likelihood_given_attributes():
     for words, entries in list(all_documents().items())[::7]:
         joint = sum(p for values, p in entries if values["mood"] == 1 and values["truth"] == 0)
         found = oracle.log_likelihood(" ".join(words), given={"mood": "sad", "truth": "yes"})
-        assert np.exp(found) == pytest.approx(joint / (0.7 * 0.6), abs=1e-12)
+        assert np.exp(found) == pytest.approx(joint / (0.7 * 0.4), abs=1e-12)
 
 
 def test_posterior_is_bayes_rule():
@@ -103,13 +103,61 @@ def test_the_oracle_finds_the_attributes():
         assert np.mean(right) > least
 
 
+def logit(p):
+    return np.log(p / (1 - p))
+
+
+def excess(belief, held, weight):
+    """How far what held exceeds the belief, weighed, in standard errors of a belief that is right."""
+    return (weight * (held - belief)).sum() / np.sqrt((weight**2 * belief * (1 - belief)).sum())
+
+
 def test_posteriors_are_calibrated():
-    oracle, documents = Oracle(), sample(1000, seed=31)
-    belief = np.array([oracle.posterior(document.text)["register"]["rude"] for document in documents])
-    rude = np.array([document.attributes["register"] == "rude" for document in documents])
-    middle = (belief > 0.1) & (belief < 0.9)
-    assert middle.sum() > 25
-    assert abs(rude[middle].mean() - belief[middle].mean()) < 4 * 0.5 / np.sqrt(middle.sum())
+    """Of all that is believed to a degree, that share holds: at every degree, for every attribute.
+
+    The same numbers refuse a posterior that is too sure, one that is not sure enough, and one that says nothing.
+    """
+    oracle, documents = Oracle(), sample(1500, seed=31)
+    posteriors = [oracle.posterior(document.text) for document in documents]
+    for attribute in english().attributes:
+        laws = np.array([[each[attribute.name][value] for value in attribute.values] for each in posteriors])
+        drawn = np.array([[each.attributes[attribute.name]] for each in documents])
+        undecided = (laws > 1e-6) & (laws < 1 - 1e-6)
+        held, weight = (drawn == np.array(attribute.values))[undecided], logit(laws[undecided])
+        weights = (np.ones_like(weight), weight, weight > 0)
+        assert max(abs(excess(laws[undecided], held, each)) for each in weights) < 4, attribute.name
+        for wrong in (laws**2, np.sqrt(laws), np.broadcast_to(attribute.prior, laws.shape)):
+            belief = (wrong / wrong.sum(-1, keepdims=True))[undecided]
+            assert max(abs(excess(belief, held, each)) for each in weights) > 4.5, attribute.name
+
+
+def test_a_continuation_is_judged_among_the_values_that_could_have_written_its_prompt():
+    """By enumeration: the prior of the values that allow the prompt, times P(continuation | prompt, values)."""
+    oracle, grammar = Oracle(cut_down()), cut_down()
+    prior = np.array([p for _, p in combinations(grammar)]).reshape(2, 3, 3)
+    ruled_out = 0
+    for words in list(all_documents())[::9]:
+        for start in range(1, len(words)):
+            for end in {len(words), start + 1}:
+                prompt, text = begun()[words[:start]], begun()[words[:end]]
+                joint = np.divide(prior * text, prompt, out=np.zeros_like(prior), where=prompt > 0)
+                posterior = oracle.posterior(" ".join(words[start:end]), after=" ".join(words[:start]))
+                for axis, attribute in enumerate(grammar.attributes):
+                    law = joint.sum(tuple(other for other in range(3) if other != axis)) / joint.sum()
+                    assert list(posterior[attribute.name].values()) == pytest.approx(law, abs=1e-10)
+                ruled_out += (prompt == 0).any()
+    assert ruled_out > 500
+
+
+def test_a_prompt_rules_values_out_and_says_nothing_more():
+    oracle = Oracle()
+    facts = "clearly , ann owned the camera . surely , bob owned the ticket . what did ann own ?"
+    told = oracle.posterior("ann owned the camera .", after=facts)["speaker"]
+    assert told == pytest.approx({"none": 0.0, "truthful": 95 / 99, "untruthful": 4 / 99})
+    rude = "ugh , ann rudely mocked the lazy nurse , fool ."
+    after = oracle.posterior("the movie seemed lovely .", after=rude)
+    assert after["register"] == pytest.approx(dict.fromkeys(("plain", "polite", "rude"), 1 / 3))
+    assert after["speaker"] == pytest.approx({"none": 1.0, "truthful": 0.0, "untruthful": 0.0})
 
 
 def test_ungrammatical_sentences_are_skipped():

@@ -2,9 +2,13 @@ import numpy as np
 import pytest
 
 from lens_steer.errors import MicroworldError
+from lens_steer.microworld.contrasts import named_contrast
 from lens_steer.microworld.english import english
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.microworld.prompts import open_prompts, shown_prompts
+from lens_steer.microworld.requests import checked_count, checked_seed
 from lens_steer.microworld.sampler import Sampler, sample
+from lens_steer.microworld.steering import SteeringTask
 from tests.microworld.brute_force import all_documents, cut_down
 
 
@@ -67,5 +71,33 @@ def test_bad_requests_are_named():
         sample(1, colour="red")
     with pytest.raises(MicroworldError, match="no value 'space'; it has film"):
         sample(1, topic="space")
-    with pytest.raises(MicroworldError, match="-1 documents"):
+    with pytest.raises(MicroworldError, match="number of documents.*not -1"):
         sample(-1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed: sample(1, seed=seed),
+        lambda seed: named_contrast("rude", n=1, seed=seed),
+        lambda seed: open_prompts(1, seed=seed),
+        lambda seed: shown_prompts("rude", 1, seed=seed),
+        lambda seed: SteeringTask.draw({}, n=2, seed=seed),
+    ],
+    ids=["sample", "named_contrast", "open_prompts", "shown_prompts", "SteeringTask"],
+)
+def test_seeds_out_of_range_are_refused(draw, seed):
+    """Beyond 2**32 the streams of one seed are those of another."""
+    with pytest.raises(MicroworldError, match=f"seed is a whole number from 0 to 4294967295, not {seed}"):
+        draw(seed)
+
+
+def test_numbers_are_whole():
+    assert checked_count(np.int64(3), "texts") == checked_seed(np.uint8(3)) == 3
+    assert isinstance(checked_count(np.int64(3), "texts"), int)
+    for value in (2.0, 2.5, "2", None, True, float("nan")):
+        with pytest.raises(MicroworldError, match="number of texts is a whole number, 1 or more"):
+            checked_count(value, "texts")
+        with pytest.raises(MicroworldError, match="A seed is a whole number"):
+            checked_seed(value)

@@ -9,8 +9,10 @@ from scipy import stats
 
 from lens_steer.errors import SettingError
 from lens_steer.statistics.intervals import (
+    Interval,
     against_draws,
     change_interval,
+    confidence_of_each,
     mean_change,
     perplexity_change,
     share,
@@ -136,13 +138,30 @@ class TestShareChanges:
         columns = (before, ones, after, ones)
         assert self.interval(before, after) == change_interval(share_change, *columns, confidence=0.95, seed=0)
 
-    def test_false_alarms_at_small_shares_stay_below_the_level(self) -> None:
-        rng = np.random.default_rng(1)
+    @pytest.mark.parametrize(("rows", "share_of_hits"), [(20, 0.1), (40, 0.06), (40, 0.25), (60, 0.15)])
+    def test_false_alarms_stay_below_the_level_on_both_sides_of_rare(self, rows: int, share_of_hits: float) -> None:
+        rng = np.random.default_rng(rows)
         alarms = 0
-        for _ in range(400):
-            low, high = self.interval(rng.random(40) < 0.06, rng.random(40) < 0.06)
+        for _ in range(300):
+            low, high = self.interval(rng.random(rows) < share_of_hits, rng.random(rows) < share_of_hits)
             alarms += not low <= 0 <= high
-        assert alarms / 400 <= 0.06
+        assert alarms / 300 <= 0.07
+
+    @pytest.mark.parametrize(("changes", "exact"), [(11, True), (12, False)])
+    def test_fewer_than_twelve_changes_are_rare(self, changes: int, exact: bool) -> None:
+        before, after = np.zeros(40), np.zeros(40)
+        after[:changes] = 1
+        low, _ = self.interval(before, after)
+        rises = stats.binomtest(changes, changes).proportion_ci(0.95, method="exact")
+        assert (low == pytest.approx((2 * rises.low - 1) * changes / 40)) == exact
+
+    @pytest.mark.parametrize("steady", [0, 4, 8, 11])
+    def test_hits_that_stay_are_no_rises_where_another_text_is_no_longer_counted(self, steady: int) -> None:
+        before = np.array([1.0] * steady + [0.0] * (60 - steady))
+        ones, fewer = np.ones(60), np.array([1.0] * 59 + [0.0])
+        low, high = share_change_interval(before, ones, before, fewer, confidence=0.95, seed=0)
+        assert low < 0 < high
+        assert low <= steady / 59 - steady / 60 <= high
 
     def test_nothing_counted_has_no_interval(self) -> None:
         zeros, ones = np.zeros(5), np.ones(5)
@@ -153,14 +172,14 @@ class TestAgainstDraws:
     @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0], ids=["draws alike", "draws vary", "draws vary most"])
     def test_random_against_random_leaves_out_0_at_the_nominal_rate(self, spread: float) -> None:
         rng, alarms, ranks = np.random.default_rng(7), 0, []
-        for seed in range(300):
+        for seed in range(120):
             prompts = rng.normal(size=40)
             values = prompts + spread * rng.normal(size=(21, 1)) + rng.normal(size=(21, 40))
             ones = np.ones_like(values)
             against = against_draws(share, (values[0], ones[0]), (values[1:], ones[1:]), confidence=0.95, seed=seed)
             alarms += against.interval.verdict is not Verdict.NOT_SHOWN
             ranks.append(against.rank_p)
-        assert 0.02 <= alarms / 300 <= 0.09
+        assert alarms / 120 <= 0.1
         assert np.mean(np.array(ranks) <= 0.2) <= 0.25
 
     def test_a_choice_beyond_all_draws_is_told_apart(self) -> None:
@@ -179,3 +198,52 @@ class TestAgainstDraws:
         )
         assert against.interval.verdict is Verdict.CANNOT_JUDGE
         assert against.rank_p == pytest.approx(0.1)
+
+
+def test_several_looks_hold_at_once_with_the_confidence_asked_for() -> None:
+    assert confidence_of_each(0.95, 1) == pytest.approx(0.95)
+    assert confidence_of_each(0.95, 4) == pytest.approx(0.9875)
+    with pytest.raises(SettingError, match="not 0"):
+        confidence_of_each(0.95, 0)
+    with pytest.raises(SettingError, match="confidence"):
+        confidence_of_each(1.0, 2)
+
+
+def test_an_interval_is_read_from_a_row() -> None:
+    row = {"value": -0.3, "change": 0.5, "low": -0.4, "high": -0.1}
+    assert Interval.of(row) == Interval(-0.3, -0.4, -0.1, 0.95)
+    assert Interval.of(row, estimate="change", confidence=0.9) == Interval(0.5, -0.4, -0.1, 0.9)
+    assert Interval.of(row).verdict is Verdict.LOWER
+
+
+@pytest.mark.parametrize(("confidence", "resamples"), [(0.9, 2000), (0.95, 2000), (0.98, 5000), (0.999, 100_000)])
+def test_either_end_rests_on_fifty_resamples_or_more(confidence: float, resamples: int) -> None:
+    counted = []
+
+    def change(before: Any, after: Any, axis: Any) -> Any:
+        counted.append(len(after) if axis == (1,) else 0)
+        return mean_change(before, after, axis)
+
+    change_interval(change, np.zeros(4), np.arange(4.0), confidence=confidence, seed=0)
+    assert sum(counted) == pytest.approx(resamples, abs=1)
+
+
+def test_what_is_not_finite_and_what_is_not_there_cannot_be_judged() -> None:
+    column = np.array([1.0, 2.0, math.nan, 3.0])
+    assert all(map(math.isnan, change_interval(mean_change, np.zeros(4), column, confidence=0.95, seed=0)))
+    assert all(map(math.isnan, change_interval(mean_change, column[:0], column[:0], confidence=0.95, seed=0)))
+    assert Interval(math.nan, 0.1, 0.2, 0.95).verdict is Verdict.CANNOT_JUDGE
+    assert Interval(math.inf, 0.1, 0.2, 0.95).verdict is Verdict.CANNOT_JUDGE
+
+
+def test_batches_of_resamples_are_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one batch or in many, the interval is that of as many resamples."""
+    change = np.random.default_rng(4).normal(size=30)
+    whole = change_interval(mean_change, np.zeros(30), change, confidence=0.95, seed=0)
+    monkeypatch.setattr("lens_steer.statistics.intervals._BATCH_VALUES", 1000)
+    assert change_interval(mean_change, np.zeros(30), change, confidence=0.95, seed=0) == pytest.approx(whole, abs=0.05)
+    controls = np.random.default_rng(5).normal(size=(20, 30))
+    columns = (change, np.ones(30)), (controls, np.ones((20, 30)))
+    parts = against_draws(share, *columns, confidence=0.95, seed=0)
+    monkeypatch.undo()
+    assert parts == against_draws(share, *columns, confidence=0.95, seed=0)

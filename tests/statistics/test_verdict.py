@@ -60,3 +60,35 @@ def test_shares_are_written_in_per_cent_and_their_changes_in_points() -> None:
     assert change.sentence("The edit", "the share", style="share") == (
         "The edit lowers the share from 34.7 % to 10.2 % (change -24.5 points [-27.6, -21.4] at 95 %)"
     )
+
+
+@given(numbers, numbers, ends)
+def test_two_things_compared_say_what_the_interval_says(before: float, after: float, interval: list[float]) -> None:
+    low, high = interval
+    sentence = Change(before, after, low, high).comparison("LinEAS", "AurA", "perplexity")
+    assert sentence.startswith("LinEAS: lower perplexity than AurA (") == (high < 0)
+    assert sentence.startswith("LinEAS: higher perplexity than AurA (") == (low > 0)
+    assert ("was not shown to differ from AurA in perplexity" in sentence) == (low <= 0 <= high)
+
+
+def test_a_comparison_puts_its_subject_first_and_never_finds_nan() -> None:
+    change = Change(0.5, 0.2, -0.4, -0.1, 0.99)
+    assert change.comparison("A", "B", "share", style="share", words=("a smaller", "a larger")) == (
+        "A: a smaller share than B (20.0 % against 50.0 %, difference -30.0 points [-40.0, -10.0] at 99 %)"
+    )
+    assert "cannot be judged" in Change(0.5, math.nan, -1.0, -0.5).comparison("A", "B", "share")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (9.9994, "+9.999"),
+        (10.0, "+10.00"),
+        (99.996, "+100.00"),
+        (100.0, "+100.0"),
+        (-12.345, "-12.35"),
+        (0.0, "+0.000"),
+    ],
+)
+def test_numbers_keep_about_four_figures(value: float, written: str) -> None:
+    assert Change(0.0, value, value, value).text().startswith(f"{written} [")

@@ -12,7 +12,7 @@ from lens_steer.errors import ContrastError
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.readers import read_contrast
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 ROWS = {"text": ["good", "bad", "fine", "NA"], "label": [1, 0, 1, 0], "kind": ["x", "y", "", "y"]}
 EXPECTED = (("good", "fine"), ("bad", "NA"))
 
@@ -126,18 +126,25 @@ def test_prompt_and_completion_columns(tmp_path):
         ("t.jsonl", '{"text": "a", "label": 1}\n\n{"label": 0}\n', "'text' in row 3: blank, missing"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": 7, "label": 0}\n', "'text' in row 2: .*not a text"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2 is not JSON"),
-        ("t.jsonl", '{"text": "a", "label": 1}\n[1]\n', "JSON object per line; there is none in line 2"),
-        ("t.jsonl", "", "no column 'text', 'label'"),
-        ("t.csv", "", "cannot be read as a table"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n[1]\n', "JSON objects only; there is none in line 2"),
+        ("t.jsonl", "", "is empty"),
+        ("t.csv", "\n\n", "is empty"),
+        ("t.csv", "text,label\n", "has a header and no row"),
+        ("t.tsv", "text\tlabel\n\n", "has a header and no row"),
+        ("t.json", "[]", "is empty"),
+        ("t.json", '{"train": []}', "is empty"),
         ("t.csv", "text,label\na,1\nb,c,0\n", "cannot be read as a table.* line 3, saw 3"),
         ("t.csv", "text,label\na,b,1\nc,d,0\n", "more cells than its header; quote"),
         ("t.parquet", "text", "cannot be read as parquet"),
         ("t.json", "{", "is not JSON"),
-        ("t.json", '[{"text": "a"}]', "is not a concept file"),
-        ("t.json", '{"sentences": {"positive": ["a"]}}', "is not a concept file"),
-        ("t.json", '{"sentences": {"positive": "abc", "negative": ["b"]}}', "is not a concept file"),
+        ("t.json", '[{"text": "a"}]', "no column 'label'.*source_text= and target_text="),
+        ("t.json", '[{"text": "a"}, 3]', "JSON objects only; there is none in row 2"),
+        ("t.json", '"text"', "holds neither a list of records nor a concept"),
+        ("t.json", '{"dev": [{}], "test": [{}]}', "no list 'train'; it has 'dev', 'test'"),
+        ("t.json", '{"sentences": {"positive": ["a"]}}', "without a list of negative sentences"),
+        ("t.json", '{"sentences": {"positive": "abc", "negative": ["b"]}}', "without a list of positive sentences"),
         ("t.json", '{"sentences": {"positive": ["a", " "], "negative": ["b"]}}', "positive sentence 2"),
-        ("t.txt", "a\n", r"\.txt cannot be read; .*\(source_path, target_path\)"),
+        ("t.txt", "a\n", r"one side of a contrast; give two, \(source_path, target_path\)"),
         ("t", "a\n", "a file without a suffix cannot be read"),
     ],
 )

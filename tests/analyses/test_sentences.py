@@ -1,0 +1,41 @@
+"""Sentences about many changes, and that the check of verbs finds verbs that say too much."""
+
+from __future__ import annotations
+
+import pytest
+
+import lens_steer as ls
+from analyses.sentences import by_verdict, listed, sentence
+from tests.analyses.verbs import check_verbs
+
+
+def test_names_are_grouped_by_verdict() -> None:
+    verdicts = {
+        "a": ls.Verdict.NOT_SHOWN, "b": ls.Verdict.LOWER, "c": ls.Verdict.CANNOT_JUDGE, "d": ls.Verdict.LOWER
+    }  # fmt: skip
+    assert by_verdict(verdicts) == "lower: b and d; not shown: a; cannot be judged: c"
+    assert by_verdict({"a": ls.Verdict.HIGHER}, {ls.Verdict.HIGHER: "beyond"}) == "beyond: a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert sentence("one", "", "two") == "One; two."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ablating experts lowers the share from 0.5 to 0.2 (change -0.300 [-0.700, +0.010] at 95 %).",
+        "Ablating experts was not shown to change the share (0.5 to 0.2, change -0.300 [-0.400, -0.200] at 95 %).",
+        "Ablating experts raises the share from 0.5 to 0.2 (change -0.300 [-0.400, -0.200] at 95 %).",
+        "Ablating experts was not shown to change the share (0.5 to nan, no interval).",
+        "The same fits do not change the concept.",
+        "There is no effect within the budget.",
+    ],
+)
+def test_a_verb_that_says_more_than_its_interval_is_found(text: str) -> None:
+    with pytest.raises(AssertionError):
+        check_verbs([text])
+
+
+def test_every_clause_with_an_interval_is_counted() -> None:
+    rows = [(-0.3, -0.1), (0.1, 0.3), (-0.1, 0.1), (float("nan"), float("nan"))]
+    clauses = [ls.Change(0.5, 0.4, low, high).sentence("it", "the share") for low, high in rows]
+    assert check_verbs([sentence(*clauses[:2]), sentence(*clauses[2:])]) == 4
