@@ -99,7 +99,7 @@ def run(
     figures = {"experts": ranking.concept(by_concept["concept"].iloc[0]).plot()}
     if many:
         figures = {"by_concept": ls.figures.auroc_by_concept(ranking.frame), **figures}
-    views = {}
+    views: dict[str, Any] = {}
     for concept in by_concept["concept"].head(shown if many else 1):
         units = ranking.concept(concept).top(1 if many else shown)
         name = _file_name(concept)

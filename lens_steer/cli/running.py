@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 from lens_steer.errors import LensSteerError, LensSteerWarning
+from lens_steer.interruption import on_interrupt
 
 Command = Callable[[list[str]], Any]
 WRONG, USAGE, INTERRUPTED = 1, 2, 130
@@ -39,7 +40,7 @@ def run(command: Command, name: str, arguments: Sequence[str] | None = None) -> 
 
 def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; what went wrong is one line on standard error."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), on_interrupt("raise"):
         warnings.showwarning = _show_warning
         warnings.simplefilter("default", LensSteerWarning)
         try:
