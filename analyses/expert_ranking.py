@@ -99,10 +99,12 @@ def run(
     figures = {"experts": ranking.concept(by_concept["concept"].iloc[0]).plot()}
     if many:
         figures = {"by_concept": ls.figures.auroc_by_concept(ranking.frame), **figures}
-    views = {}
+    views: dict[str, Any] = {}
     for concept in by_concept["concept"].head(shown if many else 1):
         units = ranking.concept(concept).top(1 if many else shown)
-        views[_file_name(concept)] = ls.show_units(model, texts.contrast(concept), units, batch_size=batch_size)
+        name = _file_name(concept)
+        name = f"{name}_{len(views)}" if name.casefold() in map(str.casefold, views) else name
+        views[name] = ls.show_units(model, texts.contrast(concept), units, batch_size=batch_size)
     return experiment.keep(
         ls.Study(
             frames=frames,
