@@ -16,6 +16,7 @@ from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.seen import known_forms, pack, seen_forms
 
 
 @runtime_checkable
@@ -90,6 +91,7 @@ def method_provenance(method: Any, contrast: ContrastSet) -> dict[str, Any]:
         "contrast": contrast.name,
         "texts": {"source": len(contrast.source), "target": len(contrast.target)},
         "data": contrast.data_hash,
+        "seen": pack(seen_forms(known_forms(contrast.source + contrast.target))),
     }
 
 
