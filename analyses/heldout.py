@@ -6,7 +6,8 @@ prompt by prompt and text by text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,6 +178,17 @@ def concept_name(contrast: ls.ContrastSet) -> str:
 def neutral_texts(held: ls.ContrastSet, most: int) -> tuple[Any, ...]:
     """Return the texts on which an edit costs: the contrast's control, or without one its held-out target."""
     return (held.control or held.target)[:most]
+
+
+def continued(texts: Iterable[Any], *, words: int) -> Iterator[tuple[str, str]]:
+    """Yield texts as (their first words, the rest); pairs as they are, and shorter texts not at all."""
+    for text in texts:
+        if not isinstance(text, str):
+            yield text
+            continue
+        start = next((found.end() for place, found in enumerate(re.finditer(r"\S+", text), 1) if place == words), None)
+        if start is not None and text[start:].strip():
+            yield text[:start], text[start:]
 
 
 def unseen(held: ls.ContrastSet, trained: Iterable[ls.ContrastSet]) -> ls.ContrastSet:

@@ -17,7 +17,16 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.heldout import PERPLEXITY, HeldOut, beginnings, change_text, excludes_zero, neutral_texts, plain
+from analyses.heldout import (
+    PERPLEXITY,
+    HeldOut,
+    beginnings,
+    change_text,
+    continued,
+    excludes_zero,
+    neutral_texts,
+    plain,
+)
 
 COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
@@ -87,11 +96,13 @@ def run(
         measure. By default a `ConceptClassifier` of the training half, and the first `prompt_words` words of at most
         `most_prompts` held-out source texts.
     most_neutral:
-        Neutral texts (control, or held-out target texts), halved likewise.
+        Neutral texts (control, or held-out target texts), halved likewise; behind their first `prompt_words` words the
+        cost is measured, and those that are shorter are left out.
     samples, max_new_tokens:
         Continuations per prompt, and their length in tokens.
     given:
-        On a microworld model, the target's attributes: adds the steering error, in nats per token.
+        On a microworld model, the target's attributes: adds the steering error, in nats per token; nan for an edit of
+        prompts alone, because the microworld's documents have none.
 
     Raises
     ------
@@ -102,7 +113,8 @@ def run(
     settings = plain(locals())
     train, held = contrast.split(test=0.5, seed=seed)
     starts = list(beginnings(held.source, words=prompt_words, most=most_prompts) if prompts is None else prompts)
-    neutral = list(neutral_texts(held, most_neutral))
+    # As pairs, because some methods edit prompts alone, which plain texts do not have.
+    neutral = list(continued(neutral_texts(held, most_neutral), words=prompt_words))
     score = scorer or ls.ConceptClassifier.fit(train, seed=seed)
     tuning, test = (
         HeldOut(
@@ -137,10 +149,7 @@ def run(
             row = {**about, **_measured(test, edit, strength), "within_budget": within}
             row |= _size(model, edit) | {"fit_seconds": seconds}
             if given is not None:
-                errors = ls.steering_error(
-                    model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1
-                )
-                row |= {"error_before": errors.before.nats.mean, "error_after": errors.nats}
+                row |= _steering_error(model, edit, strength, given, seed)
             chosen.append(row)
             if not control and where == COMMON:
                 kept[entry.name.replace(" ", "_")] = edit
@@ -155,6 +164,16 @@ def run(
     if out is not None:
         study.save(out, name="method_comparison", model=model, contrast=contrast, seed=seed, settings=settings)
     return study
+
+
+def _steering_error(
+    model: Any, edit: ls.Intervention, strength: float, given: Mapping[str, str], seed: int
+) -> dict[str, float]:
+    if any(each.gate is not None or each.scope.name == "prompt" for each in edit.edits):
+        before = ls.steering_error(model, given=given, n=64, seed=seed + 1).before
+        return {"error_before": before.nats.mean, "error_after": float("nan")}
+    errors = ls.steering_error(model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1)
+    return {"error_before": errors.before.nats.mean, "error_after": errors.nats}
 
 
 def _entries(model: Any, small: ls.ContrastSet, sites: Any, steps: int, share: float, seed: int) -> Iterator[_Entry]:
