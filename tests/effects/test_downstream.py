@@ -15,6 +15,7 @@ from scipy.stats import wasserstein_distance
 from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import DownstreamShift, downstream_shift
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -291,10 +292,15 @@ def test_bad_input_is_named(tiny: Any) -> None:
         downstream_shift(tiny, Intervention((huge,)), CONTRAST)
 
 
-def test_generated_scope_is_warned_about_and_does_nothing(tiny: Any) -> None:
-    with pytest.warns(LensSteerWarning, match="no token was in the scope"):
-        frame = downstream_shift(tiny, random_edit(tiny).scoped("generated"), CONTRAST, by_layer=False).frame
-    assert (frame["wasserstein_after"] == frame["wasserstein_before"]).all()
+def test_an_edit_of_generated_tokens_acts_on_texts_behind_bos(tiny: Any) -> None:
+    generated, behind_bos = (
+        downstream_shift(tiny, random_edit(tiny).scoped(scope), CONTRAST, by_layer=False).frame
+        for scope in ("generated", Scope.from_position(1))
+    )
+    assert (generated["wasserstein_after"] != generated["wasserstein_before"]).any()
+    np.testing.assert_allclose(generated["wasserstein_after"], behind_bos["wasserstein_after"])
+    with pytest.raises(SettingError, match="plain texts have none"):
+        downstream_shift(tiny, random_edit(tiny).scoped("prompt"), CONTRAST)
 
 
 @pytest.mark.real
