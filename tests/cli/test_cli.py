@@ -173,7 +173,7 @@ def test_wrong_input_is_one_message_and_leaves_nothing(
 
 
 def test_an_edit_of_nothing_is_warned_of(place: Path) -> None:
-    with pytest.warns(LensSteerWarning, match="moves no unit"):
+    with pytest.warns(LensSteerWarning, match="moved nothing"):
         lens_steer(place, f"fit {TEXTS} --steps 2 --gamma-share 1 --out @nothing")
 
 
