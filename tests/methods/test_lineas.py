@@ -302,7 +302,8 @@ class TestPath:
         for call in (LinEAS(l1=0.0, group=0.0).gamma_max, LinEAS(l1=0.0, group=0.0).path):
             with pytest.raises(SettingError, match="l1 and group are both 0"):
                 call(tiny, contrast)
-        same = replace(contrast, target=contrast.source)
+        with pytest.warns(LensSteerWarning, match="on both sides"):
+            same = replace(contrast, target=contrast.source)
         path = LinEAS(steps=2, progress=False).path(tiny, same)
         assert path.frame.gamma.tolist() == [0.0]
         assert path.frame.gamma_ratio.isna().all()
