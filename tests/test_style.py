@@ -29,6 +29,7 @@ LEVELS = {
     "statistics": 9,
     "directories": 9,
     "progress": 9,
+    "interruption": 9,
     "errors": 10,
 }
 # Rooms of one level that may see each other.

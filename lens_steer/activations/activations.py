@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int, Int8
 from torch import Tensor
 
 from lens_steer.activations.by_site import BySite
@@ -41,7 +41,14 @@ class Activations:
     lengths:
         Number of pooled tokens of each text.
     groups:
-        Subgroup of each text, where the contrast names them.
+        Subgroup of each text, where the contrast names them; None for a text without.
+    blocks:
+        The number of each text's block: what is of one block is never parted (see `texts.blocks`). Where it is left
+        out, every text is a block of its own.
+    hashes:
+        [text, form]: by these a text is known again (see `texts.seen`); None for arrays without texts.
+    pairs:
+        [text, concept]: the number of its pair in a paired concept, -1 without; None where nothing is paired.
     provenance:
         Model, its fingerprint (what is attached included), host, dtype, data hash, pool, scope, BOS choice, batch size,
         versions.
@@ -54,10 +61,17 @@ class Activations:
     pool: Pool
     moments: BySite[TokenMoments] | None = None
     lengths: tuple[int, ...] | None = None
-    groups: tuple[str, ...] | None = None
+    groups: tuple[str | None, ...] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Int[Tensor, " row"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    hashes: Int[Tensor, "text form"] | None = None
+    pairs: Int[Tensor, "text concept"] | None = None
 
     def __post_init__(self) -> None:
+        if not len(self.blocks):
+            object.__setattr__(self, "blocks", torch.arange(len(self.labels)))
+        if len(self.blocks) != len(self.labels):
+            raise ActivationError(f"blocks must number every text: {len(self.blocks)} for {len(self.labels)} texts")
         if len(self.concepts) != self.labels.shape[1]:
             raise ActivationError(
                 f"{self.labels.shape[1]} columns of labels need as many concepts, got {len(self.concepts)}"
@@ -101,7 +115,8 @@ class Activations:
                 return TokenMoments(at.count[part], at.mean[part], at.std[part])
 
             moments = BySite(self.sites, of_concept)
-        return replace(chosen, labels=chosen.labels[:, part], concepts=(name,), moments=moments)
+        pairs = None if chosen.pairs is None else chosen.pairs[:, part]
+        return replace(chosen, labels=chosen.labels[:, part], concepts=(name,), moments=moments, pairs=pairs)
 
     def at(self, sites: tuple[Site, ...]) -> Activations:
         """Return the view of some of the sites."""
@@ -125,6 +140,9 @@ class Activations:
             moments=None,
             lengths=None if self.lengths is None else tuple(self.lengths[i] for i in keep),
             groups=None if self.groups is None else tuple(self.groups[i] for i in keep),
+            blocks=self.blocks[indices],
+            hashes=None if self.hashes is None else self.hashes[indices],
+            pairs=None if self.pairs is None else self.pairs[indices],
         )
 
     def token_mean(self, site: Site | str, side: Side) -> Float[Tensor, " unit"]:
@@ -150,11 +168,19 @@ class Activations:
 
     @classmethod
     def from_arrays(
-        cls, *, source: Mapping[str, Any], target: Mapping[str, Any], pool: Pool = "max", name: str = "contrast"
+        cls,
+        *,
+        source: Mapping[str, Any],
+        target: Mapping[str, Any],
+        pool: Pool = "max",
+        name: str = "contrast",
+        blocks: Sequence[int] = (),
     ) -> Activations:
         """Make activations of arrays or tensors [text, unit] per site name, source and target with the same sites.
 
-        ActivationError for sites or widths that differ, an empty side, and values that are no finite numbers.
+        `blocks` number what belongs together, source texts first; without them every text is a block of its own.
+        ActivationError for sites or widths that differ, an empty side, values that are no finite numbers, or blocks
+        that do not number every text.
         """
         checked_pool(pool)
         if source.keys() != target.keys() or not source:
@@ -176,7 +202,8 @@ class Activations:
             )
         n_source, n_target = counts.pop()
         labels = torch.tensor([[1]] * n_source + [[0]] * n_target, dtype=torch.int8)
-        return cls(BySite(tuple(sites), lambda site: values[site.name]), labels, (name,), pool)
+        together = torch.as_tensor(list(blocks), dtype=torch.int64)
+        return cls(BySite(tuple(sites), lambda site: values[site.name]), labels, (name,), pool, blocks=together)
 
     def _side(self, label: int) -> BySite[Tensor]:
         self._require_one_concept()

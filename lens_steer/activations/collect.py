@@ -16,15 +16,15 @@ from lens_steer.activations.pooling import Pool, TokenPool, checked_pool
 from lens_steer.activations.store import UnfinishedPass
 from lens_steer.errors import ActivationError, ContrastError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.batch_size import batch_size_for, checked_batch_size
 from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.host.guards import require_eval
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, tokenize
+from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, checked_batch_size, tokenize
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
+from lens_steer.texts.seen import known_forms
 
 
 def collect(
@@ -36,6 +36,7 @@ def collect(
     batch_size: int | None = None,
     scope: Scope | ScopeName = "all",
     special_in_pool: bool = False,
+    format_in_pool: bool = False,
     overflow: Overflow = "truncate",
     store: str | Path | None = None,
     progress: bool = True,
@@ -57,8 +58,9 @@ def collect(
         is resumed with another one.
     scope:
         Which tokens the pools read.
-    special_in_pool, overflow:
-        See `tokenize`: whether BOS counts, and what becomes of texts longer than the context.
+    special_in_pool, format_in_pool, overflow:
+        See `tokenize`: whether BOS and whether the chat format's own words count, and what becomes of texts longer than
+        the context.
     store:
         A directory for the result. An interrupted call resumes there, and a finished one is read back. What is known by
         it is the model's fingerprint: hooks of your own that hang on the model see one pass over 16 tokens.
@@ -80,21 +82,27 @@ def collect(
     """
     require_eval(model)
     checked_pool(pool)
-    checked_batch_size(batch_size)
+    size = checked_batch_size(batch_size)
     texts = _labelled(contrast)
     chosen = find_sites(model, sites)
     tokens = tokenize(
-        model, texts.texts, chat=texts.chat, scope=as_scope(scope), special_in_pool=special_in_pool, overflow=overflow
+        model,
+        texts.texts,
+        chat=texts.chat,
+        scope=as_scope(scope),
+        special_in_pool=special_in_pool,
+        format_in_pool=format_in_pool,
+        overflow=overflow,
     )
-    size = batch_size_for(tokens, batch_size)
     provenance = {
         **host_of(model).provenance,
         "fingerprint": model_fingerprint(model, users_hooks=store is not None).content(),
         "data": texts.data_hash,
         "pool": pool,
         "scope": repr(as_scope(scope)),
+        "format": "pooled" if format_in_pool else "not pooled" if texts.chat else "none",
         "bos": "pooled" if special_in_pool else "not pooled" if host_of(model).prepends_bos else "none",
-        "batch": size,
+        "batch": size or "by length",
     }
     saved = None if store is None else UnfinishedPass(Path(store), _plan(provenance, chosen))
     if saved is not None and saved.finished:
@@ -131,7 +139,7 @@ def _run(
     model: nn.Module,
     tokens: Tokens,
     collected: _Collected,
-    batch_size: int,
+    batch_size: int | None,
     saved: UnfinishedPass | None,
     progress: bool,
 ) -> None:
@@ -265,4 +273,7 @@ class _Collected:
             lengths=tuple(sum(row) for row in tokens.pooled),
             groups=texts.groups,
             provenance=provenance,
+            blocks=torch.tensor(texts.blocks),
+            hashes=torch.from_numpy(known_forms(texts.texts)),
+            pairs=None if texts.pairs is None else torch.from_numpy(texts.pairs.copy()),
         )

@@ -74,7 +74,10 @@ class TokenPool:
 
     def _mean(self, activation: Tensor) -> Tensor:
         # Positions that no text pools are cut off: a value there that is not finite would not vanish by a weight of 0.
-        return torch.bmm(self._weights[..., self.span], activation[:, self.span].float())[:, 0]
+        weights, values = self._weights[..., self.span], activation[:, self.span].float()
+        if _rounds_products(values):
+            return (weights.mT * values).sum(1)
+        return torch.bmm(weights, values)[:, 0]
 
     def _max(self, activation: Tensor) -> Tensor:
         if not self.ragged:
@@ -94,3 +97,8 @@ class TokenPool:
     def _first(self, activation: Tensor) -> Tensor:
         rows, first, _ = self._ends
         return activation[rows, first]
+
+
+def _rounds_products(values: Tensor) -> bool:
+    """Whether a product of float32 matrices is computed in less precision: under autocast, or TF32 where allowed."""
+    return torch.is_autocast_enabled(values.device.type) or (values.is_cuda and torch.backends.cuda.matmul.allow_tf32)

@@ -15,7 +15,6 @@ from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.directories import replace_file
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError, UnitError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import all_sites, site_at
 from lens_steer.host.tokens import TokenBatch, Tokens, tokenize
@@ -115,7 +114,7 @@ def show_units(
     rows, sides, chat = _rows_and_sides(texts)
     chosen = _units_of(model, units)
     tokens = tokenize(model, rows, chat=chat)
-    values = _token_values(model, tokens, chosen, batch_size_for(tokens, batch_size))
+    values = _token_values(model, tokens, chosen, batch_size)
     about = {"tokenizer": host_of(model).tokenizer, "top": top, "max_tokens": max_tokens}
     shown = (
         _shown(unit, tokens, [text[:, column] for text in values], sides, **about) for column, unit in enumerate(chosen)
@@ -149,7 +148,7 @@ def _units_of(model: nn.Module, units: UnitsLike) -> tuple[Unit, ...]:
     return tuple(Unit(here[unit.site], unit.index) for unit in listed)
 
 
-def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int) -> list[Tensor]:
+def _token_values(model: nn.Module, tokens: Tokens, units: Sequence[Unit], batch_size: int | None) -> list[Tensor]:
     """Run every text once and keep the chosen units' values at every token: per text [pos, unit]."""
     values = [torch.full((length, len(units)), torch.nan) for length in tokens.lengths]
 

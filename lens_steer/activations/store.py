@@ -23,6 +23,7 @@ FORMAT = 1
 _DATA, _ABOUT = "activations.safetensors", "activations.json"
 _PLAN, _SUMS = "plan.json", "sums.safetensors"
 _OURS = (_DATA, _ABOUT, _PLAN, _SUMS, "shard-")  # what a killed call leaves begins with a dot and one of these
+_ROWS = ("blocks", "hashes", "pairs")  # files of version 0.1 lack them: every text is a block of its own
 _SHARD_SECONDS = 20.0
 _Result = TypeVar("_Result")
 
@@ -46,7 +47,13 @@ class _Stored(Protocol):
     @property
     def lengths(self) -> tuple[int, ...] | None: ...
     @property
-    def groups(self) -> tuple[str, ...] | None: ...
+    def groups(self) -> tuple[str | None, ...] | None: ...
+    @property
+    def blocks(self) -> Tensor: ...
+    @property
+    def hashes(self) -> Tensor | None: ...
+    @property
+    def pairs(self) -> Tensor | None: ...
     @property
     def provenance(self) -> Mapping[str, Any]: ...
 
@@ -62,6 +69,8 @@ def write_activations(activations: _Stored, place: Path) -> None:
     """Write the two files of activations into an existing directory."""
     tensors = {f"values/{site}": activations.values[site].contiguous() for site in activations.sites}
     tensors["labels"] = activations.labels.contiguous()
+    rows = {"blocks": activations.blocks, "hashes": activations.hashes, "pairs": activations.pairs}
+    tensors |= {name: value.contiguous() for name, value in rows.items() if value is not None}
     if activations.moments is not None:
         for site in activations.sites:
             at = activations.moments[site]
@@ -101,6 +110,7 @@ def _open(data: Path, about: Mapping[str, Any], build: Callable[..., _Result]) -
     try:
         handle: Any = safe_open(data, "pt")
         labels: Tensor = handle.get_tensor("labels")
+        rows: dict[str, Tensor] = {name: handle.get_tensor(name) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
     sites = tuple(Site(*row) for row in about["sites"])
@@ -117,6 +127,7 @@ def _open(data: Path, about: Mapping[str, Any], build: Callable[..., _Result]) -
         lengths=None if about["lengths"] is None else tuple(about["lengths"]),
         groups=None if about["groups"] is None else tuple(about["groups"]),
         provenance=about["provenance"],
+        **rows,
     )
 
 

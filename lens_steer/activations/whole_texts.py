@@ -17,7 +17,7 @@ Pooled = Mapping[Site, Tensor]
 """Site -> pooled values, float32 [text, unit]."""
 
 
-def pool_texts(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Pool, batch_size: int) -> Pooled:
+def pool_texts(model: nn.Module, tokens: Tokens, sites: Sequence[Site], pool: Pool, batch_size: int | None) -> Pooled:
     """Return the pooled values of all texts at some sites: no gradients, the model's device, the order of the texts."""
     device = host_of(model).device
     # Not a number until a text has run: a row that was left out cannot pass for a value.

@@ -19,7 +19,8 @@ from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.interventions.compose import collisions, compose
+from lens_steer.interventions.collisions import collisions
+from lens_steer.interventions.compose import compose
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import require_confidence
@@ -136,8 +137,8 @@ def interaction(
     model:
         A TransformerLens model.
     interventions:
-        Two or more, named; a sequence takes its names from the methods. They edit whole texts here, so the scope
-        "generated" does nothing (`Intervention.on` warns).
+        Two or more, named; a sequence takes its names from the methods. Edits of generated tokens act on the
+        completions of pairs, and on plain texts behind BOS; those for prompts alone, or with a gate, need pairs.
     contrast:
         Held-out texts of the two sides. They decide what is a standard deviation, and which way is towards the target.
     sites:

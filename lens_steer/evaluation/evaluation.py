@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import nn
 
 from lens_steer.errors import SettingError
-from lens_steer.evaluation.generation import generate
+from lens_steer.evaluation.generation import Prompt, generate, prompt_text
 from lens_steer.evaluation.perplexity import TextLosses, text_losses
 from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
@@ -29,6 +29,7 @@ from lens_steer.statistics.intervals import (
 )
 from lens_steer.statistics.verdict import Change
 from lens_steer.texts.contrast import ChatFormat, Row
+from lens_steer.texts.seen import require_unseen, seen_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ def evaluate(
     model: nn.Module,
     intervention: Intervention,
     *,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     scorer: Scorer | Callable[[Sequence[str]], Any],
     neutral: Sequence[Row],
     strength: float = 1.0,
@@ -106,13 +107,15 @@ def evaluate(
     model, intervention, strength:
         What is compared: the model as it is, and the model under this much of the intervention.
     prompts:
-        Continued before and after with the same random streams; only the continuations are scored.
+        Texts or conversations, as for `generate`. Continued before and after with the same random streams; only the
+        continuations are scored.
     scorer:
         Score of a text in [0, 1]: a `WordList`, a `ConceptClassifier`, an `OracleScorer`, or any function of a list of
         texts that returns one score per text.
     neutral:
         Texts, or (prompt, completion) pairs, that have nothing to do with the concept: the cost is measured on them,
-        as they are (`chat` is for prompts and for the prompts of pairs).
+        as they are (`chat` is for prompts and for the prompts of pairs). An edit of generated tokens acts on the
+        completions, and on plain texts behind BOS; one for prompts alone, or with a gate, needs pairs.
     seed:
         Of the generations and of the intervals.
     samples:
@@ -131,6 +134,8 @@ def evaluate(
     SettingError
         Settings out of range, prompts or neutral texts that are none, a scorer that cannot be called, returns another
         number of scores or scores outside [0, 1], or a `before` that differs (what does is named).
+    ContrastError
+        The intervention has seen prompts or neutral texts: they cannot judge it.
 
     """
     prompts, neutral = _listed("prompts", prompts), _listed("neutral", neutral)
@@ -138,6 +143,9 @@ def evaluate(
         raise SettingError(f"samples must be 1 or more, not {samples}")
     require_confidence(confidence)
     scorer = _named(scorer)
+    seen = seen_in(intervention.provenance)
+    for texts in (prompts, neutral):
+        require_unseen([row for row in texts if isinstance(row, str | tuple)], seen, "the intervention")
     sampling: dict[str, Any] = {
         "seed": seed,
         "max_new_tokens": max_new_tokens,
@@ -154,6 +162,7 @@ def evaluate(
         **sampling,
     }
     rows = [prompt for _ in range(samples) for prompt in prompts]
+    laid_out = [prompt if isinstance(prompt, str) else prompt_text(model, prompt, 0) for prompt in prompts]
     pairs_chat = None if all(isinstance(row, str) for row in neutral) else chat
 
     def measure(edit: Intervention | None) -> tuple[list[str], TextLosses]:
@@ -163,10 +172,10 @@ def evaluate(
 
     texts_before, losses_before = measure(None) if before is None else _taken_over(before, settings)
     texts_after, losses_after = measure(intervention)
-    readings = [read_continuations(scorer, rows, texts) for texts in (texts_before, texts_after)]
+    readings = [read_continuations(scorer, laid_out * samples, texts) for texts in (texts_before, texts_after)]
     return Evaluation(
         frame=_frame(readings, scorer.name, len(prompts), losses_before, losses_after, confidence, seed),
-        texts=_texts_frame(prompts, samples, texts_before, texts_after, readings),
+        texts=_texts_frame(laid_out, samples, texts_before, texts_after, readings),
         neutral=_neutral_frame(losses_before, losses_after),
         settings=settings,
     )
@@ -182,7 +191,7 @@ def _listed(name: str, rows: Any) -> list[Any]:
     if not listed:
         raise SettingError(f"{name} must hold a text or more: there is no {_ONE_OF[name]}")
     for place, row in enumerate(listed):
-        if not isinstance(row, str | tuple | list):
+        if not isinstance(row, str | tuple | list | Mapping):
             raise SettingError(f"{name}[{place}] is a {type(row).__name__}, not a text")
     return listed
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -11,18 +11,24 @@ from torch import nn
 from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.decode import Decoding, decode
-from lens_steer.host.tokens import Tokens, tokenize
+from lens_steer.host.encoding import passage
+from lens_steer.host.tokens import Tokens, filled, tokenize
+from lens_steer.host.turns import taking_turns
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.strengths import Strength, as_strengths
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ChatFormat
+from lens_steer.texts.messages import Conversation, messages_of
 
 _TOKEN_BUDGET = 8192
+
+Prompt = str | Conversation
+"""A text to continue, or a list of chat messages, which the tokenizer's template lays out."""
 
 
 def generate(
     model: nn.Module,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     intervention: Intervention | None = None,
     strength: Strength = 1.0,
@@ -39,14 +45,20 @@ def generate(
     """Return the continuation of every prompt, in their order, without the prompt and without special tokens.
 
     The text of row r depends on its prompt, the settings and (seed, r) only: not on the batch size, the other prompts,
-    nor on chance differences between a steered and an unsteered call, which draw from the same random stream.
+    nor on chance differences between a steered and an unsteered call, which draw from the same random stream. That
+    holds in float32, up to two scores within rounding of each other; in half precision (bfloat16, float16) the batch
+    changes the rounding of the model itself, and with it some texts: take batch_size=1 where that must not be. Nothing
+    of the model's own generation_config has a say but its EOS. Calls on one model from several threads wait for each
+    other.
 
     Parameters
     ----------
     model:
         A hosted TransformerLens model.
     prompts:
-        Texts to continue. They are tokenised as everywhere, with one BOS; the empty prompt is BOS alone.
+        Texts to continue. They are tokenised as everywhere, with one BOS; the empty prompt is BOS alone. A conversation
+        (a list of {"role", "content"}, or a record {"messages": [...]}) is laid into the tokenizer's template; where
+        its last words are the assistant's, these are continued.
     intervention, strength:
         The edit under which the model runs, and how much of it (0 changes nothing): one number, or one per prompt.
     max_new_tokens:
@@ -58,14 +70,15 @@ def generate(
     seed:
         Fixes every row's random stream.
     batch_size:
-        Prompts per batch; by default as many as make about 8,000 tokens.
+        Prompts per batch; by default as many as make about 8,000 tokens, the new ones included.
     progress:
         Whether to show a progress bar.
 
     Raises
     ------
     SettingError
-        A setting is out of range, there is no prompt, or there are other numbers of strengths and prompts.
+        A setting is out of range, there is no prompt, a prompt is neither text nor conversation, or there are other
+        numbers of strengths and prompts.
     TokenError
         A prompt and `max_new_tokens` together exceed the model's context (nothing is cut in silence), or a prompt is
         empty on a model without BOS.
@@ -94,20 +107,37 @@ def generate(
     return continuations
 
 
-def edited(model: nn.Module, intervention: Intervention | None, strength: Strength) -> AbstractContextManager[Any]:
-    """Return the context in which the model runs with this intervention, if there is one."""
-    return nullcontext() if intervention is None else intervention.on(model, strength)
+@contextmanager
+def edited(model: nn.Module, intervention: Intervention | None, strength: Strength) -> Iterator[None]:
+    """Run the model with this intervention, if there is one; calls of other threads wait until it is off again."""
+    with taking_turns(model):
+        if intervention is None:
+            yield
+            return
+        with intervention.on(model, strength):
+            yield
 
 
-def _prompt_tokens(model: nn.Module, prompts: Sequence[str], chat: ChatFormat, max_new_tokens: int) -> Tokens:
+def prompt_text(model: nn.Module, prompt: Prompt, number: int, chat: ChatFormat = None) -> str:
+    """Return a prompt as the text that is continued; SettingError for what is neither text nor conversation."""
+    if not isinstance(prompt, str) and messages_of(prompt) is None:
+        raise SettingError(
+            f"prompt {number} is neither a text nor a conversation (a list of messages), but a "
+            f"{type(prompt).__name__}: {prompt!r:.60}"
+        )
+    return passage(host_of(model).tokenizer, prompt, chat).text
+
+
+def _prompt_tokens(model: nn.Module, prompts: Sequence[Prompt], chat: ChatFormat, max_new_tokens: int) -> Tokens:
     if isinstance(prompts, str):
         raise SettingError("prompts must be a list: write a single prompt as [prompt]")
-    if not prompts:
+    if not len(prompts):
         raise SettingError("there is no prompt to continue; [''] continues BOS")
     host = host_of(model)
-    if "" in prompts and not chat and not host.prepends_bos:
-        raise TokenError(f"prompt {list(prompts).index('')} is empty, and this model has no BOS to start from")
-    tokens = tokenize(model, prompts, chat=chat, special_in_pool=True, overflow="refuse")
+    texts = [prompt_text(model, prompt, number, chat) for number, prompt in enumerate(prompts)]
+    if "" in texts and not host.prepends_bos:
+        raise TokenError(f"prompt {texts.index('')} is empty, and this model has no BOS to start from")
+    tokens = tokenize(model, texts, special_in_pool=True, overflow="refuse", what="prompt")
     for row, length in enumerate(tokens.lengths):
         if length + max_new_tokens > host.context:
             raise TokenError(
@@ -119,11 +149,9 @@ def _prompt_tokens(model: nn.Module, prompts: Sequence[str], chat: ChatFormat, m
 
 def _batches(tokens: Tokens, max_new_tokens: int, batch_size: int | None) -> list[list[int]]:
     """Return row numbers, longest prompts first, so that a batch pads little."""
-    if batch_size is not None and batch_size < 1:
-        raise SettingError(f"batch_size must be 1 or more, not {batch_size}")
-    size = batch_size or max(1, _TOKEN_BUDGET // (max(tokens.lengths) + max_new_tokens))
     order = sorted(range(len(tokens)), key=lambda row: -len(tokens.ids[row]))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths = [length + max_new_tokens for length in tokens.lengths]
+    return list(filled(order, lengths, batch_size, _TOKEN_BUDGET))
 
 
 def _continuation(tokenizer: Any, prompt: Sequence[int], new: Sequence[int]) -> str:

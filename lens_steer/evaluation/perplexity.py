@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
-from lens_steer.host.batch_size import checked_batch_size
-from lens_steer.host.clock import numbered, whole_texts
-from lens_steer.host.tokens import TokenBatch, Tokens, default_batch_size, tokenize
+from lens_steer.host.tokens import TOKEN_BUDGET, TokenBatch, tokenize
+from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ChatFormat, Row
@@ -61,7 +60,9 @@ def perplexity(
         Texts, whose every token behind BOS counts (on a model without BOS, behind their first token), or (prompt,
         completion) pairs, of which only the completion does. Texts longer than the context are cut, with a warning.
     intervention, strength:
-        The edit under which the model runs, and how much of it (0 changes nothing).
+        The edit under which the model runs, and how much of it (0 changes nothing). The result is that of forcing the
+        texts on a generation step by step: an edit of generated tokens acts on a pair's completion, and on a plain
+        text behind its BOS (see `Scope`).
     reduction:
         "token" weighs every token alike, "text" every text.
     chat:
@@ -75,7 +76,7 @@ def perplexity(
     Raises
     ------
     SettingError
-        There is no text, or the reduction is unknown.
+        There is no text, or the reduction is unknown; an edit with the scope `prompt` or a gate meets plain texts.
     TokenError
         A text has no token to predict.
     ModelError
@@ -101,20 +102,16 @@ def text_losses(
     progress: bool = True,
 ) -> TextLosses:
     """Return each text's summed loss and token count, from which perplexities and their intervals follow."""
-    if isinstance(texts, str):
-        raise SettingError("texts must be a list: write a single text as [text]")
-    if not texts:
+    if not len(texts):
         raise SettingError("there is no text to measure the perplexity of")
-    if batch_size is not None and batch_size < 1:
-        raise SettingError(f"batch_size must be 1 or more, not {batch_size}")
-    tokens = tokenize(model, texts, chat=chat, special_in_pool=True)
+    tokens = tokenize(model, texts, chat=chat, special_in_pool=True, format_in_pool=True)
     # The first token of a row is given, never predicted.
     counts = np.array([sum(row[1:]) for row in tokens.pooled])
     if not counts.all():
         raise TokenError(f"text {int(np.argmin(counts))} has no token to predict: it is one token long")
     sums = np.zeros(len(tokens))
-    with torch.no_grad(), edited(model, intervention, strength), whole_texts(model):
-        batches = list(tokens.batches(checked_batch_size(batch_size) or _batch_size(model, tokens)))
+    with torch.no_grad(), edited(model, intervention, strength):
+        batches = list(tokens.batches(batch_size, budget=_budget(model)))
         for rows, batch in progress_bar(batches, desc="perplexity", unit="batch", show=progress):
             sums[rows] = _batch_losses(model, batch)
     if not np.isfinite(sums).all():
@@ -125,21 +122,19 @@ def text_losses(
     return TextLosses(sums, counts)
 
 
-def _batch_size(model: nn.Module, tokens: Tokens) -> int:
-    vocabulary = int(host_of(model).model.cfg.d_vocab)
-    return default_batch_size(tokens, budget=min(2048, max(1, _LOGIT_BUDGET // vocabulary)))
+def _budget(model: nn.Module) -> int:
+    """Return how many tokens a batch may have."""
+    return min(TOKEN_BUDGET, max(1, _LOGIT_BUDGET // int(host_of(model).model.cfg.d_vocab)))
 
 
 def _batch_losses(model: nn.Module, batch: TokenBatch) -> Float[np.ndarray, " text"]:
-    host = host_of(model)
-    here = batch.to(host.device)
-    with numbered(batch.rows):
-        logits = host.logits(here.ids, here.mask)
-    counted: Bool[Tensor, "text pos"] = here.mask[:, 1:] & here.pooled[:, 1:]
+    batch = batch.to(host_of(model).device)
+    logits = text_logits(model, batch)
+    counted: Bool[Tensor, "text pos"] = batch.mask[:, 1:] & batch.pooled[:, 1:]
     # Row by row, so that the float32 copies that a log-softmax makes are never larger than one text's.
     sums = [
         F.cross_entropy(row[:-1][keep].float(), ids[1:][keep], reduction="none").double().sum()
-        for row, ids, keep in zip(logits, here.ids, counted, strict=True)
+        for row, ids, keep in zip(logits, batch.ids, counted, strict=True)
     ]
     losses: Float[np.ndarray, " text"] = torch.stack(sums).cpu().numpy()
     return losses

@@ -15,8 +15,8 @@ from torch import nn
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import whole_texts
 from lens_steer.host.tokens import Tokens, pad_id
+from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.microworld.english import english
 from lens_steer.microworld.steering import SteeringError, SteeringTask
@@ -100,8 +100,8 @@ def steering_error(
     given:
         The target's attributes, such as `{"register": "plain"}`.
     intervention, strength:
-        The edit, and how much of it. Each document runs as one text, as in `perplexity`: an edit scoped to the prompt
-        acts on all its tokens, one scoped to generated tokens on none.
+        The edit, and how much of it. Each document is a plain text, as in `perplexity`: an edit of generated tokens
+        acts on everything behind BOS, and one for prompts is refused.
     n, seed:
         Documents, two or more, and the seed that draws them.
     batch_size:
@@ -111,6 +111,8 @@ def steering_error(
     ------
     ModelError
         The model speaks another vocabulary, or its logits are not finite.
+    SettingError
+        A batch size below 1, or an edit with the scope `prompt`.
     MicroworldError
         There is no such attribute or value, or fewer than two documents.
 
@@ -125,14 +127,14 @@ def steering_error(
         ids = tuple(tuple(document) for document in documents)
         tokens = Tokens(ids, tuple((True,) * len(document) for document in ids), pad_id(host.tokenizer))
         batch = tokens.batch(range(len(ids))).to(host.device)
-        logits = host.logits(batch.ids, batch.mask).double()
+        logits = text_logits(model, batch).double()
         if not bool(logits[batch.mask].isfinite().all()):
             raise ModelError("the model's logits are not finite: it overflows, or an edit of this strength makes it")
         logs = logits.log_softmax(-1).cpu().numpy()
         return [row[: len(document)] for row, document in zip(logs, ids, strict=True)]
 
     def measure(edit: Intervention | None) -> SteeringError:
-        with torch.no_grad(), edited(model, edit, strength), whole_texts(model):
+        with torch.no_grad(), edited(model, edit, strength):
             return task.error(next_log_probs, batch_size=batch_size)
 
     before = measure(None)

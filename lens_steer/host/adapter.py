@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from lens_steer.errors import ModelError, SiteError
 from lens_steer.host.learned import Firing, Learned, count_firings, weight_stamp
 
-Announce = Callable[[Tensor | None, Tensor | None, int], None]
-"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache)."""
+Announce = Callable[[Tensor | None, object, int | None], None]
+"""Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache).
+
+The mask is as the model was given it; the last is None for a cache that does not say.
+"""
 
 
 class Host(ABC):
@@ -33,7 +36,6 @@ class Host(ABC):
     def __init__(self, model: nn.Module) -> None:
         # Weak, so that remembering a host never keeps its model alive.
         self._model = weakref.ref(model)
-        self.whole_texts = False  # True while lens_steer runs whole texts: no call is then a step of a generation
         self.probing = False  # True while lens_steer tries the model: no intervention acts, no clock takes notice
         self.revision = ""  # what `load_model(revision=)` asked for
         self.attached: list[Callable[[], str]] = []  # what identifies each intervention that is on, outermost first
@@ -81,7 +83,9 @@ class Host(ABC):
     def prepends_bos(self) -> bool:
         """Whether texts start with the BOS token on this model."""
         wanted = bool(getattr(self.model.cfg, "default_prepend_bos", True))
-        return wanted and self.tokenizer.bos_token_id is not None
+        # TransformerLens invents a BOS for a tokenizer without special tokens, with an id that no embedding has.
+        bos = self.tokenizer.bos_token_id
+        return wanted and bos is not None and bos < int(self.model.cfg.d_vocab)
 
     def refresh(self) -> None:
         """Forget what was tried on the model if its weights, its switches or its processing changed since.
@@ -269,8 +273,9 @@ class BridgeHost(Host):
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)
-            cache = kwargs.get("past_key_values")
-            announce(ids, kwargs.get("attention_mask"), 0 if cache is None else int(cache.get_seq_length()))
+            cache, state = kwargs.get("past_key_values"), kwargs.get("cache_params")
+            cached = 0 if cache is None else int(cache.get_seq_length())
+            announce(ids, kwargs.get("attention_mask"), cached if state is None else None)
 
         return [self.model.original_model.base_model.register_forward_pre_hook(before, with_kwargs=True)]
 

@@ -13,6 +13,7 @@ from lens_steer.host.clock import ForwardPass, PositionClock
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
+from lens_steer.host.turns import editing, taking_turns
 
 Write = Callable[[Float[Tensor, "text pos unit"], ForwardPass | None], Tensor | None]
 """Turns a site's activation (heads flattened) into what shall stand there, or None to leave it as it is.
@@ -25,11 +26,14 @@ It is told of the pass under way; None in one that was not given token ids.
 def attach(model: nn.Module, writes: Sequence[tuple[Site, Write]]) -> Iterator[None]:
     """Let every forward pass inside go through `writes`; those at one site act in the order given.
 
-    On leaving, normally or by an exception, the model is as before.
+    On leaving, normally or by an exception, the model is as before. The writes act in the passes of every thread;
+    ModelError while another thread has attached some.
     """
     host = host_of(model)
-    check_edit_sites(model, [site for site, _ in writes])
     with ExitStack() as stack:
+        stack.enter_context(editing(model))
+        with taking_turns(model):
+            check_edit_sites(model, [site for site, _ in writes])
         clock = PositionClock(model)
         stack.callback(clock.stop)
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.host.adapter import BridgeHost, Host, host_of
-from lens_steer.host.clock import numbered, whole_texts
+from lens_steer.host.clock import announced_texts
+from lens_steer.host.generations import Generation, announced
+from lens_steer.host.turns import taking_turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,8 @@ def decode(
     ids, mask = ids.to(host.device), mask.to(host.device)
     ends = _stop_ids(host)
     processors = _processors(decoding, rows)
-    # Every pass over a filled cache is a step and every other one a new prompt: nothing is left for a clock to guess.
-    with torch.no_grad(), whole_texts(model), numbered(rows):
+    under_way = Generation(host, ids=ids, mask=mask)
+    with torch.no_grad(), taking_turns(model), announced_texts(rows), announced(under_way):
         run = _bridge_generate if isinstance(host, BridgeHost) else _hooked_generate
         new = run(host, ids, mask, processors, decoding.max_new_tokens, ends)
     return [_until(row, ends) for row in new.tolist()]
@@ -89,11 +91,15 @@ def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "text po
 
 
 def _stop_ids(host: Host) -> list[int]:
-    """Return the ids that end a text: the tokenizer's EOS, and what a chat model's own config adds to it."""
+    """Return the ids that end a text: the tokenizer's EOS, and what a chat model's own config adds to it.
+
+    An id that TransformerLens invented for a tokenizer without EOS is none: the model never writes it.
+    """
     config = getattr(getattr(host.model, "original_model", None), "generation_config", None)
     named = getattr(config, "eos_token_id", None)
     ends = list(named) if isinstance(named, list | tuple) else [named]
-    return sorted({int(end) for end in [host.tokenizer.eos_token_id, *ends] if end is not None})
+    vocabulary = int(host.model.cfg.d_vocab)
+    return sorted({int(end) for end in [host.tokenizer.eos_token_id, *ends] if end is not None and end < vocabulary})
 
 
 def _until(row: list[int], ends: list[int]) -> list[int]:
@@ -160,21 +166,19 @@ def _bridge_generate(
     """Let the wrapped Hugging Face model generate: every hook is seen, and it knows its own cache and positions."""
     from transformers import GenerationConfig
 
-    # What is left out here is filled in from the model's own config, which may penalise or forbid on its own account.
+    original = host.model.original_model
     config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=steps,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_length=0,
-        use_cache=True,
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
+        max_new_tokens=steps, do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
     )
-    out = host.model.original_model.generate(
-        input_ids=ids, attention_mask=mask.long(), generation_config=config, logits_processor=processors
-    )
+    # What is left out here is filled in from the model's own config, which may penalise, forbid or return something
+    # else on its own account: for the length of the call it has none.
+    own, original.generation_config = original.generation_config, GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        out = original.generate(
+            input_ids=ids, attention_mask=mask.long(), generation_config=config, logits_processor=processors
+        )
+    finally:
+        original.generation_config = own
     new: Tensor = out[:, ids.shape[1] :]
     return new
 

@@ -20,6 +20,12 @@ ScopeName = Literal["all", "prompt", "generated", "last", "no_special", "tokens"
 class Scope:
     """Which tokens are meant.
 
+    Where a prompt ends is known of a generation (with what was given to it) and of a (prompt, completion) pair (where
+    the completion begins); a forward pass in own code is a prompt (`lens_steer.host.clock` has the table of routes). A
+    plain text that lens_steer runs, in `collect`, `perplexity` or a fit, counts as generated behind its first token,
+    BOS, so that an edit of generated tokens costs there what it costs in generation; it has no prompt, and what is for
+    prompts alone (`prompt`, and gates) is refused on it.
+
     name:
         `all`; `prompt`: up to the prompt's last token; `generated`: after it; `last`: the prompt's last token and every
         generated one; `no_special`: all but the ids in `special`; `tokens`: the ids in `tokens`, wherever they stand.
@@ -31,6 +37,10 @@ class Scope:
         Only positions before this one; None for no end.
     tokens:
         Token ids that `tokens` means.
+    start_step, stop_step:
+        Of `generated` and `last`, only the decoding steps from the first on, before the second (None for no end): step
+        k gives the generated token k, counted from 0. `generated` means the tokens that the steps wrote; `last` those
+        that they read, one place earlier: the prompt's last token is read by step 0.
     """
 
     name: ScopeName = "all"
@@ -38,6 +48,8 @@ class Scope:
     special: tuple[int, ...] = ()
     stop: int | None = None
     tokens: tuple[int, ...] = ()
+    start_step: int = 0
+    stop_step: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScopeName):
@@ -46,6 +58,12 @@ class Scope:
             raise SettingError(f"a scope starts at position 0 or later, not {self.start}")
         if self.stop is not None and self.stop <= self.start:
             raise SettingError(f"a scope from position {self.start} to before {self.stop} holds no token")
+        if self.start_step < 0:
+            raise SettingError(f"decoding steps are counted from 0, not from {self.start_step}")
+        if self.stop_step is not None and self.stop_step <= self.start_step:
+            raise SettingError(f"a scope from step {self.start_step} to before {self.stop_step} holds no token")
+        if self._has_steps and self.name not in ("generated", "last"):
+            raise SettingError(f"the scope {self.name} knows no decoding steps: those of generated and last do")
         if (self.name == "no_special") != bool(self.special):
             raise SettingError(
                 "the scope no_special needs the ids to leave alone: Scope.without_special(model.tokenizer)"
@@ -72,6 +90,11 @@ class Scope:
         return cls("tokens", tokens=tuple(sorted(ids)))
 
     @classmethod
+    def of_steps(cls, stop: int, start: int = 0, *, name: Literal["generated", "last"] = "generated") -> Scope:
+        """Return the scope of decoding steps `start` to `stop` - 1: `Scope.of_steps(8)` is the first 8 new tokens."""
+        return cls(name, start_step=start, stop_step=stop)
+
+    @classmethod
     def from_position(cls, start: int) -> Scope:
         """Return the scope of every token at position `start` or later."""
         return cls("all", start=start)
@@ -80,6 +103,10 @@ class Scope:
     def is_all(self) -> bool:
         """Whether every token is meant, so that no clock is needed."""
         return self.name == "all" and self.start == 0 and self.stop is None
+
+    @property
+    def _has_steps(self) -> bool:
+        return self.start_step > 0 or self.stop_step is not None
 
     @property
     def everywhere(self) -> Scope:
@@ -93,17 +120,21 @@ class Scope:
         return cls(**{**spec, **lists})
 
     def mask(self, positions: TokenPositions) -> Bool[Tensor, "text pos"]:
-        """Return which real tokens of a forward pass are meant; pads never are."""
+        """Return which real tokens of a forward pass are meant; pads never are.
+
+        ModelError where the pass does not tell what the scope asks for; SettingError for `prompt` on plain texts.
+        """
         inside = positions.real & (positions.position >= self.start)
         if self.stop is not None:
             inside = inside & (positions.position < self.stop)
-        end = positions.prompt_length[:, None]
         if self.name == "prompt":
-            inside = inside & (positions.position < end)
-        elif self.name == "generated":
-            inside = inside & (positions.position >= end)
-        elif self.name == "last":
-            inside = inside & (positions.position >= end - 1)
+            require_prompts(positions, "the scope prompt is")
+            inside = inside & (positions.position < positions.prompt_end)
+        elif self.name in ("generated", "last"):
+            step = positions.position - positions.prompt_end + (self.name == "last")
+            inside = inside & (step >= self.start_step)
+            if self.stop_step is not None:
+                inside = inside & (step < self.stop_step)
         elif self.name in ("no_special", "tokens"):
             if positions.ids is None:
                 raise ModelError(f"the scope {self.name} needs token ids, and this forward pass had none")
@@ -124,7 +155,17 @@ class Scope:
         """Return the name, and what narrows it."""
         ids = f" {list(self.special or self.tokens)}" if self.special or self.tokens else ""
         window = "" if self.start == 0 else f" from position {self.start}"
-        return f"{self.name}{ids}{window}" + ("" if self.stop is None else f" before position {self.stop}")
+        window += "" if self.stop is None else f" before position {self.stop}"
+        window += "" if self.start_step == 0 else f" from step {self.start_step}"
+        return f"{self.name}{ids}{window}" + ("" if self.stop_step is None else f" before step {self.stop_step}")
+
+
+def require_prompts(positions: TokenPositions, what: str) -> None:
+    """Raise SettingError where something is for prompts alone ("the scope prompt is") and the texts have none."""
+    if positions.plain:
+        raise SettingError(
+            f"{what} for prompts, and plain texts have none (they count as generated): give (prompt, completion) pairs"
+        )
 
 
 def _single_token(text: str, tokenizer: Any) -> int:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lens_steer.errors import SiteError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import numbered, whole_texts
+from lens_steer.host.clock import announced_texts
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
+from lens_steer.host.turns import taking_turns
 
 Visit = Callable[[Float[Tensor, "text pos unit"], TokenBatch], Tensor | None]
 """Sees a site's activation (heads flattened) of a batch; returns what shall stand there, or None to leave it."""
@@ -77,17 +78,24 @@ def trunk(model: nn.Module, visits: Mapping[Site, Visit]) -> Iterator[Callable[[
         current[:] = [batch]
         waiting.update(site.name for site in visits)
         try:
-            with numbered(batch.rows):
+            with announced_texts(batch.rows, batch.prompt_lengths):
                 host.trunk(batch.ids, batch.mask)
         except _AllSitesVisited:
             return
         raise SiteError(f"{', '.join(sorted(waiting))} did not fire in a forward pass")
 
-    with host.hooks((site.name, hook_of(site, visit)) for site, visit in visits.items()), whole_texts(model):
+    hooks = [(site.name, hook_of(site, visit)) for site, visit in visits.items()]
+    with taking_turns(model), host.hooks(hooks):
         yield run
 
 
-def run_texts(model: nn.Module, tokens: Tokens, visits: Mapping[Site, Visit], batch_size: int) -> None:
+def text_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "text pos vocab"]:
+    """Run a batch of texts, on the model's device, through the whole model: edits know where their prompts end."""
+    with taking_turns(model), announced_texts(batch.rows, batch.prompt_lengths):
+        return host_of(model).logits(batch.ids, batch.mask)
+
+
+def run_texts(model: nn.Module, tokens: Tokens, visits: Mapping[Site, Visit], batch_size: int | None) -> None:
     """Run all texts through the trunk without gradients; a visit finds its texts in `batch.rows`."""
     device = host_of(model).device
     with torch.no_grad(), trunk(model, visits) as run:

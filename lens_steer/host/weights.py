@@ -109,7 +109,7 @@ class PlainWeights:
         if path is None or getattr(self._modules[path], "weight", None) is None:
             return None
         module = self._modules[path]
-        offset = 1.0 if type(module).__name__.startswith("Gemma") else 0.0
+        offset = _offset_of(component.original_component)
         return Norm(part, path, offset, getattr(module, "bias", None) is not None)
 
     def readers(self, layer: int, norm: Norm) -> tuple[Projection, ...]:
@@ -261,3 +261,17 @@ def _from_config(config: PretrainedConfig, **settings: Any) -> PreTrainedModel:
     except ValueError as error:
         raise ModelError(f"plain transformers has no causal language model {config.model_type!r}: {error}") from error
     return model
+
+
+@torch.no_grad()
+def _offset_of(norm: nn.Module) -> float:
+    """Return what a norm adds to its weight before it multiplies by it, measured: its outputs at weights 0 and 1."""
+    weight: Tensor = norm.get_parameter("weight")
+    row = torch.linspace(-1, 2, len(weight), dtype=weight.dtype, device=weight.device)[None, None]
+    at_zero, at_one = (
+        torch.func.functional_call(norm, {"weight": torch.full_like(weight, value)}, (row,)).double()
+        for value in (0.0, 1.0)
+    )
+    bias = getattr(norm, "bias", None)
+    without_bias = at_zero if bias is None else at_zero - bias.double()
+    return float((without_bias.abs().sum() / (at_one - at_zero).abs().sum()).round())

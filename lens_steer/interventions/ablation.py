@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.errors import ActivationError, SettingError, UnitError
+from lens_steer.errors import ActivationError, SettingError, UnitError, require_choice
 from lens_steer.host.sites import Site, all_sites
 from lens_steer.host.units import Unit, UnitsLike, as_units
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.resample import Resample
 
@@ -55,11 +56,13 @@ def ablate(
     UnitError
         A unit does not exist, appears twice, or its site's width is unknown.
     SettingError
-        `value` or `activations` are missing, or a value is given where the mode has no use for it.
+        There is no such mode; `value` or `activations` are missing, or a value is given where the mode has no use for
+        it.
     ActivationError
         Mode "resample", and the activations are pooled otherwise than by the mean: no text's token means are in them.
 
     """
+    require_choice("ablate: mode", mode, AblationMode)
     if (mode == "value") != (value is not None):
         raise SettingError('value= goes with mode="value", and only with it')
     if mode in ("mean", "target_mean", "resample") and activations is None:
@@ -87,7 +90,7 @@ def ablate(
         provenance["seed"] = seed
     if activations is not None:
         provenance["activations"] = dict(activations.provenance)
-    return Intervention(tuple(edits), provenance, strengths=(0.0, 1.0))
+    return Intervention(tuple(edits), provenance)
 
 
 def _known_sites(activations: Activations | None, model: nn.Module | None) -> tuple[Site, ...]:

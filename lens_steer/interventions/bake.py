@@ -20,12 +20,9 @@ from lens_steer.errors import MapError, ModelError, SettingError
 from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.sites import Site, split_name
 from lens_steer.host.weights import PlainWeights, Projection
-from lens_steer.interventions.gated_map import Gated
-from lens_steer.interventions.intervention import Edit, Intervention
-from lens_steer.interventions.low_rank import LowRankAffine
-from lens_steer.interventions.maps import ActivationMap, Chain, DiagonalAffine
-from lens_steer.interventions.project_out import ProjectOut
-from lens_steer.interventions.resample import Resample
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,19 +34,6 @@ Linear = Float[Tensor, " unit"] | Float[Tensor, "unit unit"]
 """What multiplies the units: one scale each, or a matrix [to, from] where they are mixed."""
 
 _PROBE_TOKENS = 16
-# Affine without bounds; a DiagonalAffine has some at times, and a Chain is what its parts are.
-_AFFINE = (LowRankAffine, ProjectOut)
-# Map -> why weights cannot do it, and what is nearest.
-_REFUSED: dict[type[ActivationMap], tuple[str, str]] = {
-    Gated: (
-        "its gate decides token by token how far it acts, and weights act on every one alike",
-        "the map without its gate (Gated.map)",
-    ),
-    Resample: (
-        "every row has drawn a constant of its own, and weights know no rows",
-        'the same units at their mean, ablate(mode="target_mean")',
-    ),
-}
 _KEEP = "keep it as hooks, `with intervention.on(model)`"
 
 
@@ -85,13 +69,17 @@ def bake(
         _require_affine(edit.site, edit.map)
     ids = host.probe_ids(min(_PROBE_TOKENS, host.context))
     mask = torch.ones_like(ids, dtype=torch.bool)
-    with torch.no_grad(), host.bare(), intervention.on(model, strength, check_model=check_model):
-        hooked = host.logits(ids, mask)
+    with intervention.on(model, strength, check_model=check_model):
+        pass  # its checks; the pass itself is one of plain hooks, because nothing else acts on a bare model
+    with torch.no_grad(), host.bare():
+        plain = host.logits(ids, mask)
+        with host.hooks(intervention.hooks(strength)):
+            hooked = host.logits(ids, mask)
     for fold, rule in _plan(host, edits):
         rule(weights, fold)
     baked = weights.build()
     with torch.no_grad():
-        _require_equal(baked(input_ids=ids, attention_mask=mask.long()).logits, hooked)
+        _require_same_effect(baked(input_ids=ids, attention_mask=mask.long()).logits, hooked, plain)
     return baked
 
 
@@ -277,7 +265,18 @@ _INCOMING: dict[str, tuple[Rule, tuple[str, ...]]] = {
 
 
 def _plan(host: Host, edits: tuple[Edit, ...]) -> list[tuple[Fold, Rule]]:
-    """Join the edits of each hook point into one and order the folds; MapError for a site that no rule covers."""
+    """Join the edits of each hook point into one and order the folds; MapError for a site that no rule covers.
+
+    Two folds may meet in one projection: one on what it takes in (at `mlp.hook_post`, say) and one on what it gives out
+    (at `hook_mlp_out`). With weight W and bias b, the maps x -> a x + c in front and y -> d y + e behind it make
+
+        y = d (W (a x + c) + b) + e,     that is     W' = d W a,    b' = d (W c + b) + e,
+
+    whichever is folded first, because each fold reads the weights as the other left them. Of several folds on one side
+    the order matters: nearest to the projection first. Behind it that is the first to fire (`mlp.out.hook_out`, then
+    the stream), in front of it the last to fire (`mlp.in.hook_in` before the norm's output). So folds on outputs go in
+    the order of a forward pass, and those on inputs in the reverse order.
+    """
     joined: dict[str, Fold] = {}
     for edit in edits:
         name = host.canonical(edit.site.name)
@@ -342,37 +341,32 @@ def _require_everywhere(edit: Edit) -> None:
 
 def _require_affine(site: Site, of_site: ActivationMap) -> None:
     """Refuse what weights cannot do: a map inside an interval, behind a gate, or otherwise not affine."""
-    if isinstance(of_site, Chain):
-        for part in of_site.parts:
-            assert isinstance(part, ActivationMap)  # a ModuleList forgets what it holds
-            _require_affine(site, part)
-        return
-    if isinstance(of_site, _AFFINE):
-        return
-    if not isinstance(of_site, DiagonalAffine):
-        reason, nearest = _REFUSED.get(
-            type(of_site),
-            ("weights can only scale, mix and shift units", "a method with diagonal maps, such as LinEAS or MeanAcT"),
-        )
-        raise MapError(
-            f"{site.name} cannot be baked: its map is a {type(of_site).__name__}, {reason}. Nearest: {nearest}, "
-            f"or {_KEEP}"
-        )
-    if of_site.low is not None and of_site.high is not None:
-        inside = of_site.moved(0.0) & (torch.isfinite(of_site.low) | torch.isfinite(of_site.high))
-        if bool(inside.any()):
-            raise MapError(
-                f"{site.name} cannot be baked: {int(inside.sum())} units are mapped inside an interval only, and "
-                f'weights act on every value. Nearest: fit with support="unbounded", or {_KEEP}'
-            )
+    obstacle = of_site.obstacle()
+    if obstacle is not None:
+        raise MapError(f"{site.name} cannot be baked: {obstacle.reason}. Nearest: {obstacle.nearest}, or {_KEEP}")
 
 
-def _require_equal(baked: Tensor, hooked: Tensor) -> None:
-    """Raise ModelError unless both logits agree to what rounding explains in their dtype."""
+def _require_same_effect(baked: Tensor, hooked: Tensor, plain: Tensor) -> None:
+    """Raise ModelError unless the baked logits are the hooked ones up to rounding, and change as the hooked ones do.
+
+    In half precision rounding hides a weak edit, present or not, in any single logit. Over all of them it averages out:
+    of what the hooks change, the weights have to change once as much, and not half or twice.
+    """
     tolerance = 1e-4 if baked.dtype in (torch.float32, torch.float64) else 0.1
+    baked, hooked, plain = (logits.double() for logits in (baked, hooked, plain))
     difference, largest = (baked - hooked).abs().max(), hooked.abs().max()
     if not difference <= tolerance * largest:
         raise ModelError(
             f"the baked model's logits differ from the hooked model's by {float(difference / largest):.1e} of the "
             f"largest: this architecture does not compute what its sites say, {_KEEP}"
+        )
+    effect = hooked - plain
+    if not bool(effect.any()):
+        return
+    share = float(((baked - plain) * effect).sum() / effect.square().sum())
+    if abs(share - 1) > 0.5:
+        raise ModelError(
+            f"the baked weights change the logits {share:.2f} times as much as the hooks do: the edit is lost in the "
+            "rounding of the weights (bake it into a float32 model), or this architecture does not compute what its "
+            f"sites say. {_KEEP[0].upper()}{_KEEP[1:]}"
         )

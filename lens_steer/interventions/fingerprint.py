@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +14,7 @@ from lens_steer.errors import ArtifactError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import SiteReading, compare_fingerprints, read_fingerprint
 from lens_steer.host.sites import Site
-
-if TYPE_CHECKING:
-    from lens_steer.interventions.intervention import Edit
+from lens_steer.interventions.edit import Edit
 
 
 def content_hash(edits: Sequence[Edit], strengths: float | tuple[float, ...]) -> str:

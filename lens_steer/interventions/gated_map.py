@@ -7,13 +7,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lens_steer.errors import MapError
-from lens_steer.interventions.maps import ActivationMap, build_map
+from lens_steer.interventions.maps import (
+    ActivationMap,
+    BuildMap,
+    Obstacle,
+    StoredTensors,
+    full_precision,
+    tensors_below,
+)
 
 
-class LogisticGate(nn.Module):
+class LogisticGate(StoredTensors):
     """h -> sigmoid(weights . h + bias): a number from 0 (closed) to 1 (open) for every token.
 
     With `projection` [component, unit] the weights are those of the components of h; both are folded into one vector
@@ -49,15 +56,16 @@ class LogisticGate(nn.Module):
 
     def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token"]:
         """Return how far the gate is open at each token."""
-        weights, bias = self.weights.to(h.device), self.bias.to(h.device)
-        return torch.sigmoid(h.float() @ weights + bias)
+        exact = h.float()
+        stored = self.stored(exact)
+        with full_precision(exact):
+            return torch.sigmoid(exact @ stored["weights"] + stored["bias"])
 
 
 class Gated(ActivationMap):
     """h -> h + strength * gate(h) * (map(h) - h): a map whose strength at a token is what its gate says there.
 
-    The gate reads the whole site at the same token, before the map acts. What is added is computed in float32 and
-    applied in the activation's dtype.
+    The gate reads the whole site at the same token, before the map acts.
     """
 
     def __init__(self, inner: ActivationMap, gate: LogisticGate, strength: float = 1.0) -> None:
@@ -69,11 +77,10 @@ class Gated(ActivationMap):
         self.strength = float(strength)
 
     @classmethod
-    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gated:
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> Gated:
         """Return the map that `spec` and `tensors` describe."""
-        inner = {name.removeprefix("map."): value for name, value in tensors.items() if name.startswith("map.")}
         gate = LogisticGate(tensors["gate.weights"], tensors["gate.bias"])
-        return cls(build_map(spec["map"], inner), gate, spec["strength"])
+        return cls(build(spec["map"], tensors_below("map.", tensors)), gate, spec["strength"])
 
     def spec(self) -> dict[str, Any]:
         """Return the strength and the inner map's spec; a gate is its tensors."""
@@ -84,19 +91,25 @@ class Gated(ActivationMap):
         """Number of units."""
         return self.map.width
 
-    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
-        """Map activations of any dtype."""
-        return h if self.strength == 0.0 else self._blended(h, self.map(h))
+    @property
+    def unit_by_unit(self) -> bool:
+        """False: the gate reads all units."""
+        return False
 
-    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
-        """Map activations of these rows, which the inner map may draw something for."""
-        return h if self.strength == 0.0 else self._blended(h, self.map.on_rows(h, rows))
+    def obstacle(self) -> Obstacle:
+        """Return that the gate decides."""
+        return Obstacle(
+            "its map is a Gated, its gate decides token by token how far it acts, and weights act on every one alike",
+            "the map without its gate (Gated.map)",
+        )
 
-    def _blended(self, h: Tensor, mapped: Tensor) -> Tensor:
-        exact = torch.promote_types(h.dtype, torch.float32)
-        openness = self.gate(h)[..., None].to(exact)
-        moved: Tensor = h.to(exact) + self.strength * openness * (mapped.to(exact) - h.to(exact))
-        return moved.to(h.dtype)
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
+        """Move every token as far as the gate is open there."""
+        if self.strength == 0.0:
+            return h
+        openness = self.gate(h)[..., None].to(h.dtype)
+        moved: Tensor = h + self.strength * openness * (self.map.act(h, rows) - h)
+        return moved
 
     def scaled(self, strength: float) -> Gated:
         """Return the map at another strength: the gate stays as it is."""

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lens_steer.errors import MapError, SettingError
+from lens_steer.errors import MapError, SettingError, SiteError, UnitError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Write, attach
 from lens_steer.host.fingerprint import SiteReading, identified, read_fingerprint
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
-from lens_steer.host.units import Unit
+from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.interventions.artifact import Content, read_artifact, save_artifact
+from lens_steer.interventions.edit import Edit, check_gates
 from lens_steer.interventions.fingerprint import content_hash, require_same_model
-from lens_steer.interventions.maps import ActivationMap, Chain
-from lens_steer.interventions.row_gate import RowGate, check_gates
+from lens_steer.interventions.maps import Chain
+from lens_steer.interventions.row_gate import RowGate
 from lens_steer.interventions.strengths import Strength, as_strengths, warn_if_far
 from lens_steer.interventions.touched import Touched
 from lens_steer.interventions.writes import writes_of
@@ -31,34 +33,7 @@ from lens_steer.interventions.writes import writes_of
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """One map at one site, for the tokens of its scope and the rows for which its gate is open (all without one)."""
-
-    site: Site
-    map: ActivationMap
-    scope: Scope = field(default_factory=Scope)
-    gate: RowGate | None = None
-
-    def __post_init__(self) -> None:
-        if self.map.width != self.site.width:
-            raise MapError(f"{self.site.name} has {self.site.width} units, its map has {self.map.width}")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Edit):
-            return NotImplemented
-        same = self.site == other.site and self.scope == other.scope and self.gate == other.gate
-        return same and self.map.same_as(other.map)
-
-    def scoped(self, scope: Scope | ScopeName) -> Edit:
-        """Return the same edit for other tokens, at the positions it is for; SettingError if none of those is meant."""
-        narrowed = as_scope(scope).within(self.scope)
-        if narrowed is None:
-            raise SettingError(
-                f"the edit at {self.site.name} is for '{self.scope}': '{scope}' shares no position with it"
-            )
-        return replace(self, scope=narrowed)
+__all__ = ["Edit", "Intervention"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +41,30 @@ class Intervention:
     """Edits in the order in which they act, with provenance and the fingerprint of the model they were fitted on.
 
     Immutable: every operation returns a new one. Two are equal when their edits are, to the bit.
+
+    edits:
+        At least one.
+    provenance:
+        How the intervention came about.
+    fingerprint:
+        Site name -> what the model of the fit has there. Readings of sites that are not edited are left out.
+    strengths:
+        The lowest and the highest strength that were measured to be of use; None where nobody has measured.
     """
 
     edits: tuple[Edit, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Mapping[str, SiteReading] = field(default_factory=dict)
-    strengths: tuple[float, float] = (0.0, 1.0)
+    strengths: tuple[float, float] | None = None
     _latest: list[Touched] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.edits:
             raise MapError("an intervention needs at least one edit")
+        # Whatever left some edits out: a fingerprint is of the sites that are edited.
+        edited = {edit.site.name for edit in self.edits}
+        own = {name: reading for name, reading in self.fingerprint.items() if name in edited}
+        object.__setattr__(self, "fingerprint", own)
 
     def __eq__(self, other: object) -> bool:
         return self.edits == other.edits if isinstance(other, Intervention) else NotImplemented
@@ -88,7 +76,12 @@ class Intervention:
 
     @classmethod
     def fitted(
-        cls, model: nn.Module, edits: Sequence[Edit], *, strengths: tuple[float, float] = (0.0, 1.0), **provenance: Any
+        cls,
+        model: nn.Module,
+        edits: Sequence[Edit],
+        *,
+        strengths: tuple[float, float] | None = None,
+        **provenance: Any,
     ) -> Intervention:
         """Return the intervention of a fit on `model`, with the model's provenance and fingerprint."""
         about = {"lens_steer": version("lens-steer"), **host_of(model).provenance, **provenance}
@@ -102,10 +95,15 @@ class Intervention:
 
     @property
     def history(self) -> pd.DataFrame:
-        """The steps of a learned intervention: step, loss, support, lr, event, heldout_loss; else empty."""
+        """The steps of a learned intervention: step, loss, support, lr, event, heldout_loss; else empty.
+
+        A loss that was not finite, and a held-out loss that was not measured, are nan.
+        """
         import pandas as pd
 
-        return pd.DataFrame(self.provenance.get("history", []))
+        frame = pd.DataFrame(self.provenance.get("history", []))
+        numbers = frame.columns.difference(["event"])
+        return frame.assign(**{name: pd.to_numeric(frame[name]) for name in numbers})
 
     @contextmanager
     def on(self, model: nn.Module, strength: Strength = 1.0, *, check_model: bool = True) -> Iterator[Touched]:
@@ -117,8 +115,9 @@ class Intervention:
         they are batched. On leaving, also by an exception, the model is as before. Contexts nest: the inner one acts on
         what the outer one made. The context is given the counts of touched tokens (see `touched`).
 
-        Warns (LensSteerWarning) of a strength that lies farther outside `strengths` than that range is wide, and, on
-        leaving, of edits in whose scope no token was though the model ran.
+        Warns (LensSteerWarning) of a strength that lies farther outside `strengths` than that range is wide (where none
+        was measured, outside 0 to 1: above 2 or below -1), and, on leaving, of edits in whose scope no token was though
+        the model ran.
 
         Raises
         ------
@@ -168,7 +167,9 @@ class Intervention:
     def scaled(self, strength: float) -> Intervention:
         """Return the intervention whose strength 1 is this one's `strength`."""
         edits = tuple(replace(edit, map=edit.map.scaled(strength)) for edit in self.edits)
-        return self._derived(edits, f"scaled({strength})")
+        ends = None if self.strengths is None or strength == 0.0 else [end / strength for end in self.strengths]
+        scaled = self._derived(edits, f"scaled({strength})")
+        return replace(scaled, strengths=None if ends is None else (min(ends), max(ends)))
 
     def then(self, later: Intervention) -> Intervention:
         """Return this intervention followed by `later`.
@@ -188,8 +189,7 @@ class Intervention:
         # The fingerprints of both are compared at once, as coarsely as the coarser of them needs.
         dtype = next((part["dtype"] for part in parts if part.get("dtype", "float32") != "float32"), "float32")
         about = {"method": "then", "parts": parts, "dtype": dtype}
-        strengths = (max(self.strengths[0], later.strengths[0]), min(self.strengths[1], later.strengths[1]))
-        return Intervention(tuple(edits), about, {**later.fingerprint, **self.fingerprint}, strengths)
+        return Intervention(tuple(edits), about, {**later.fingerprint, **self.fingerprint})
 
     def inverse(self) -> Intervention:
         """Return the maps' inverses: what undoes this at every site, and induces what it removes.
@@ -204,24 +204,35 @@ class Intervention:
                 raise MapError(f"{edit.site.name}: {error}") from None
         return self._derived(tuple(edits), "inverse")
 
-    def restrict(self, units_or_sites: Sequence[Unit | Site | str]) -> Intervention:
-        """Return the part of this intervention at some units or sites (named or as objects); the rest is identity.
+    def restrict(self, units_or_sites: UnitsLike | Sequence[Unit | Site | str | tuple[str, int]]) -> Intervention:
+        """Return the part of this intervention at some units or sites; the rest is the identity.
 
-        MapError if nothing is left.
+        Parameters
+        ----------
+        units_or_sites:
+            Whatever `ablate` takes (an ExpertRanking, a frame or csv, units, printed units, pairs of site name and
+            index); or a sequence in which sites and their full names, for all of their units, stand beside units.
+
+        Raises
+        ------
+        SiteError, UnitError
+            A site, or the site of a unit, is not edited here; a unit cannot be read.
+        MapError
+            A map that mixes units would have to leave some of them out.
+
         """
-        units = [item for item in units_or_sites if isinstance(item, Unit)]
-        whole = {str(item) for item in units_or_sites if not isinstance(item, Unit)}
+        whole, units = _sites_and_units(units_or_sites, self.sites)
+        wanted: dict[str, list[int]] = {}
+        for unit in units:
+            wanted.setdefault(unit.site.name, []).append(unit.index)
         edits = []
         for edit in self.edits:
             if edit.site.name in whole:
                 edits.append(edit)
-                continue
-            keep = torch.zeros(edit.site.width, dtype=torch.bool)
-            keep[[unit.index for unit in units if unit.site == edit.site]] = True
-            if bool(keep.any()):
+            elif edit.site.name in wanted:
+                keep = torch.zeros(edit.site.width, dtype=torch.bool)
+                keep[wanted[edit.site.name]] = True
                 edits.append(replace(edit, map=edit.map.restrict(keep)))
-        if not edits:
-            raise MapError(f"nothing is left: this intervention edits {', '.join(map(str, self.sites))}")
         return self._derived(tuple(edits), "restrict")
 
     def scoped(self, scope: Scope | ScopeName) -> Intervention:
@@ -235,7 +246,7 @@ class Intervention:
         edits = tuple(edit.scoped(wanted) for edit in self.edits if wanted.within(edit.scope) is not None)
         if not edits:
             raise MapError(f"nothing is left: no edit is for a position of the scope '{wanted}'")
-        return replace(self, edits=edits)
+        return replace(self, edits=edits, strengths=None)
 
     def gated(self, gate: RowGate) -> Intervention:
         """Return the same edits for the rows for which `gate` is open; MapError where an edit has a gate already."""
@@ -265,12 +276,10 @@ class Intervention:
 
     def units(self, tol: float = 1e-5) -> tuple[Unit, ...]:
         """Return the units that are moved by more than `tol`, in forward order."""
-        found = {
-            Unit(edit.site, index): None
-            for edit in self.edits
-            for index in edit.map.moved(tol).nonzero()[:, 0].tolist()
-        }
-        return tuple(found)
+        moved = (
+            Unit(edit.site, index) for edit in self.edits for index in edit.map.moved(tol).nonzero()[:, 0].tolist()
+        )
+        return tuple(dict.fromkeys(moved))
 
     def to_frame(self) -> pd.DataFrame:
         """Return the diagonal maps unit by unit: site, layer, unit, scale, shift."""
@@ -287,20 +296,41 @@ class Intervention:
 
     def save(self, directory: str | Path) -> Path:
         """Write `intervention.json` and `maps.safetensors` into a new directory; OutputError if it holds something."""
-        from lens_steer.interventions.artifact import save_intervention
-
-        return save_intervention(self, Path(directory))
+        content = Content(self.edits, self.provenance, self.fingerprint, self.strengths)
+        return save_artifact(Path(directory), content)
 
     @staticmethod
     def load(directory: str | Path) -> Intervention:
         """Read what `save` wrote; ArtifactError if it is damaged, foreign or of another version."""
-        from lens_steer.interventions.artifact import load_intervention
-
-        return load_intervention(Path(directory))
+        return Intervention(*read_artifact(Path(directory)))
 
     def _derived(self, edits: tuple[Edit, ...], how: str) -> Intervention:
+        """Return the intervention of other edits; what was measured of this one's strengths does not hold for it."""
         derivation = [*self.provenance.get("derivation", []), how]
-        return replace(self, edits=edits, provenance={**self.provenance, "derivation": derivation})
+        return replace(self, edits=edits, provenance={**self.provenance, "derivation": derivation}, strengths=None)
+
+
+def _sites_and_units(listed: Any, edited: Sequence[Site]) -> tuple[set[str], tuple[Unit, ...]]:
+    """Return the names of whole sites in a list, and its units; SiteError or UnitError for what is not edited."""
+    names = {site.name: site for site in edited}
+    whole: set[str] = set()
+    if isinstance(listed, str) and listed in names:
+        listed = [listed]
+    if isinstance(listed, Sequence) and not isinstance(listed, str):
+        sites = [item for item in listed if isinstance(item, Site) or (isinstance(item, str) and "[" not in item)]
+        whole = {str(item) for item in sites}
+        unknown = sorted(whole - names.keys())
+        if unknown:
+            raise SiteError(f"{unknown[0]} is not edited here; these sites are: {', '.join(names)}")
+        listed = [item for item in listed if item not in sites]
+        if not listed and whole:
+            return whole, ()
+    units = as_units(listed, sites=edited)
+    for unit in units:
+        if unit.site.name not in names:
+            raise UnitError(f"{unit} lies at none of the edited sites, {', '.join(names)}")
+        Unit(names[unit.site.name], unit.index)  # refuses an index that a narrower site does not have
+    return whole, units
 
 
 def _without_pass(write: Write) -> Callable[[Tensor], Tensor | None]:

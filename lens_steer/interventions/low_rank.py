@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import MapError
-from lens_steer.interventions.maps import ActivationMap
+from lens_steer.interventions.maps import ActivationMap, BuildMap, full_precision
 
 _ORTHONORMAL = 1e-4  # largest deviation of the rows' products from 0 and 1
 _SINGULAR = 1e-3  # below this singular value an inverse would blow rounding errors up a thousandfold
@@ -20,7 +20,7 @@ class LowRankAffine(ActivationMap):
     """h -> h + strength * R^T (W h + b - R h): at strength 1 what lies along the rows of R becomes W h + b.
 
     The rows of `rotation` R are orthonormal (MapError otherwise); across them nothing changes. This is the map of
-    LoReFT (arXiv 2404.03592). What is added is computed in float32 and applied in the activation's dtype.
+    LoReFT (arXiv 2404.03592).
     """
 
     rotation: Tensor
@@ -46,7 +46,7 @@ class LowRankAffine(ActivationMap):
         self.strength = float(strength)
 
     @classmethod
-    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LowRankAffine:
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> LowRankAffine:
         """Return the map that `spec` and `tensors` describe."""
         return cls(**tensors, strength=spec["strength"])
 
@@ -64,10 +64,20 @@ class LowRankAffine(ActivationMap):
         """Number of directions along which the map acts."""
         return self.rotation.shape[0]
 
-    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
-        """Map activations of any dtype."""
-        rotation, weight, bias = (part.to(h.device) for part in (self.rotation, self.weight, self.bias))
-        return move_along(h, rotation, weight - rotation, bias, self.strength)
+    @property
+    def unit_by_unit(self) -> bool:
+        """False: units are mixed."""
+        return False
+
+    def obstacle(self) -> None:
+        """Return None: the map is affine."""
+
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
+        """Move every token along the map's directions."""
+        stored = self.stored(h)
+        rotation, weight, bias = (stored[name] for name in ("rotation", "weight", "bias"))
+        with full_precision(h):
+            return move_along(h, rotation, weight - rotation, bias, self.strength)
 
     def scaled(self, strength: float) -> LowRankAffine:
         """Return the map at another strength, in closed form."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,14 +13,65 @@ from torch import Tensor, nn
 
 from lens_steer.errors import MapError
 
+BuildMap = Callable[[Mapping[str, Any], Mapping[str, Tensor]], "ActivationMap"]
+"""Makes a map of any kind from its spec and tensors: `map_kinds.build_map`."""
 
-class ActivationMap(nn.Module, ABC):
-    """A map on the activations [..., unit] of one site; parameters are float32, applied in the activation's dtype."""
+
+class Obstacle(NamedTuple):
+    """Why a map cannot be folded into weights, and what is nearest to it that can."""
+
+    reason: str
+    nearest: str
+
+
+class StoredTensors(nn.Module):
+    """A module of float32 buffers, with a copy of them wherever it was last used."""
+
+    _copies: tuple[tuple[torch.dtype, torch.device], dict[str, Tensor]] | None = None
+
+    def stored(self, like: Tensor) -> dict[str, Tensor]:
+        """Return this module's own buffers on the device of `like` and, where they are real numbers, in its dtype.
+
+        The copy is made once; on the CPU in float32 it is the buffers themselves.
+        """
+        wanted = (like.dtype, like.device)
+        if self._copies is None or self._copies[0] != wanted:
+            own = dict(self.named_buffers(recurse=False))
+            copies = {
+                name: value.to(like.device, like.dtype if value.is_floating_point() else None)
+                for name, value in own.items()
+            }
+            self._copies = (wanted, copies)
+        return self._copies[1]
+
+
+class ActivationMap(StoredTensors, ABC):
+    """A map on the activations [..., unit] of one site.
+
+    Parameters are float32. An activation of less precision is brought to float32, mapped, and rounded once to its own
+    dtype, so that a scale of 1.003 is an edit in bfloat16 too.
+    """
 
     @property
     @abstractmethod
     def width(self) -> int:
         """Number of units."""
+
+    @property
+    @abstractmethod
+    def unit_by_unit(self) -> bool:
+        """Whether the map neither mixes units nor decides by one what happens to another."""
+
+    def obstacle(self) -> Obstacle | None:
+        """Return what keeps the map from being folded into weights; None for one that is affine everywhere."""
+        return Obstacle(
+            f"its map is a {type(self).__name__}, weights can only scale, mix and shift units",
+            "a method with diagonal maps, such as LinEAS or MeanAcT",
+        )
+
+    @abstractmethod
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
+        """Map an activation of float32 or float64; `rows` number its rows where that is known."""
 
     @abstractmethod
     def scaled(self, strength: float) -> ActivationMap:
@@ -42,14 +93,24 @@ class ActivationMap(nn.Module, ABC):
     def moved(self, tol: float) -> Bool[Tensor, " unit"]:
         """Which units the map changes by more than `tol`."""
 
-    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
+    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
+        """Map activations of any dtype; rows, where they matter, are numbered by their place."""
+        return self.on_rows(h, None)
+
+    def on_rows(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
         """Map activations whose rows have these numbers; they matter to a map that draws something for each row."""
-        mapped: Tensor = self(h)
-        return mapped
+        if h.dtype == torch.float32 or h.dtype == torch.float64:
+            return self.act(h, rows)
+        return self.act(h.float(), rows).to(h.dtype)
 
     def spec(self) -> dict[str, Any]:
         """Return the kind of the map and its plain settings, from which `build_map` makes it again."""
         return {"kind": type(self).__name__}
+
+    @classmethod
+    @abstractmethod
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> ActivationMap:
+        """Return the map that `spec` and `tensors` describe; `build` makes the maps inside it."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is saved beside the spec: the map's tensors by name."""
@@ -63,6 +124,12 @@ class ActivationMap(nn.Module, ABC):
             and mine.keys() == theirs.keys()
             and all(torch.equal(value, theirs[name]) for name, value in mine.items())
         )
+
+
+def full_precision(h: Tensor) -> AbstractContextManager[Any]:
+    """Return the context in which products of matrices are of the dtype of their factors, autocast or not."""
+    kind = h.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class DiagonalAffine(ActivationMap):
@@ -98,7 +165,6 @@ class DiagonalAffine(ActivationMap):
             raise MapError("a map's scale or shift is not finite")
         for name, value in {"scale": scale, "shift": shift, "low": low, "high": high}.items():
             self.register_buffer(name, None if value is None else value.detach().float().clone())
-        self._cast: tuple[tuple[torch.dtype, torch.device], list[Tensor | None]] | None = None
 
     @classmethod
     def identity(cls, width: int) -> DiagonalAffine:
@@ -115,22 +181,38 @@ class DiagonalAffine(ActivationMap):
         """Whether the map acts inside an interval only."""
         return self.low is not None
 
-    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
-        """Map activations of any dtype."""
-        scale, shift, low, high = self._as(h)
-        # In place of h * scale + shift: one pass over the activation instead of two.
-        mapped = torch.addcmul(shift, h, scale)  # type: ignore[arg-type]
-        if low is None or high is None:
-            return mapped
-        return torch.where((h > low) & (h < high), mapped, h)
+    @property
+    def unit_by_unit(self) -> bool:
+        """True."""
+        return True
 
-    def _as(self, h: Tensor) -> list[Tensor | None]:
-        """Return the tensors in the activation's dtype and place, cast once."""
-        wanted = (h.dtype, h.device)
-        if self._cast is None or self._cast[0] != wanted:
-            parts = (self.scale, self.shift, self.low, self.high)
-            self._cast = (wanted, [None if part is None else part.to(h.device, h.dtype) for part in parts])
-        return self._cast[1]
+    def obstacle(self) -> Obstacle | None:
+        """Return how many units are mapped inside an interval only, if any is."""
+        if self.low is None or self.high is None:
+            return None
+        inside = self.moved(0.0) & (torch.isfinite(self.low) | torch.isfinite(self.high))
+        if not bool(inside.any()):
+            return None
+        return Obstacle(
+            f"{int(inside.sum())} units are mapped inside an interval only, and weights act on every value",
+            'fit with support="unbounded"',
+        )
+
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
+        """Scale and shift, inside the interval where there is one."""
+        stored = self.stored(h)
+        # In place of h * scale + shift: one pass over the activation instead of two.
+        mapped = torch.addcmul(stored["shift"], h, stored["scale"])
+        if self.low is None:
+            return mapped
+        return torch.where((h > stored["low"]) & (h < stored["high"]), mapped, h)
+
+    @classmethod
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> DiagonalAffine:
+        """Return the map of these tensors; MapError where scale or shift is missing."""
+        if not {"scale", "shift"} <= tensors.keys() <= {"scale", "shift", "low", "high"}:
+            raise MapError(f"a diagonal map has scale, shift and maybe low and high, not {', '.join(tensors)}")
+        return cls(**tensors)
 
     def scaled(self, strength: float) -> DiagonalAffine:
         """Return the map at another strength, in closed form."""
@@ -185,6 +267,12 @@ class Chain(ActivationMap):
         """Return the strength and the parts' specs."""
         return {"kind": "Chain", "strength": self.strength, "parts": [part.spec() for part in self._maps]}
 
+    @classmethod
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> Chain:
+        """Return the chain of the parts that `spec` and `tensors` describe."""
+        parts = [build(part, tensors_below(f"parts.{place}.", tensors)) for place, part in enumerate(spec["parts"])]
+        return cls(tuple(parts), spec["strength"])
+
     @property
     def _maps(self) -> tuple[ActivationMap, ...]:
         return tuple(part for part in self.parts if isinstance(part, ActivationMap))
@@ -194,18 +282,20 @@ class Chain(ActivationMap):
         """Number of units."""
         return self._maps[0].width
 
-    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
+    @property
+    def unit_by_unit(self) -> bool:
+        """Whether every part is."""
+        return all(part.unit_by_unit for part in self._maps)
+
+    def obstacle(self) -> Obstacle | None:
+        """Return that of the first part that has one."""
+        return next((obstacle for part in self._maps if (obstacle := part.obstacle()) is not None), None)
+
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
         """Apply the parts in order."""
         mapped = h
         for part in self._maps:
-            mapped = part(mapped)
-        return mapped if self.strength == 1.0 else torch.lerp(h, mapped, self.strength)
-
-    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
-        """Apply the parts in order, each to these rows."""
-        mapped = h
-        for part in self._maps:
-            mapped = part.on_rows(mapped, rows)
+            mapped = part.act(mapped, rows)
         return mapped if self.strength == 1.0 else torch.lerp(h, mapped, self.strength)
 
     def scaled(self, strength: float) -> Chain:
@@ -231,28 +321,6 @@ class Chain(ActivationMap):
         return torch.stack([part.moved(tol) for part in self._maps]).any(0)
 
 
-# Kinds with a file of their own, which is loaded when a saved map is of that kind: each has `rebuilt(spec, tensors)`.
-_HOMES = {
-    "Gated": "lens_steer.interventions.gated_map",
-    "LowRankAffine": "lens_steer.interventions.low_rank",
-    "ProjectOut": "lens_steer.interventions.project_out",
-    "Resample": "lens_steer.interventions.resample",
-}
-
-
-def build_map(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ActivationMap:
-    """Make a map from what `spec` and `tensors` gave; MapError for a kind this version does not know."""
-    if spec["kind"] in _HOMES:
-        home = getattr(import_module(_HOMES[spec["kind"]]), spec["kind"])
-        rebuilt: ActivationMap = home.rebuilt(spec, tensors)
-        return rebuilt
-    if spec["kind"] == "DiagonalAffine":
-        return DiagonalAffine(**tensors)
-    if spec["kind"] == "Chain":
-        parts = [build_map(part, _below(f"parts.{place}.", tensors)) for place, part in enumerate(spec["parts"])]
-        return Chain(tuple(parts), spec["strength"])
-    raise MapError(f"no map of kind {spec['kind']!r} is known to this version of lens_steer")
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tensors_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, named without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

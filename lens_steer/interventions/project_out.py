@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import MapError
-from lens_steer.interventions.maps import ActivationMap
+from lens_steer.interventions.maps import ActivationMap, BuildMap, full_precision
 
 
 class ProjectOut(ActivationMap):
@@ -35,7 +35,7 @@ class ProjectOut(ActivationMap):
         self.strength = float(strength)
 
     @classmethod
-    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ProjectOut:
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> ProjectOut:
         """Return the map that `spec` and `tensors` describe."""
         return cls(tensors["direction"], spec["strength"])
 
@@ -48,10 +48,19 @@ class ProjectOut(ActivationMap):
         """Number of units."""
         return self.direction.shape[0]
 
-    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
-        """Map activations of any dtype, in that dtype."""
-        direction = self.direction.to(h.device, h.dtype)
-        along: Tensor = h @ direction
+    @property
+    def unit_by_unit(self) -> bool:
+        """False: units are mixed."""
+        return False
+
+    def obstacle(self) -> None:
+        """Return None: the map is linear."""
+
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
+        """Take out what lies along the direction, or a share of it."""
+        direction = self.stored(h)["direction"]
+        with full_precision(h):
+            along: Tensor = h @ direction
         return h - along[..., None] * (self.strength * direction)
 
     def scaled(self, strength: float) -> ProjectOut:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_steer.errors import MapError
-from lens_steer.interventions.maps import ActivationMap
+from lens_steer.interventions.maps import ActivationMap, BuildMap, Obstacle
 
 
 class Resample(ActivationMap):
@@ -45,7 +45,7 @@ class Resample(ActivationMap):
         self.seed, self.strength, self._width = seed, float(strength), width
 
     @classmethod
-    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Resample:
+    def rebuilt(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], build: BuildMap) -> Resample:
         """Return the map that `spec` and `tensors` describe."""
         return cls(spec["width"], tensors["units"], tensors["values"], seed=spec["seed"], strength=spec["strength"])
 
@@ -60,24 +60,35 @@ class Resample(ActivationMap):
 
     def drawn(self, rows: Sequence[int]) -> Float[Tensor, "row held"]:
         """Return the values that rows of these numbers are held at."""
-        return self.values[[_text_of(self.seed, row, len(self.values)) for row in rows]]
+        return self.values[self._texts(rows)]
 
-    def forward(self, h: Float[Tensor, "*token unit"]) -> Float[Tensor, "*token unit"]:
-        """Map activations [text, pos, unit], or of one text, whose rows are numbered by their place."""
-        if h.ndim < 3:
-            lone: Tensor = self.on_rows(h.reshape(1, -1, self.width), [0])
-            return lone.reshape(h.shape)
-        return self.on_rows(h, range(len(h)))
+    def _texts(self, rows: Sequence[int]) -> list[int]:
+        return [_text_of(self.seed, row, len(self.values)) for row in rows]
 
-    def on_rows(self, h: Float[Tensor, "text pos unit"], rows: Sequence[int]) -> Float[Tensor, "text pos unit"]:
-        """Map activations whose rows have these numbers."""
+    @property
+    def unit_by_unit(self) -> bool:
+        """True."""
+        return True
+
+    def obstacle(self) -> Obstacle:
+        """Return that every row has a constant of its own."""
+        return Obstacle(
+            "its map is a Resample, every row has drawn a constant of its own, and weights know no rows",
+            'the same units at their mean, ablate(mode="target_mean")',
+        )
+
+    def act(self, h: Float[Tensor, "*token unit"], rows: Sequence[int] | None) -> Float[Tensor, "*token unit"]:
+        """Hold the units at the values drawn for each row [text, pos, unit]; what has fewer axes is one text."""
         if self.strength == 0.0:
             return h
-        units = self.units.to(h.device)
-        held = self.drawn(rows)[:, None].to(h.device, h.dtype).expand(-1, h.shape[1], -1)
+        if h.ndim < 3:
+            return self.act(h.reshape(1, -1, self.width), rows or [0]).reshape(h.shape)
+        stored = self.stored(h)
+        texts = self._texts(range(len(h)) if rows is None else rows)
+        held = stored["values"][texts][:, None].expand(-1, h.shape[1], -1)
         if self.strength != 1.0:
-            held = torch.lerp(h[..., units], held, self.strength)
-        return h.index_copy(2, units, held)
+            held = torch.lerp(h[..., stored["units"]], held, self.strength)
+        return h.index_copy(2, stored["units"], held)
 
     def scaled(self, strength: float) -> Resample:
         """Return the map at another strength."""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lens_steer.activations.pooling import TokenPool
-from lens_steer.errors import MapError, SettingError, SiteError
-from lens_steer.host.adapter import host_of
+from lens_steer.errors import MapError, SettingError
 from lens_steer.host.clock import TokenPositions
 from lens_steer.host.scope import ALL_TOKENS, Scope
-from lens_steer.host.sites import Site, site_at
-
-if TYPE_CHECKING:
-    from lens_steer.interventions.intervention import Edit
+from lens_steer.host.sites import Site
 
 Similarity = Literal["projection", "cosine"]
 Side = Literal["above", "below"]
@@ -32,8 +28,10 @@ class RowGate:
 
     A gate belongs to an edit and not to its map (as `Gated` does, which decides token by token on what it is about to
     change), because it reads another site, at another time: the decision falls once per row, at `site`, in the pass
-    that begins a prompt, and holds for all edits that carry the gate and all passes that go on with the prompt. So the
-    site has to come no later in a pass than what it opens or closes; `Intervention.on` refuses another order.
+    that holds the whole prompt, and is kept for all edits that carry the gate and all passes that go on with the
+    prompt. So the site has to come no later in a pass than what it opens or closes; `Intervention.on` refuses another
+    order. Of a (prompt, completion) pair the prompt alone is read; a prompt in chunks or on a kept cache (ModelError)
+    and a plain text that lens_steer runs, which has no prompt (SettingError), are refused.
 
     site:
         Where the prompt is read. There it is seen as it stands before the first edit that carries the gate, after
@@ -88,8 +86,8 @@ class RowGate:
         return found > self.threshold if self.side == "above" else found < self.threshold
 
     def decide(self, activation: Float[Tensor, "text pos unit"], positions: TokenPositions) -> Bool[Tensor, " text"]:
-        """Return for which rows of a pass that begins prompts the gate is open."""
-        prompt = self.tokens.mask(positions) & (positions.position < positions.prompt_length[:, None])
+        """Return for which rows of a pass that holds whole prompts the gate is open."""
+        prompt = self.tokens.mask(positions) & (positions.position < positions.prompt_end)
         return self.opens(TokenPool(prompt)(activation, "mean"))
 
     def spec(self) -> dict[str, Any]:
@@ -102,20 +100,3 @@ class RowGate:
         """Return the gate that `spec` and a direction describe."""
         parts = {"site": Site(**spec["site"]), "tokens": Scope.rebuilt(spec["tokens"])}
         return cls(direction=direction, **{**spec, **parts})
-
-
-def check_gates(model: nn.Module, edits: Sequence[Edit]) -> None:
-    """Raise SiteError where a gate's site does not exist, has another width, or comes after what the gate decides."""
-    host = host_of(model)
-    for edit in edits:
-        if edit.gate is None:
-            continue
-        site = edit.gate.site
-        actual = site_at(host, site.name)
-        if actual.width != site.width:
-            raise SiteError(f"{site.name} has {actual.width} units in this model, the gate has {site.width}")
-        if host.firing_order(site.name) > host.firing_order(edit.site.name):
-            raise SiteError(
-                f"the gate reads {site.name}, which comes after the edit at {edit.site.name}: it could not decide in "
-                "time. Read an earlier site, or keep the later edits only (intervention.restrict)"
-            )

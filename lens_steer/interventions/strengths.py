@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,12 +48,13 @@ class RowStrengths:
 
     def __init__(self, values: tuple[float, ...]) -> None:
         self.values = values
+        # Of the passes under way, for the edits of a pass share it.
+        self._groups: weakref.WeakKeyDictionary[ForwardPass, dict[float, RowGroup]] = weakref.WeakKeyDictionary()
 
     def groups(self, activation: Tensor, forward: ForwardPass | None) -> dict[float, RowGroup]:
         """Return strength -> the rows at it; SettingError if there are other rows than strengths."""
-        if forward is not None and self in forward.memo:
-            known: dict[float, RowGroup] = forward.memo[self]
-            return known
+        if forward is not None and forward in self._groups:
+            return self._groups[forward]
         rows = rows_of(forward, activation)
         count = len(self.values)
         if isinstance(rows, range) and len(rows) != count:
@@ -73,7 +75,7 @@ class RowStrengths:
             for value, found in places.items()
         }
         if forward is not None:
-            forward.memo[self] = groups
+            self._groups[forward] = groups
         return groups
 
     def nonzero(self, activation: Tensor, forward: ForwardPass | None) -> Bool[Tensor, " text"] | None:
@@ -85,12 +87,13 @@ class RowStrengths:
         return at_work.index_fill(0, idle.places, False)
 
 
-def warn_if_far(strengths: float | tuple[float, ...], useful: tuple[float, float], *, stacklevel: int) -> None:
-    """Warn of strengths that lie farther from the useful range than the range is wide.
+def warn_if_far(strengths: float | tuple[float, ...], measured: tuple[float, float] | None, *, stacklevel: int) -> None:
+    """Warn of strengths that lie farther outside the measured range than the range is wide.
 
-    Of the usual range from 0 to 1 these are those below -1 (the full way in the other direction) and above 2.
+    Where none was measured the range is from 0, no edit, to 1, the edit as it was fitted; so that those are meant which
+    lie below -1 (the full way in the other direction) or above 2.
     """
-    low, high = min(useful), max(useful)
+    low, high = sorted(measured or (0.0, 1.0))
     width = high - low or 1.0
 
     def beyond(value: float) -> float:
@@ -98,10 +101,11 @@ def warn_if_far(strengths: float | tuple[float, ...], useful: tuple[float, float
 
     farthest = max(strengths if isinstance(strengths, tuple) else (strengths,), key=beyond)
     # Rounding in a bound that was computed is no reason to speak.
-    if beyond(farthest) > width and not math.isclose(beyond(farthest), width):
-        warnings.warn(
-            f"strength {farthest:g} lies far outside the range in which this intervention is useful, {low:g} to "
-            f"{high:g} (`intervention.strengths`): expect broken text",
-            LensSteerWarning,
-            stacklevel,
-        )
+    if beyond(farthest) <= width or math.isclose(beyond(farthest), width):
+        return
+    what = (
+        f"the range that was measured to be of use, {low:g} to {high:g} (`intervention.strengths`)"
+        if measured
+        else "0 to 1, from no edit to the edit as it was fitted, and no other range was measured"
+    )
+    warnings.warn(f"strength {farthest:g} lies far outside {what}: look at the texts", LensSteerWarning, stacklevel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -13,13 +13,22 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerWarning
 from lens_steer.host.clock import ForwardPass
+from lens_steer.interventions.edit import Edit
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lens_steer.interventions.intervention import Edit
-
 _PENDING = 512  # counts kept as they come: on an accelerator, reading one at once would make every pass wait
+
+
+class _Firing(NamedTuple):
+    """One firing of an edit's site: the edit's number, and fresh tokens, of the prompt and generated."""
+
+    edit: int
+    touched_prompt: int | Tensor
+    touched_generated: int | Tensor
+    prompt_in_scope: int | Tensor
+    generated_in_scope: int | Tensor
 
 
 class Touched:
@@ -34,8 +43,7 @@ class Touched:
         self._edits = tuple(edits)
         self._tokens = [[0, 0] for _ in edits]  # prompt, generated
         self._in_scope: list[int | None] = [None for _ in edits]  # None until the edit's site has fired
-        # Number of the edit, column, tokens touched, tokens in scope.
-        self._pending: list[tuple[int, int, int | Tensor, int | Tensor]] = []
+        self._pending: list[_Firing] = []
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -63,16 +71,13 @@ class Touched:
     ) -> None:
         """Count one firing of an edit's site: the tokens `inside` its scope (None: all real ones), in `rows` only."""
         # A site fires once in a pass; a block that is called by itself afterwards is no pass of the model.
-        if ("touched", number) in forward.memo:
+        if number in forward.counted:
             return
-        forward.memo["touched", number] = True
-        scoped: int | Tensor = forward.fresh_tokens if inside is None else inside[:, -forward.fresh :].sum()
-        touched = scoped
-        if rows is not None:
-            inside = forward.positions.real if inside is None else inside
-            touched = (inside & rows[:, None])[:, -forward.fresh :].sum()
+        forward.counted.add(number)
+        in_scope = forward.fresh_tokens(inside)
+        touched = in_scope if rows is None else forward.fresh_tokens(inside, rows)
         with self._lock:
-            self._pending.append((number, 0 if forward.begins else 1, touched, scoped))
+            self._pending.append(_Firing(number, *touched, *in_scope))
             full = len(self._pending) >= _PENDING
         if full:
             self._fold()
@@ -80,10 +85,10 @@ class Touched:
     def _fold(self) -> None:
         with self._lock:
             pending, self._pending = self._pending, []
-            touched, scoped = (_read([counts[place] for counts in pending]) for place in (2, 3))
-            for (number, column, *_), changed, found in zip(pending, touched, scoped, strict=True):
-                self._tokens[number][column] += changed
-                self._in_scope[number] = (self._in_scope[number] or 0) + found
+            for number, prompt, generated, *in_scope in _read(pending):
+                self._tokens[number][0] += prompt
+                self._tokens[number][1] += generated
+                self._in_scope[number] = (self._in_scope[number] or 0) + sum(in_scope)
 
     def warn_of_idle_scopes(self, *, stacklevel: int) -> None:
         """Warn once of the edits in whose scope no token was, though the model ran.
@@ -109,8 +114,8 @@ class Touched:
             )
 
 
-def _read(counts: Sequence[int | Tensor]) -> list[int]:
-    """Return counts as numbers, all tensors among them read at once."""
-    tensors = [count for count in counts if isinstance(count, Tensor)]
+def _read(firings: Sequence[_Firing]) -> list[list[int]]:
+    """Return the firings as plain numbers, all tensors among them read at once."""
+    tensors = [count for firing in firings for count in firing if isinstance(count, Tensor)]
     read = iter(torch.stack(tensors).tolist() if tensors else ())
-    return [int(next(read)) if isinstance(count, Tensor) else count for count in counts]
+    return [[int(next(read)) if isinstance(count, Tensor) else count for count in firing] for firing in firings]

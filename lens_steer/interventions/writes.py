@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,15 +11,13 @@ from torch import Tensor
 from lens_steer.errors import ModelError
 from lens_steer.host.attach import Write
 from lens_steer.host.clock import ForwardPass, positions_of
-from lens_steer.host.scope import Scope
+from lens_steer.host.scope import Scope, require_prompts
 from lens_steer.host.sites import Site
+from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.maps import ActivationMap
 from lens_steer.interventions.row_gate import RowGate
 from lens_steer.interventions.strengths import RowStrengths, rows_of
 from lens_steer.interventions.touched import Touched
-
-if TYPE_CHECKING:
-    from lens_steer.interventions.intervention import Edit
 
 Activation = Float[Tensor, "text pos unit"]
 
@@ -104,29 +101,32 @@ def _inside(scope: Scope, forward: ForwardPass | None) -> Bool[Tensor, "text pos
     positions = positions_of(forward)
     assert forward is not None  # positions_of has refused it
     # Once per pass, however many edits share the scope.
-    if scope not in forward.memo:
-        forward.memo[scope] = scope.mask(positions)
-    inside: Tensor = forward.memo[scope]
-    return inside
+    if scope not in forward.scope_masks:
+        forward.scope_masks[scope] = scope.mask(positions)
+    return forward.scope_masks[scope]
 
 
 def _gate_reader(gate: RowGate, number: int) -> Write:
     def read(flat: Activation, forward: ForwardPass | None) -> None:
         positions = positions_of(forward)
-        if forward is not None and forward.begins:
-            forward.memo["gate", number] = gate.decide(flat, positions)
+        require_prompts(positions, "a gate decides")
+        if forward is not None and forward.holds_its_prompt:
+            decisions = forward.prompt.decisions
+            if number not in decisions:  # a generation without a cache runs its prompt again at every step
+                decisions[number] = gate.decide(flat, positions)
 
     return read
 
 
 def _decided(gate: int, forward: ForwardPass | None, rows: int) -> Bool[Tensor, " text"]:
-    """Return what a gate decided when the prompt began that this pass goes on with."""
+    """Return what a gate decided on the prompt that this pass holds or goes on with."""
     positions_of(forward)
     assert forward is not None
-    decision: Tensor | None = forward.prompt.memo.get(("gate", gate))
+    decision = forward.prompt.decisions.get(gate)
     if decision is None or len(decision) != rows:
         raise ModelError(
-            "a gate decides when a prompt begins, and this pass goes on with one that it has not seen, or with other "
-            "rows of it: run the prompt inside the context, with the same rows"
+            "a gate decides on a prompt that it sees whole, in one pass, and this pass is of one that it has not seen "
+            "so, or of other rows of it: run the prompt inside the context, with the same rows, neither in chunks nor "
+            "on a cache kept from before"
         )
     return decision

@@ -18,7 +18,8 @@ from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import TokenBatch, pad_id, tokenize
 from lens_steer.host.trunk import Visit, trunk
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.fitting import method_provenance
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row
@@ -114,7 +115,7 @@ def _aligned_ids(model: nn.Module, prompts: tuple[Row, Row], chat: ChatFormat) -
     tokenizer = host_of(model).tokenizer
     # Where the tokenizer keeps a mark in front of every word, one space makes two of its token.
     spaces = set(tokenizer(" ", add_special_tokens=False).input_ids)
-    filler = spaces.pop() if len(spaces) == 1 else pad_id(tokenizer)
+    filler = spaces.pop() if len(spaces) == 1 else pad_id(tokenizer, int(host_of(model).model.cfg.d_vocab))
     length = max(tokens.lengths)
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in tokens.ids])
 

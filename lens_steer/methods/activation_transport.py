@@ -13,9 +13,11 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import SitePattern, find_sites
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.causal import Moves, fit_causally
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.transport_maps import (
     ScaleAndShift,
@@ -40,6 +42,8 @@ class ActivationTransport(ABC):
     ----------
     sites:
         Pattern for `find_sites`; the paper's own are `paper:act`.
+    layers:
+        Keep only these layers of it; negative numbers count from the last. None keeps all.
     pool:
         How a text's tokens become one value; the paper takes the mean.
     support:
@@ -58,6 +62,7 @@ class ActivationTransport(ABC):
     """
 
     sites: SitePattern = "hook_resid_post"
+    layers: tuple[int, ...] | None = None
     pool: Pool = "mean"
     support: Support = "observed"
     causal: bool = True
@@ -67,8 +72,7 @@ class ActivationTransport(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.moves not in ("both", "source"):
-            raise SettingError(f"{name}: moves is 'both' or 'source', not {self.moves!r}")
+        require_choices(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise SettingError(f"{name}: batch_size={self.batch_size} is out of range")
         if self.support not in ("observed", "unbounded"):
@@ -95,7 +99,7 @@ class ActivationTransport(ABC):
         if self.causal:
             if activations is not None:
                 activations_for(model, contrast, self, activations)
-            sites = find_sites(model, self.sites)
+            sites = find_sites(model, self.sites, layers=self.layers)
             maps = fit_causally(
                 model, contrast, sites, self.map_between, pool=self.pool, moves=self.moves, batch_size=self.batch_size
             )

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.host.sites import SitePattern
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.statistics.scores import auroc
 from lens_steer.texts.contrast import ContrastSet
@@ -29,6 +31,8 @@ class AurA:
     ----------
     sites:
         Pattern for `find_sites`.
+    layers:
+        Keep only these layers of it; negative numbers count from the last. None keeps all.
     pool:
         How a text's tokens become one value; the paper takes the maximum.
     batch_size:
@@ -37,9 +41,13 @@ class AurA:
     """
 
     sites: SitePattern = "mlp.hook_post"
+    layers: tuple[int, ...] | None = None
     pool: Pool = "max"
     seed: int = 0
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require_choices(self)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Rank the units of `contrast` and return one diagonal map per site.

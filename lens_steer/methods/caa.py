@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,9 +11,11 @@ from torch import nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError
-from lens_steer.host.sites import SitePattern, find_sites
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.host.sites import SitePattern
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.texts.contrast import ContrastSet
 
@@ -49,19 +51,16 @@ class CAA:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if not math.isfinite(self.multiplier):
             raise SettingError(f"CAA: the multiplier is a finite number, not {self.multiplier}")
-        if self.pool not in ("last", "mean"):
-            raise SettingError(f"CAA: pool is 'last' or 'mean', not {self.pool!r}")
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return one shift per site.
 
         `activations` saves the pass over the texts; ActivationError if they are of other sites, pool or texts.
         """
-        sites = find_sites(model, self.sites, layers=self.layers)
-        chosen = replace(self, sites=[site.name for site in sites], layers=None)
-        given = activations_for(model, contrast, chosen, activations)
+        given = activations_for(model, contrast, self, activations)
         edits = []
         for site in given.sites:
             difference = given.target[site].double().mean(0) - given.source[site].double().mean(0)

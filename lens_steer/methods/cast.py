@@ -19,8 +19,8 @@ from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.repe import first_component
-from lens_steer.ranking.experts import split_rows
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.ranking.halves import halves
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class CAST:
         # The tokens that `collect` reads are those that the gate will read.
         tokens = Scope.without_special(host.tokenizer) if special_ids(host.tokenizer) else ALL_TOKENS
         names = [site.name for site in sites]
-        read = collect(model, condition, names, pool="mean", scope="prompt", batch_size=self.batch_size)
+        read = collect(model, _prompts(condition), names, pool="mean", format_in_pool=True, batch_size=self.batch_size)
         kept, held = self._halves(condition, read)
         found = [self._at(site, read, kept, held, tokens) for site in read.sites]
         found.sort(key=lambda one: one.rank, reverse=True)
@@ -132,10 +132,7 @@ class CAST:
 
     def _halves(self, condition: ContrastSet, read: Activations) -> tuple[Bool[Tensor, " text"], Bool[Tensor, " text"]]:
         """Return the masks of texts kept for the directions and held out for F1."""
-        kept, held = split_rows(read.labels[:, 0], self.holdout, self.seed)
-        if condition.paired and len(condition.source) == len(condition.target):
-            held = held[: len(condition.source)].repeat(2)
-            kept = ~held
+        kept, held = halves(read, self.holdout, self.seed)
         return kept, held
 
     def _at(self, site: Site, read: Activations, kept: Tensor, held: Tensor, tokens: Scope) -> _Condition:
@@ -158,6 +155,13 @@ class CAST:
         middle = (source.mean(0) + target.mean(0)) / 2
         component = first_component(torch.cat([source, target]) - middle)
         return component if float(component @ towards) >= 0 else -component
+
+
+def _prompts(condition: ContrastSet) -> LabelledTexts:
+    """Return the condition with each pair's prompt in its place: a text of its own."""
+    texts = condition.labelled
+    rows = tuple(row if isinstance(row, str) else row[0] for row in texts.texts)
+    return replace(texts, texts=rows)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,14 @@ All batches walk through the trunk together. Each halts inside its forward pass 
 arrived there and the site's map is fitted to all of them; then it walks on through that map. A forward pass can be
 halted because each has a thread of its own; the threads take turns, and only one walks at a time, so nothing is
 computed at once that the model would have to keep apart. The activations of all texts at one site are alive together.
+
+The plain way runs all texts once for every site under the maps so far, which costs sites / 2 times as much. A thread
+inherits neither autocast nor the current CUDA stream: both are those of a fresh thread.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,17 +24,19 @@ from torch import Tensor, nn
 from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.errors import ActivationError, SiteError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.batch_size import batch_size_for
-from lens_steer.host.clock import numbered, whole_texts
+from lens_steer.host.clock import announced_texts
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import as_hook
+from lens_steer.host.turns import taking_turns
 from lens_steer.interventions.maps import ActivationMap
 from lens_steer.texts.contrast import ContrastSet
 
 Moves = Literal["both", "source"]
 """Which texts pass the maps of earlier sites: all of them, or the source alone."""
+
+_MOST_WALKS = 128  # each is a thread of the operating system
 
 FitMap = Callable[[Float[Tensor, "n unit"], Float[Tensor, "m unit"]], ActivationMap]
 """Fits the map of one site to pooled source and target activations."""
@@ -49,7 +55,8 @@ def fit_causally(
     """Fit a map at each of `sites`, which are in the order of a forward pass; every text passes the trunk once.
 
     Equal to collecting and fitting site by site under the maps found so far. ActivationError if those maps drive a
-    later site out of range; whatever else a forward pass raises is raised here.
+    later site out of range; whatever else a forward pass raises is raised here. `batch_size` is raised where there
+    would be more than 128 batches, because each needs a thread.
     """
     check_edit_sites(model, sites)
     texts = contrast.labelled
@@ -58,7 +65,10 @@ def fit_causally(
     device = host_of(model).device
     maps: dict[Site, ActivationMap] = {}
     walks = []
-    for rows, batch in tokens.batches(batch_size_for(tokens, batch_size)):
+    listed = list(tokens.batches(batch_size))
+    if len(listed) > _MOST_WALKS:  # a thread each: fewer, larger batches
+        listed = list(tokens.batches(math.ceil(len(tokens) / _MOST_WALKS)))
+    for rows, batch in listed:
         moved = None if moves == "both" else is_source[rows].to(device)
         walks.append(_Walk(model, rows, batch.to(device), moved, pool, maps))
     with _setting_out(model, sites, walks):
@@ -138,7 +148,10 @@ class _Walk:
         _here.walk = self
         try:
             self._wait()
-            with torch.no_grad(), numbered(self.rows):  # a thread inherits neither
+            with (
+                torch.no_grad(),
+                announced_texts(self._batch.rows, self._batch.prompt_lengths),
+            ):  # a thread inherits neither
                 host_of(self._model).trunk(self._batch.ids, self._batch.mask)
             self._at = None
         except _CalledOffError:
@@ -163,7 +176,7 @@ def _setting_out(model: nn.Module, sites: Sequence[Site], walks: Sequence[_Walk]
 
         return as_hook(visit)
 
-    with host_of(model).hooks((site.name, hook_of(site)) for site in sites), whole_texts(model):
+    with taking_turns(model), host_of(model).hooks((site.name, hook_of(site)) for site in sites):
         try:
             yield
         finally:

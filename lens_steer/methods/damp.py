@@ -12,9 +12,11 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import SitePattern
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.statistics.scores import auroc
 from lens_steer.texts.contrast import ContrastSet
@@ -35,6 +37,8 @@ class Damp:
         What they are multiplied by, from 0 (silence, as in Det0) to 1 (no change).
     sites:
         Pattern for `find_sites`.
+    layers:
+        Keep only these layers of it; negative numbers count from the last. None keeps all.
     pool:
         How a text's tokens become one value; the paper takes the maximum.
     batch_size:
@@ -45,11 +49,13 @@ class Damp:
     k: int
     factor: float = 0.5
     sites: SitePattern = "mlp.hook_post"
+    layers: tuple[int, ...] | None = None
     pool: Pool = "max"
     seed: int = 0
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_count(self.k)
         if not 0 <= self.factor <= 1:
             raise SettingError(f"Damp: factor is between 0 (silence) and 1 (no change), not {self.factor}")
@@ -71,11 +77,13 @@ class Det0:
 
     k: int
     sites: SitePattern = "mlp.hook_post"
+    layers: tuple[int, ...] | None = None
     pool: Pool = "max"
     seed: int = 0
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_count(self.k)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:

@@ -16,7 +16,6 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import Pooled, pool_texts
 from lens_steer.errors import ActivationError, ContrastError, SettingError
-from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import tokenize
@@ -110,7 +109,7 @@ class DSAS:
 
     def _pooled(self, model: nn.Module, rows: Sequence[Row], sites: Sequence[Site], contrast: ContrastSet) -> Pooled:
         tokens = tokenize(model, rows, chat=contrast.chat)
-        return pool_texts(model, tokens, sites, self.pool, batch_size_for(tokens, self.batch_size))
+        return pool_texts(model, tokens, sites, self.pool, self.batch_size)
 
     def _held_out_auroc(self, source: Tensor, control: Tensor) -> float:
         from sklearn.metrics import roc_auc_score

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool, TokenPool
@@ -15,6 +15,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
+from lens_steer.methods.layout import Layout
 from lens_steer.methods.transport_maps import without_spread
 from lens_steer.statistics.wasserstein import quantile_coupling
 
@@ -29,7 +30,7 @@ class EndToEndLoss:
     over units, as in the paper: with their mean a learning rate of 0.1 does not move. With `unit_weights` (site ->
     [unit]) each unit's distance is multiplied by its weight first, which the paper does not do.
 
-    The parameters are one flat vector: per edited site the deviations scale - 1, then the shifts; 0 is the identity.
+    `layout` says how the parameters are the scales and shifts of the edited sites; 0 is the identity.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class EndToEndLoss:
         self._source = source
         self._target = target
         self._sorted_target = {site: values.sort(0).values for site, values in target.items()}
-        self._edit_sites = tuple(edit_sites)
+        self.layout = Layout(edit_sites)
         self._loss_sites = tuple(loss_sites)
         self._pool: Pool = pool
         self._micro_batch = micro_batch
@@ -57,29 +58,14 @@ class EndToEndLoss:
         self._pooled: dict[Site, Tensor] = {}
         self._couplings: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
-    @property
-    def group(self) -> Int[Tensor, " parameter"]:
-        """Group of every parameter: the scales of a site are one, its shifts another."""
-        widths = [site.width for site in self._edit_sites for _ in range(2)]
-        return torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(host_of(self._model).device)
-
-    def split(self, parameters: Float[Tensor, " parameter"]) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Return scale and shift of every edited site."""
-        parts = torch.split(parameters, [site.width for site in self._edit_sites for _ in range(2)])
-        return {site: (1 + parts[2 * place], parts[2 * place + 1]) for place, site in enumerate(self._edit_sites)}
-
-    def support(self, parameters: Float[Tensor, " parameter"], *, tol: float = 1e-5) -> int:
-        """Return how many units a point edits: |scale - 1| > tol or |shift| > tol."""
-        moved = [((scale - 1).abs() > tol) | (shift.abs() > tol) for scale, shift in self.split(parameters).values()]
-        return int(sum(int(part.sum()) for part in moved))
-
     def _visit(self, site: Site) -> Visit:
-        edited, measured = site in self._edit_sites, site in self._loss_sites
+        edited, measured = site in self.layout.sites, site in self._loss_sites
 
         def visit(activation: Tensor, batch: TokenBatch) -> Tensor | None:
             if edited:
                 scale, shift = self._edits[site.name]
-                activation = torch.addcmul(shift.to(activation.dtype), activation, scale.to(activation.dtype))
+                # In float32, rounded once, as the maps of an intervention are.
+                activation = torch.addcmul(shift, activation.float(), scale).to(activation.dtype)
             if measured:
                 self._pooled[site] = self._batch_pool(activation, self._pool)
             return activation if edited else None
@@ -91,8 +77,23 @@ class EndToEndLoss:
     ) -> float:
         """Return the loss, over some rows or all."""
         with torch.no_grad():
-            pooled = self._pooled_source(parameters, self._chunks(source))
+            if bool(parameters.any()):
+                pooled = self._pooled_source(parameters, self._chunks(source))
+            else:
+                rows = slice(None) if source is None else list(source)
+                pooled = {site: values[rows] for site, values in self._untouched.items()}
             return float(self._distance(pooled, target))
+
+    @cached_property
+    def _untouched(self) -> dict[Site, Tensor]:
+        """The pooled source at the identity, in the order of the texts: any rows of it, for no pass of the model."""
+        order = torch.tensor([row for rows, _ in self._all_chunks for row in rows]).argsort()
+        pooled = self._pooled_source(self._identity, self._all_chunks)
+        return {site: values[order.to(values.device)] for site, values in pooled.items()}
+
+    @property
+    def _identity(self) -> Float[Tensor, " parameter"]:
+        return torch.zeros(len(self.layout), device=host_of(self._model).device)
 
     @torch.enable_grad()  # also where the caller has switched gradients off
     def with_gradient(
@@ -134,9 +135,9 @@ class EndToEndLoss:
 
     def _forward(self, parameters: Tensor, chunk: Chunk) -> dict[Site, Tensor]:
         _, batch = chunk
-        self._edits = {site.name: pair for site, pair in self.split(parameters).items()}
+        self._edits = {site.name: pair for site, pair in self.layout.maps(parameters).items()}
         self._batch_pool = TokenPool(batch.pooled)
-        visited = dict.fromkeys([*self._edit_sites, *self._loss_sites])
+        visited = dict.fromkeys([*self.layout.sites, *self._loss_sites])
         with trunk(self._model, {site: self._visit(site) for site in visited}) as run:
             run(batch)
         pooled, self._pooled = self._pooled, {}

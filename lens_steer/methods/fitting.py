@@ -62,10 +62,11 @@ def activations_for(
     First the sites are tried, once per state of the model and site: SiteError where an edit of one would not do what it
     says.
     """
-    sites = find_sites(model, method.sites)
+    sites = find_sites(model, method.sites, layers=getattr(method, "layers", None))
     check_edit_sites(model, sites)
     if given is None:
-        return collect(model, contrast, method.sites, pool=method.pool, batch_size=method.batch_size)
+        names = [site.name for site in sites]
+        return collect(model, contrast, names, pool=method.pool, batch_size=method.batch_size)
     return matching(given, model, contrast, sites, method.pool)
 
 

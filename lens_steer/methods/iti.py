@@ -22,7 +22,7 @@ from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units
 from lens_steer.methods.fitting import activations_for, method_provenance
-from lens_steer.ranking.experts import split_rows
+from lens_steer.ranking.halves import halves
 from lens_steer.texts.contrast import ContrastSet
 
 
@@ -122,11 +122,9 @@ class ITI:
                 f"{held_out[0]} and {held_out[1]}; it has to hold out two of each and keep two: give more texts, or "
                 "set holdout nearer to a half"
             )
-        kept, held = split_rows(label, self.holdout, self.seed)
-        if contrast.paired and sizes[0] == sizes[1]:
-            held = held[: sizes[0]].repeat(2)
-            kept = ~held
-        return kept, held
+        kept, held = halves(given, self.holdout, self.seed)
+        order = given.labels[:, 0].argsort(descending=True, stable=True)
+        return kept[order], held[order]
 
 
 @dataclass(frozen=True)

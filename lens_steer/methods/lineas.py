@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,19 +15,23 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import Pooled, pool_texts
-from lens_steer.errors import SettingError, SiteError
+from lens_steer.errors import LensSteerWarning, SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.host.tokens import Tokens, tokenize
+from lens_steer.host.tokens import TOKEN_BUDGET, Tokens, tokenize
 from lens_steer.host.trunk import frozen
 from lens_steer.host.units import UnitsLike
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interruption import keeps_on_interrupt, on_interrupt
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
-from lens_steer.methods.descent import Descent, Loss, Optimizer, Outcome, descend, draw_rows
+from lens_steer.methods.choices import require_choices
+from lens_steer.methods.descent import Descent, Loss, Optimizer, Outcome, descend, draw_rows, require_gradients
 from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
 from lens_steer.methods.fitting import matching, method_provenance
-from lens_steer.methods.lineas_path import LinEASPath, default_gammas
+from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_gammas
+from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
 from lens_steer.texts.contrast import ContrastSet, Row
@@ -51,6 +56,8 @@ class LinEAS:
     ----------
     sites, loss_sites:
         Where to edit, and where to compare (None: at the same sites).
+    layers:
+        Keep only these layers of `sites`; negative numbers count from the last. None keeps all.
     loss:
         "wasserstein", the paper's: a unit counts in its own scale, so the units of widest spread count most.
         "normalised", not the paper's: each unit's squared distance is divided by its variance over the texts of both
@@ -66,7 +73,8 @@ class LinEAS:
     batch_size:
         Texts a side per step, drawn without replacement; None takes all of them at every step.
     micro_batch:
-        Texts whose graphs are in memory at once; the gradient is that of the whole step. None: all of a step.
+        Texts whose graphs are in memory at once; the gradient is that of the whole step. None: as many as
+        have graphs of about 4 GiB together.
     holdout:
         A contrast on which to watch the loss: the map with the smallest held-out loss is returned, and the fit stops
         after `patience` evaluations, one every `evaluate_every` steps, without a smaller one.
@@ -76,6 +84,7 @@ class LinEAS:
     """
 
     sites: SitePattern = "hook_resid_post"
+    layers: tuple[int, ...] | None = None
     loss_sites: SitePattern | None = None
     loss: LossName = "wasserstein"
     pool: Pool = "mean"
@@ -100,28 +109,30 @@ class LinEAS:
         wrong += [name for name, size in sizes.items() if size is not None and size < 1]
         if wrong:
             raise SettingError(f"LinEAS: {wrong[0]}={getattr(self, wrong[0])} is out of range")
-        if self.optimizer not in ("sgd", "adam"):
-            raise SettingError(f"LinEAS: the optimizer is 'sgd' or 'adam', not {self.optimizer!r}")
-        if self.loss not in ("wasserstein", "normalised"):
-            raise SettingError(f"LinEAS: the loss is 'wasserstein' or 'normalised', not {self.loss!r}")
+        require_choices(self)
         if self.gamma > 0 and self.l1 == self.group == 0:
             raise SettingError("LinEAS: gamma > 0 penalises nothing while l1 and group are both 0")
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Learn the maps and return them as an intervention; its `.history` has loss, support and rate of every step.
 
-        `activations` may bring the target's pooled values at the loss sites.
+        `activations` may bring the target's pooled values at the loss sites. Ctrl-C does what `on_interrupt` says.
+        Warns (LensSteerWarning) where all steps will take long, and where nothing was moved in the end.
 
         Raises
         ------
         ContrastError
             Fewer than four texts on a side.
         SiteError, SettingError, ModelError
-            A site cannot be edited, or has no loss site at or after it; the model is in training mode.
+            A site cannot be edited, or has no loss site at or after it; the model is in training mode; gradients are
+            ruled out by `torch.inference_mode()`.
 
         """
+        require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
-            return problem.intervention(self._descend(problem, problem.identity))
+            outcome = self._descend(problem, problem.identity)
+            outcome.warn_if_nothing_moved("LinEAS", self._descent(problem))
+            return problem.intervention(outcome)
 
     def refit(
         self,
@@ -142,19 +153,27 @@ class LinEAS:
         ------
         UnitError
             There is no unit, or one lies at a site that `sites` does not hold.
+        SettingError
+            `chosen` is an intervention with edits of some tokens or rows only.
         ContrastError, SiteError, SettingError, ModelError
             As `fit`.
 
         """
+        require_gradients("LinEAS")
         dense = replace(self, gamma=0.0)
         with dense._problem(model, contrast, activations) as problem:
-            free = free_parameters(chosen, problem.edit_sites).to(problem.identity.device)
-            start = deviations(chosen, problem.edit_sites).to(free.device) * free
+            free = free_parameters(chosen, problem.layout).to(problem.identity.device)
+            start = deviations(chosen, problem.layout).to(free.device) * free
             outcome = dense._descend(problem, start, LossOnUnits(problem.loss, free))
+            outcome.warn_if_nothing_moved("LinEAS", dense._descent(problem))
             return problem.intervention(outcome, refitted=int(free.sum()) // 2)
 
     def gamma_max(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> float:
-        """Return the smallest gamma at which nothing is edited: at or above it the identity is a fixed point."""
+        """Return the smallest gamma at which nothing is edited: at or above it the identity is a fixed point.
+
+        SettingError where l1 and group are both 0: no gamma holds a unit then.
+        """
+        require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
             return problem.gamma_max()
 
@@ -165,6 +184,7 @@ class LinEAS:
 
         Columns: site, layer, unit, width, scale and shift (d loss / d scale, d loss / d shift), norm (of both).
         """
+        require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
             return problem.sensitivity()
 
@@ -184,23 +204,34 @@ class LinEAS:
     ) -> LinEASPath:
         """Fit one intervention per gamma, from the largest down, each started where the last one ended.
 
-        By default eight gammas, geometrically from `gamma_max` down to a hundredth of it.
+        By default eight gammas, geometrically from `gamma_max` down to a hundredth of it. Ctrl-C ends the whole path;
+        where `on_interrupt` keeps, what is done is returned, if any is, with a warning.
         """
+        require_gradients("LinEAS")
+        keeps = keeps_on_interrupt()
         with self._problem(model, contrast, activations) as problem:
             ceiling = problem.gamma_max()
-            wanted = sorted(default_gammas(ceiling) if gammas is None else gammas, reverse=True)
-            parameters = problem.identity
-            steps = []
-            for gamma in wanted:
-                outcome = replace(self, gamma=gamma)._descend(problem, parameters)
-                parameters = outcome.parameters
-                steps.append(
-                    (gamma, outcome.loss, problem.heldout_loss(parameters), problem.intervention(outcome, gamma))
-                )
-            return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=problem.loss(problem.identity))
+            wanted = sorted(set(default_gammas(ceiling) if gammas is None else gammas), reverse=True)
+            steps: list[PathStep] = []
+            parameters, interrupted = problem.identity, False
+            try:
+                with on_interrupt("raise"):
+                    for gamma in wanted:
+                        outcome = replace(self, gamma=gamma)._descend(problem, parameters, fits=len(wanted))
+                        parameters = outcome.parameters
+                        edit = problem.intervention(outcome, gamma)
+                        steps.append(PathStep(gamma, outcome.loss, problem.heldout_loss(parameters), edit))
+            except KeyboardInterrupt:
+                if not (keeps and steps):
+                    raise
+                interrupted = True
+                message = f"the path was interrupted after {len(steps)} of {len(wanted)} gammas: these are done"
+                warnings.warn(message, LensSteerWarning, 2)
+            identity_loss = problem.loss(problem.identity)
+        return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=identity_loss, interrupted=interrupted)
 
-    def _descend(self, problem: _Problem, start: Tensor, loss: Loss | None = None) -> Outcome:
-        settings = Descent(
+    def _descent(self, problem: _Problem, fits: int = 1) -> Descent:
+        return Descent(
             steps=self.steps,
             lr=self.lr,
             optimizer=self.optimizer,
@@ -208,15 +239,18 @@ class LinEAS:
             penalty=problem.penalty,
             evaluate_every=self.evaluate_every,
             patience=self.patience,
+            fits=fits,
         )
+
+    def _descend(self, problem: _Problem, start: Tensor, loss: Loss | None = None, *, fits: int = 1) -> Outcome:
         heldout = None if self.holdout is None else problem.heldout_loss
         return descend(
             loss or problem.loss,
-            settings,
+            self._descent(problem, fits),
             name="LinEAS",
             start=start,
             batches=draw_rows(problem.counts, self.batch_size, self.seed),
-            support=problem.loss.support,
+            support=problem.layout.support,
             heldout=heldout,
             progress=self.progress,
         )
@@ -225,7 +259,7 @@ class LinEAS:
     def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[_Problem]:
         contrast.require(_FEWEST_TEXTS, "LinEAS")
         require_eval(model)
-        edit_sites = find_sites(model, self.sites)
+        edit_sites = find_sites(model, self.sites, layers=self.layers)
         loss_sites = edit_sites if self.loss_sites is None else find_sites(model, self.loss_sites)
         check_edit_sites(model, edit_sites)
         _require_reach(model, edit_sites, loss_sites)
@@ -234,7 +268,7 @@ class LinEAS:
             if self.holdout is not None:
                 weights = losses[0].unit_weights  # so that both losses are on one scale
                 losses.append(self._loss(model, self.holdout, edit_sites, loss_sites, None, weights))
-            yield _Problem(self, model, contrast, edit_sites, losses)
+            yield _Problem(self, model, contrast, losses)
 
     def _loss(
         self,
@@ -246,7 +280,7 @@ class LinEAS:
         unit_weights: Mapping[Site, Tensor] | None = None,
     ) -> EndToEndLoss:
         source, target = (self._tokens(model, side, contrast) for side in (contrast.source, contrast.target))
-        size = self.micro_batch or self.batch_size or max(len(source), len(target))
+        size = max(1, TOKEN_BUDGET // max(*source.lengths, *target.lengths))  # of passes that keep no graph
         if activations is None:
             pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, size)
         else:
@@ -261,7 +295,7 @@ class LinEAS:
             edit_sites=edit_sites,
             loss_sites=loss_sites,
             pool=self.pool,
-            micro_batch=size,
+            micro_batch=self.micro_batch or texts_in_memory(model, source),
             unit_weights=unit_weights,
         )
 
@@ -278,14 +312,15 @@ class _Problem:
         method: LinEAS,
         model: nn.Module,
         contrast: ContrastSet,
-        edit_sites: tuple[Site, ...],
         losses: list[EndToEndLoss],
     ) -> None:
-        self._method, self._model, self._contrast, self.edit_sites = method, model, contrast, edit_sites
+        self._method, self._model, self._contrast = method, model, contrast
         self.loss, *self._heldout = losses
+        self.layout = self.loss.layout
         self.counts = (len(contrast.source), len(contrast.target))
-        self.penalty = SparseGroupLasso(self.loss.group, method.l1, method.group)
-        self.identity = torch.zeros(len(self.loss.group), device=self.loss.group.device)
+        device = host_of(model).device
+        self.penalty = SparseGroupLasso(self.layout.group.to(device), method.l1, method.group)
+        self.identity = torch.zeros(len(self.layout), device=device)
 
     def heldout_loss(self, parameters: Tensor) -> float:
         """Loss on the held-out contrast; nan where there is none."""
@@ -301,10 +336,8 @@ class _Problem:
         import pandas as pd
 
         _, gradient = self.loss.with_gradient(self.identity)
-        parts = torch.split(gradient.cpu(), [site.width for site in self.edit_sites for _ in range(2)])
         frames = []
-        for place, site in enumerate(self.edit_sites):
-            scale, shift = parts[2 * place : 2 * place + 2]
+        for site, (scale, shift) in self.layout.parts(gradient.cpu()).items():
             about = {"site": site.name, "layer": site.layer, "unit": range(site.width), "width": site.width}
             values = {"scale": scale, "shift": shift, "norm": torch.hypot(scale, shift)}
             frames.append(pd.DataFrame({**about, **{name: value.numpy() for name, value in values.items()}}))
@@ -312,18 +345,13 @@ class _Problem:
 
     def intervention(self, outcome: Outcome, gamma: float | None = None, **more: Any) -> Intervention:
         """Return the maps of an outcome with their provenance, to which `more` is added."""
-        parts = self.loss.split(outcome.parameters.cpu())
-        edits = [Edit(site, DiagonalAffine(*parts[site])) for site in self.edit_sites]
+        maps = self.layout.maps(outcome.parameters.cpu())
+        edits = [Edit(site, DiagonalAffine(*pair)) for site, pair in maps.items()]
         about: dict[str, Any] = method_provenance(self._method, self._contrast)
         if gamma is not None:
             about["settings"]["gamma"] = gamma
-        about["loss"] = {
-            "training": outcome.loss,
-            "identity": self.loss(self.identity),
-            "heldout": outcome.heldout_loss,
-        }
-        about["interrupted"] = outcome.interrupted
-        return Intervention.fitted(self._model, edits, history=outcome.history, **about, **more)
+        about["loss"] = {**outcome.losses, "identity": self.loss(self.identity)}
+        return Intervention.fitted(self._model, edits, **outcome.course, **about, **more)
 
 
 def _require_reach(model: nn.Module, edit_sites: Sequence[Site], loss_sites: Sequence[Site]) -> None:

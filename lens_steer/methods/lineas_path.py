@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lens_steer.interventions.intervention import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class PathStep(NamedTuple):
+    """The fit at one gamma: its loss, its held-out loss (nan without held-out texts), and its maps."""
+
+    gamma: float
+    loss: float
+    heldout_loss: float
+    intervention: Intervention
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,37 +30,41 @@ class LinEASPath:
     interventions:
         One per row of the frame.
     frame:
-        gamma, gamma_ratio (gamma / gamma_max), support (units moved), share (of all units of the edited sites),
-        sites_used, loss, identity_loss, heldout_loss (nan without held-out texts).
+        gamma, gamma_ratio (gamma / gamma_max; nan where gamma_max is 0, because source and target do not differ),
+        support (units moved), share (of all units of the edited sites), sites_used, loss, identity_loss, heldout_loss
+        (nan without held-out texts).
+    interrupted:
+        Whether Ctrl-C ended the path before its last gamma.
 
     """
 
     interventions: tuple[Intervention, ...]
     frame: pd.DataFrame
+    interrupted: bool = False
 
     @classmethod
     def of(
-        cls, steps: Sequence[tuple[float, float, float, Intervention]], *, gamma_max: float, identity_loss: float
+        cls, steps: Sequence[PathStep], *, gamma_max: float, identity_loss: float, interrupted: bool = False
     ) -> LinEASPath:
-        """Make the path of (gamma, loss, held-out loss, intervention) rows."""
+        """Make the path of the fits that were done."""
         import pandas as pd
 
         rows = []
-        for gamma, loss, heldout, intervention in steps:
-            support = intervention.support()
+        for step in steps:
+            support = step.intervention.support()
             rows.append(
                 {
-                    "gamma": gamma,
-                    "gamma_ratio": gamma / gamma_max,
+                    "gamma": step.gamma,
+                    "gamma_ratio": step.gamma / gamma_max if gamma_max > 0 else float("nan"),
                     "support": int(support["kept"].sum()),
                     "share": support["kept"].sum() / support["units"].sum(),
                     "sites_used": int((support["kept"] > 0).sum()),
-                    "loss": loss,
+                    "loss": step.loss,
                     "identity_loss": identity_loss,
-                    "heldout_loss": heldout,
+                    "heldout_loss": step.heldout_loss,
                 }
             )
-        return cls(tuple(intervention for *_, intervention in steps), pd.DataFrame(rows))
+        return cls(tuple(step.intervention for step in steps), pd.DataFrame(rows), interrupted)
 
     def plot(self) -> Any:
         """Return a figure of support and loss along gamma."""

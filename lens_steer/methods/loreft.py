@@ -17,11 +17,15 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
+from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.low_rank import LowRankAffine, move_along
-from lens_steer.methods.descent import Descent, Optimizer, descend, draw_rows
+from lens_steer.methods.choices import require_choices
+from lens_steer.methods.descent import Descent, Optimizer, descend, draw_rows, require_gradients
 from lens_steer.methods.fitting import method_provenance
+from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.text_loss import EditOf, TextLoss
 from lens_steer.texts.contrast import ContrastSet
 
@@ -45,13 +49,14 @@ class LoReFT:
         Keep only these layers of it; negative numbers count from the last. None keeps all.
     scope:
         Which tokens are edited, in training and in the intervention: a `Scope` or its name. The paper edits the first
-        and the last few tokens of a prompt; "prompt" and "generated" need pairs, because of a plain text all is prompt.
+        and the last few tokens of a prompt; "prompt" needs pairs, because a plain text has none (see `Scope`).
     steps, lr, optimizer:
         Adam with a rate that falls along a cosine. At the sites of large activations use a smaller one.
     batch_size:
         Target texts per step, drawn without replacement; None takes all of them at every step.
     micro_batch:
-        Texts whose graphs are in memory at once; the gradient is that of the whole step. None: all of a step.
+        Texts whose graphs are in memory at once; the gradient is that of the whole step. None: as many as
+        have graphs of about 4 GiB together.
     evaluate_every:
         With `batch_size`, steps between looks at the loss of all texts.
     seed:
@@ -80,8 +85,7 @@ class LoReFT:
         wrong += [] if 0 < self.lr < math.inf else ["lr"]
         if wrong:
             raise SettingError(f"LoReFT: {wrong[0]}={getattr(self, wrong[0])} is out of range")
-        if self.optimizer not in ("sgd", "adam"):
-            raise SettingError(f"LoReFT: the optimizer is 'sgd' or 'adam', not {self.optimizer!r}")
+        require_choices(self)
         as_scope(self.scope)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
@@ -96,9 +100,11 @@ class LoReFT:
             The rank is larger than a site is wide; or no token of the target texts is both in the scope and in front
             of one that the loss is of.
         SiteError, TokenError, ModelError
-            A site cannot be edited; a text is one token long; the model is in training mode.
+            A site cannot be edited; a text is one token long; the model is in training mode, or gradients are ruled out
+            by `torch.inference_mode()`.
 
         """
+        require_gradients("LoReFT")
         sites = find_sites(model, self.sites, layers=self.layers)
         narrow = [site for site in sites if site.width < self.rank]
         if narrow:
@@ -107,24 +113,22 @@ class LoReFT:
         count = len(contrast.target)
         scope = as_scope(self.scope)
         maps = _LowRankMaps(sites, self.rank, self.seed, host_of(model).device)
+        tokens = tokenize(model, contrast.target, chat=contrast.chat)
+        descent = Descent(
+            steps=self.steps, lr=self.lr, optimizer=self.optimizer, evaluate_every=self.evaluate_every, patience=1
+        )
         with frozen(model):
             loss = TextLoss(
                 model,
                 contrast.target,
                 maps.edits,
                 scope=scope,
-                micro_batch=self.micro_batch or self.batch_size or count,
+                micro_batch=self.micro_batch or texts_in_memory(model, tokens, logits=True),
                 chat=contrast.chat,
             )
             outcome = descend(
                 loss,
-                Descent(
-                    steps=self.steps,
-                    lr=self.lr,
-                    optimizer=self.optimizer,
-                    evaluate_every=self.evaluate_every,
-                    patience=1,
-                ),
+                descent,
                 name="LoReFT",
                 start=maps.identity,
                 batches=draw_rows((count, count), self.batch_size, self.seed),
@@ -133,9 +137,9 @@ class LoReFT:
             )
             about: dict[str, Any] = method_provenance(self, contrast)
             about["loss"] = {"training": outcome.loss, "identity": loss(maps.identity)}
-        about["interrupted"] = outcome.interrupted
+        outcome.warn_if_nothing_moved("LoReFT", descent)
         edits = [Edit(site, of_site, scope) for site, of_site in maps.at(outcome.parameters).items()]
-        return Intervention.fitted(model, edits, history=outcome.history, **about)
+        return Intervention.fitted(model, edits, **outcome.course, **about)
 
 
 class _LowRankMaps:

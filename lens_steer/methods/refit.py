@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_steer.errors import UnitError
-from lens_steer.host.sites import Site
+from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.units import UnitsLike, as_units
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.descent import Loss
+from lens_steer.methods.layout import Layout
 
 
 class LossOnUnits:
@@ -22,9 +19,9 @@ class LossOnUnits:
     def __init__(self, loss: Loss, free: Bool[Tensor, " parameter"]) -> None:
         self._loss, self._free = loss, free
 
-    def __call__(self, parameters: Tensor) -> float:
-        """Return the loss over all rows."""
-        return self._loss(parameters)
+    def __call__(self, parameters: Tensor, source: list[int] | None = None, target: list[int] | None = None) -> float:
+        """Return the loss over some rows or all."""
+        return self._loss(parameters, source, target)
 
     def with_gradient(
         self, parameters: Tensor, source: list[int] | None = None, target: list[int] | None = None
@@ -34,32 +31,41 @@ class LossOnUnits:
         return value, gradient * self._free
 
 
-def free_parameters(chosen: Intervention | UnitsLike, sites: Sequence[Site]) -> Bool[Tensor, " parameter"]:
-    """Return which parameters belong to the chosen units, in the order of `EndToEndLoss`: per site scales, then shifts.
+def free_parameters(chosen: Intervention | UnitsLike, layout: Layout) -> Bool[Tensor, " parameter"]:
+    """Return which parameters belong to the chosen units.
 
-    UnitError if there is no unit, or one lies at none of the sites.
+    UnitError if there is no unit, or one lies at none of the sites; SettingError for an intervention with edits of some
+    tokens or rows only, because maps are learned for every token of every row.
     """
-    units = chosen.units() if isinstance(chosen, Intervention) else as_units(chosen, sites=sites)
+    if isinstance(chosen, Intervention):
+        for edit in chosen.edits:
+            if edit.gate is not None or not edit.scope.is_all:
+                what = "rows" if edit.gate is not None else f"tokens ({edit.scope})"
+                raise SettingError(
+                    f"the edit at {edit.site.name} is for some {what} only, and refit learns maps for every token of "
+                    "every row: give its units, intervention.units(), or the intervention before scoped() and gated()"
+                )
+    units = chosen.units() if isinstance(chosen, Intervention) else as_units(chosen, sites=layout.sites)
     if not units:
         raise UnitError("there is no unit to refit: the intervention moves none")
-    masks = {site.name: torch.zeros(site.width, dtype=torch.bool) for site in sites}
+    names = {site.name for site in layout.sites}
     for unit in units:
-        if unit.site.name not in masks:
-            raise UnitError(f"{unit} lies at none of the edited sites ({', '.join(masks)}): set sites= to hold it")
-        masks[unit.site.name][unit.index] = True
-    return torch.cat([mask for mask in masks.values() for _ in range(2)])
+        if unit.site.name not in names:
+            listed = ", ".join(site.name for site in layout.sites)
+            raise UnitError(f"{unit} lies at none of the edited sites ({listed}): set sites= to hold it")
+    return layout.of_units(units)
 
 
-def deviations(chosen: Intervention | UnitsLike, sites: Sequence[Site]) -> Float[Tensor, " parameter"]:
-    """Return an intervention's scale - 1 and shift, in the same order; 0 where it has no single diagonal map.
+def deviations(chosen: Intervention | UnitsLike, layout: Layout) -> Float[Tensor, " parameter"]:
+    """Return an intervention's scale - 1 and shift; 0 where it has no single diagonal map.
 
     Units without maps of their own are at 0, the identity, altogether.
     """
     edits = chosen.edits if isinstance(chosen, Intervention) else ()
-    parts = []
-    for site in sites:
-        maps = [edit.map for edit in edits if edit.site.name == site.name]
-        one = maps[0] if len(maps) == 1 else None
-        diagonal = one if isinstance(one, DiagonalAffine) and not one.bounded else DiagonalAffine.identity(site.width)
-        parts += [diagonal.scale - 1, diagonal.shift]
-    return torch.cat(parts)
+    maps = {}
+    for site in layout.sites:
+        at_site = [edit.map for edit in edits if edit.site == site]
+        one = at_site[0] if len(at_site) == 1 else None
+        if isinstance(one, DiagonalAffine) and not one.bounded:
+            maps[site] = (one.scale, one.shift)
+    return layout.vector(maps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import ActivationError, ContrastError, SettingError
-from lens_steer.host.sites import SitePattern, find_sites
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.host.sites import SitePattern
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.texts.contrast import ContrastSet
 
@@ -61,11 +63,7 @@ class RepE:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ("add", "project_out") or self.pairing not in ("contrast", "random"):
-            raise SettingError(
-                f"RepE: mode is 'add' or 'project_out' and pairing 'contrast' or 'random', not {self.mode!r} and "
-                f"{self.pairing!r}"
-            )
+        require_choices(self)
         if not math.isfinite(self.multiplier):
             raise SettingError(f"RepE: the multiplier is a finite number, not {self.multiplier}")
 
@@ -87,9 +85,7 @@ class RepE:
             raise ContrastError(
                 f'RepE needs pairs, and {contrast!r} has none: make it with paired=True, or set pairing="random"'
             )
-        sites = find_sites(model, self.sites, layers=self.layers)
-        chosen = replace(self, sites=[site.name for site in sites], layers=None)
-        given = activations_for(model, contrast, chosen, activations)
+        given = activations_for(model, contrast, self, activations)
         edits, directions = [], []
         for site in given.sites:
             differences = self._differences(given.source[site].double(), given.target[site].double())

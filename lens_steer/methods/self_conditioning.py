@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import SettingError
-from lens_steer.host.batch_size import batch_size_for
 from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import TokenBatch, tokenize
 from lens_steer.host.trunk import Visit, run_texts
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.transport_maps import unit_quantiles
 from lens_steer.statistics.scores import average_precision
@@ -44,6 +45,8 @@ class SelfCond:
         at each token. A maximum is no typical value of a token, and holding ten units there can break a small model.
     sites:
         Pattern for `find_sites`; the paper's own are `paper:selfcond`.
+    layers:
+        Keep only these layers of it; negative numbers count from the last. None keeps all.
     pool:
         How a text's tokens become the value that units are ranked by; the paper takes the maximum, and so must
         `statistic="max"`.
@@ -56,17 +59,14 @@ class SelfCond:
     value: Literal["median", "mean", "p90", "zero"] = "median"
     statistic: Literal["max", "token"] = "max"
     sites: SitePattern = "mlp.hook_post"
+    layers: tuple[int, ...] | None = None
     pool: Pool = "max"
     seed: int = 0
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_count(self.k)
-        if self.value not in (*_QUANTILES, "mean", "zero") or self.statistic not in ("max", "token"):
-            raise SettingError(
-                f"SelfCond: value is 'median', 'mean', 'p90' or 'zero' and statistic 'max' or 'token', "
-                f"not {self.value!r} and {self.statistic!r}"
-            )
         if self.statistic == "max" and self.pool != "max" and self.value != "zero":
             raise SettingError(
                 f'SelfCond: statistic="max" needs the largest value of every text, not its {self.pool}: '
@@ -122,5 +122,5 @@ def _token_values(
         return read
 
     visits = {site: reader(site) for site in chosen}
-    run_texts(model, tokens, visits, batch_size_for(tokens, batch_size))
+    run_texts(model, tokens, visits, batch_size)
     return {site: torch.cat(of_site) for site, of_site in parts.items()}

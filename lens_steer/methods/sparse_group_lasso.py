@@ -7,10 +7,13 @@ penalty is gamma [ l1 |x|_1 + group_weight sum_g sqrt(d_g) |x_g|_2 ] (arXiv 2503
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from lens_steer.errors import SettingError
 
 _ROOT_STEPS = 60  # halvings of a bracket: to the last bit of a float64
 
@@ -29,16 +32,27 @@ class SparseGroupLasso:
     l1: float
     group_weight: float
 
-    @property
+    @cached_property
     def roots(self) -> Float[Tensor, " group"]:
         """Square root of each group's size."""
         return torch.bincount(self.group).float().sqrt()
+
+    @cached_property
+    def _members(self) -> Int[Tensor, "group member"]:
+        """Parameters of each group; small groups are filled up with a number past the last parameter."""
+        order = self.group.argsort(stable=True)
+        parts = torch.split(order, torch.bincount(self.group).tolist())
+        return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=len(self.group))
+
+    def _by_group(self, x: Float[Tensor, " parameter"]) -> Float[Tensor, "group member"]:
+        return torch.cat([x, x.new_zeros(1)])[self._members]
 
     def _norms(self, x: Float[Tensor, " parameter"]) -> Float[Tensor, " group"]:
         return self._sums(x.square()).sqrt()
 
     def _sums(self, x: Float[Tensor, " parameter"]) -> Float[Tensor, " group"]:
-        return torch.zeros(int(self.group.max()) + 1, dtype=x.dtype, device=x.device).index_add_(0, self.group, x)
+        # In one order, on every device: a sum at the threshold must not decide differently from call to call.
+        return self._by_group(x).sum(1)
 
     def value(self, x: Float[Tensor, " parameter"]) -> float:
         """Return the penalty at x, for gamma 1."""
@@ -82,16 +96,19 @@ class SparseGroupLasso:
         """Return the smallest gamma at which x = 0 is a fixed point, given the loss's gradient there.
 
         Per group it is the root of |soft(g, gamma l1)|_2 = gamma group_weight sqrt(d); the largest over groups counts.
+        SettingError where both weights are 0.
         """
+        if self.l1 == self.group_weight == 0:
+            raise SettingError("l1 and group are both 0: the penalty is 0 whatever gamma is, and no gamma holds a unit")
         g = gradient.abs().double()
-        low = torch.zeros(int(self.group.max()) + 1, dtype=torch.float64, device=g.device)
+        low = torch.zeros(len(self.roots), dtype=torch.float64, device=g.device)
         roots = self.roots.to(g)
         # At gamma = |g|_2 / (group_weight sqrt(d)) and at max|g| / l1 the left side is not above the right any more.
         bounds = []
         if self.group_weight > 0:
             bounds.append(self._norms(g) / (self.group_weight * roots))
         if self.l1 > 0:
-            bounds.append(torch.zeros_like(low).scatter_reduce_(0, self.group, g, "amax") / self.l1)
+            bounds.append(self._by_group(g).amax(1) / self.l1)
         high = torch.stack(bounds).amin(0)
         for _ in range(_ROOT_STEPS):
             middle = (low + high) / 2

@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.clock import TokenPositions, whole_texts
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, tokenize
-from lens_steer.host.trunk import as_hook
+from lens_steer.host.trunk import as_hook, text_logits
 from lens_steer.texts.contrast import ChatFormat, Row
 
 EditOf = Callable[[Float[Tensor, "text pos unit"]], Float[Tensor, "text pos unit"]]
@@ -26,8 +25,9 @@ class TextLoss:
     """Loss of a parameter vector: the mean next-token negative log-likelihood of texts, in nats, under its edits.
 
     Every token behind the first counts alike, of a (prompt, completion) pair those of the completion, as in
-    `perplexity`. `edits_of` turns parameters into one edit per site. `scope` says which tokens are edited: the prompt
-    is a pair's prompt, or a whole text. SettingError if that leaves no edited token in front of a counted one.
+    `perplexity`. `edits_of` turns parameters into one edit per site. `scope` says which tokens are edited; of a plain
+    text all behind BOS counts as generated (see `Scope`). SettingError if no edited token stands in front of a counted
+    one, and for the scope `prompt` on plain texts.
     """
 
     def __init__(
@@ -41,15 +41,14 @@ class TextLoss:
         chat: ChatFormat = None,
     ) -> None:
         self._model, self._edits_of, self._scope, self._micro_batch = model, edits_of, scope, micro_batch
-        self._tokens = tokenize(model, texts, chat=chat, special_in_pool=True)
-        self._pairs = not isinstance(texts[0], str)
+        self._tokens = tokenize(model, texts, chat=chat, special_in_pool=True, format_in_pool=True)
         short = [row for row, pooled in enumerate(self._tokens.pooled) if not any(pooled[1:])]
         if short:
             raise TokenError(f"text {short[0]} has no token to predict: it is one token long")
         if not any(self._reached(batch) for _, batch in self._chunks(None)):
             raise SettingError(
-                f"no token in the scope {scope.name!r} stands in front of one that the loss is of; of a plain text all "
-                'is prompt: give (prompt, completion) pairs, or set scope="all"'
+                f"no token in the scope '{scope}' stands in front of one that the loss is of: give longer texts, or "
+                'set scope="all"'
             )
 
     def __call__(self, parameters: Tensor, source: list[int] | None = None, target: list[int] | None = None) -> float:
@@ -86,10 +85,7 @@ class TextLoss:
 
     def _inside(self, batch: TokenBatch) -> Bool[Tensor, "text pos"]:
         """Which tokens are edited."""
-        position = (batch.mask.long().cumsum(1) - 1).clamp_min(0)
-        lengths = batch.mask.sum(1)
-        prompts = batch.pooled.long().argmax(1) if self._pairs else lengths
-        return self._scope.mask(TokenPositions(position, prompts, batch.mask, batch.ids))
+        return self._scope.mask(batch.positions)
 
     def _reached(self, batch: TokenBatch) -> bool:
         """Whether an edited token stands in front of a counted one, which alone it can change."""
@@ -97,14 +93,13 @@ class TextLoss:
         return bool((self._inside(batch)[:, :-1] & counted_later).any())
 
     def _summed(self, parameters: Tensor, batch: TokenBatch) -> Float[Tensor, ""]:
-        host = host_of(self._model)
         inside = self._inside(batch)[..., None]
 
         def hook_of(edit: EditOf) -> Callable[..., Tensor | None]:
             return as_hook(lambda flat: torch.where(inside, edit(flat), flat))
 
         hooks = [(site.name, hook_of(edit)) for site, edit in self._edits_of(parameters).items()]
-        with host.hooks(hooks), whole_texts(self._model):
-            logits = host.logits(batch.ids, batch.mask)
+        with host_of(self._model).hooks(hooks):
+            logits = text_logits(self._model, batch)
         counted = self._counted(batch)
         return F.cross_entropy(logits[:, :-1][counted].float(), batch.ids[:, 1:][counted], reduction="sum")

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from lens_steer.activations.activations import Activations
 from lens_steer.errors import ActivationError
+from lens_steer.host.units import Unit
 from lens_steer.statistics.scores import auroc
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-    from lens_steer.ranking.experts import ExpertRanking
+def confounds(activations: Activations, units: Sequence[Unit]) -> pd.DataFrame:
+    """Return, for units of one concept, their AUROC inside every subgroup and for length.
 
-
-def confounds(ranking: ExpertRanking, k: int = 20) -> pd.DataFrame:
-    """Return, for the k best units of one concept, their AUROC inside every subgroup and for length.
-
-    Columns: site, unit, auroc; `auroc in GROUP`: source against target among the texts of that subgroup (nan where one
-    side is missing); `auroc for length`: texts longer than the median against the others, among target texts alone, so
-    that the concept itself plays no part.
+    Columns: site, unit, auroc (all texts); `auroc in GROUP`: source against target among the texts of that subgroup
+    (nan where one side is missing); `auroc for length`: texts longer than the median against the others, among target
+    texts alone, so that the concept itself plays no part. ActivationError where lengths are not known.
     """
-    activations = ranking.activations
     if activations.lengths is None:
         raise ActivationError("these activations do not know the texts' lengths: use lens_steer.collect")
     label, length = activations.labels[:, 0], torch.tensor(activations.lengths)
-    units = ranking.units(k)
     values = torch.stack([activations.values[unit.site][:, unit.index] for unit in units], dim=1)
-    frame = ranking.frame.head(len(units))[["site", "unit", "auroc"]].reset_index(drop=True)
-    for group in sorted(set(activations.groups or ())):
+    frame = pd.DataFrame({"site": [unit.site.name for unit in units], "unit": [unit.index for unit in units]})
+    frame["auroc"] = _area(values, label == 1, label == 0)
+    for group in sorted({name for name in activations.groups or () if name is not None}):
         inside = torch.tensor([member == group for member in activations.groups or ()])
         frame[f"auroc in {group}"] = _area(values, inside & (label == 1), inside & (label == 0))
     target = label == 0

@@ -5,28 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
+from lens_steer.ranking.confounds import confounds
+from lens_steer.ranking.halves import halves
+from lens_steer.ranking.measured import matching_holdout, require_finite
+from lens_steer.ranking.probe import probe_sites
+from lens_steer.statistics.design import Design
 from lens_steer.statistics.scores import auroc, auroc_and_average_precision
 from lens_steer.statistics.significance import (
+    Clusters,
     auroc_interval,
     benjamini_hochberg,
+    design_p,
     family_wise_p,
-    mann_whitney_p,
     permutation_null,
+    signed_rank_p,
 )
 from lens_steer.statistics.wasserstein import wasserstein
+from lens_steer.texts.seen import seen_forms
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_FEWEST_TEXTS = 2  # per side and half: below, an AUROC says nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,31 +44,56 @@ class ExpertRanking:
     ----------
     frame:
         One row per concept and unit: concept, site, layer, kind, unit, width; auroc (all rows) with auroc_low,
-        auroc_high (DeLong on the logit scale; hanley_mcneil marks where its variance is zero); selection_auroc and
-        heldout_auroc with heldout_low, heldout_high (chosen on one half, measured on the other); average_precision of
-        the source; p_value (Mann-Whitney, two-sided), q_value (Benjamini-Hochberg within the concept), family_wise_p
-        (only with permutations); wasserstein (order 1); source_mean, target_mean (of the pooled values).
+        auroc_high (DeLong on the logit scale, between blocks where texts come in blocks; hanley_mcneil marks where that
+        variance is zero); selection_auroc and heldout_auroc with heldout_low, heldout_high (chosen on one half,
+        measured on the other); average_precision of the source; p_value (two-sided, of `test`), q_value
+        (Benjamini-Hochberg within the concept), family_wise_p (only with permutations); wasserstein (order 1);
+        source_mean, target_mean (of the pooled values); test: what p_value is (see `rank_experts`); tied: how many
+        units share the AUROC that orders them, this one among them.
         AUROC above 1/2: the unit is larger for the source; below: for the target.
     activations:
         What was ranked.
     settings:
         holdout, confidence, permutations, seed.
+    heldout:
+        The other activations that the units were measured on, where such were given.
 
     """
 
     frame: pd.DataFrame
     activations: Activations
     settings: dict[str, Any] = field(default_factory=dict)
+    heldout: Activations | None = None
 
     def __repr__(self) -> str:
         best = self.frame.iloc[0]
         score = f"{self._score} {best[self._score]:.3f}"
-        return f"ExpertRanking({len(self.frame)} rows; best {best.site}[{best.unit}]: {score})"
+        tied = f", one of {best['tied']} units that tie" if best.get("tied", 1) > 1 else ""
+        return f"ExpertRanking({len(self.frame)} rows; best {best.site}[{best.unit}]: {score}{tied})"
 
     @property
     def _score(self) -> str:
-        """The unbiased column: held out where there is one."""
+        """The column of texts that did not choose the order, where some were held out; else that of all texts."""
         return "heldout_auroc" if self.frame["heldout_auroc"].notna().any() else "auroc"
+
+    @property
+    def seen(self) -> Int[np.ndarray, " hash"]:
+        """The hashes of the texts that chose the order: the selection halves (see `texts.seen`).
+
+        Choosing by thresholds on held-out values (`units(min_auroc=...)`) makes the held-out texts choose too; they are
+        not in here. Empty for activations without texts.
+        """
+        hashes = self.activations.hashes
+        if hashes is None:
+            return np.empty(0, dtype=np.int64)
+        share = self.settings.get("holdout")
+        forms = []
+        for concept in self.activations.concepts:
+            one = self.activations.concept(concept)
+            chose = halves(one, share, self.settings["seed"])[0] if isinstance(share, float) else one.labels[:, 0] >= 0
+            if one.hashes is not None:
+                forms.append(one.hashes[chose].numpy())
+        return seen_forms(np.concatenate(forms))
 
     def concept(self, name: str) -> ExpertRanking:
         """Return the ranking of one concept."""
@@ -69,20 +101,26 @@ class ExpertRanking:
         return replace(self, frame=self.frame[self.frame["concept"] == name], activations=activations)
 
     def top(self, k: int = 20) -> pd.DataFrame:
-        """Return the rows of the k best units of each concept."""
+        """Return the rows of the k best units of each concept; all of a concept that has fewer."""
+        if k < 1:
+            raise SettingError(f"k is a number of units, 1 or more, not {k}")
         return self.frame.groupby("concept", sort=False).head(k).reset_index(drop=True)
 
     def units(
         self, k: int | None = None, *, min_auroc: float | None = None, max_q: float | None = None
     ) -> tuple[Unit, ...]:
-        """Return units, best first: the k best, or all, of those that reach the thresholds.
+        """Return units, best first: the k best, or all, of those that reach the thresholds (k or fewer).
 
-        `min_auroc` is asked of the held-out value where there is one. UnitError if no unit is left, or if the ranking
-        holds several concepts.
+        `min_auroc` is asked of the held-out value where there is one, `max_q` of a p-value on all texts. Both so look
+        at the held-out texts: the held-out values of the units that are left flatter them, and other texts have to
+        measure what they do. UnitError if no unit is left, or if the ranking holds several concepts; SettingError for a
+        k below 1 or above the number of units.
         """
         if self.frame["concept"].nunique() > 1:
             raise UnitError(f"choose a concept first: ranking.concept(name), of {', '.join(self.activations.concepts)}")
         frame = self.frame
+        if k is not None and not 1 <= k <= len(frame):
+            raise SettingError(f"k is a number of units, 1 to the {len(frame)} that are ranked, not {k}")
         if min_auroc is not None:
             frame = frame[frame[self._score] >= min_auroc]
         if max_q is not None:
@@ -95,16 +133,17 @@ class ExpertRanking:
         return tuple(Unit(sites[site], int(unit)) for site, unit in zip(rows["site"], rows["unit"], strict=True))
 
     def probes(self) -> pd.DataFrame:
-        """Compare, per site, a linear probe on all units with the best single unit; see `probe_sites`."""
-        from lens_steer.ranking.probe import probe_sites
+        """Compare, per site, a linear probe on all units with the best single unit; see `probe_sites`.
 
-        return probe_sites(self.activations, seed=self.settings.get("seed", 0))
+        On the texts that the ranking held out, by the same halves; where it held out none, on a half of them.
+        """
+        share = self.settings.get("holdout")
+        holdout = self.heldout if self.heldout is not None else share if isinstance(share, float) else 0.5
+        return probe_sites(self.activations, holdout=holdout, seed=self.settings.get("seed", 0))
 
     def confounds(self, k: int = 20) -> pd.DataFrame:
-        """Ask of the k best units what else they tell: see `confounds`."""
-        from lens_steer.ranking.confounds import confounds
-
-        return confounds(self, k)
+        """Ask of the k best units of one concept what else they tell: see `confounds`."""
+        return confounds(self.activations, self.units(min(k, len(self.frame))))
 
     def plot(self) -> Any:
         """Return a figure of the units' AUROC by layer."""
@@ -123,13 +162,23 @@ def rank_experts(
 ) -> ExpertRanking:
     """Rank the units of `activations` by how well each tells source texts from target texts.
 
+    Of units with one AUROC those come first whose sides differ more on the selecting texts, in standard deviations.
+
+    Texts of one block (copies, one prompt, one group, a pair) are never parted, and never count as independent. In
+    p_value a block of one side is one observation, the mean of its texts. The column `test` says which test it is:
+    "mann_whitney" compares the sides' observations (exact for fewer than 20 a side); "van_elteren" compares them inside
+    blocks that hold both sides, and weighs these together; "signed_rank" is Wilcoxon's test on the differences within
+    pairs, of a paired contrast (pairs of one block are averaged). Permutations exchange the same observations.
+
     Parameters
     ----------
     activations:
         From `collect`; of one concept or of many.
     holdout:
-        The share of each side's texts that is held out: units are ordered by the rest, and `heldout_auroc` is measured
-        on them. Or other activations of the same sites to measure on; or None to hold nothing out.
+        The share of each side's texts that is held out, in whole blocks: units are ordered by the rest, and
+        `heldout_auroc` is measured on them. They are the texts of the second part of `contrast.split(holdout, seed)`,
+        whatever other concepts there are. Or other activations of the same sites to measure on; or None to hold nothing
+        out.
     confidence:
         Of the intervals of `auroc` and `heldout_auroc`.
     permutations:
@@ -140,9 +189,12 @@ def rank_experts(
     Raises
     ------
     SettingError
-        A share outside 0..1, or too few texts on a side to hold some out.
+        A share outside 0..1.
+    ContrastError
+        Too few texts or blocks on a side to hold some out.
     ActivationError
-        The held-out activations have other sites or concepts.
+        A value is not a finite number; the held-out activations lack a site or concept, are of another width or pool,
+        or hold texts that are ranked.
 
     References
     ----------
@@ -151,86 +203,104 @@ def rank_experts(
     """
     import pandas as pd
 
+    require_finite(activations)
+    other = matching_holdout(activations, holdout) if isinstance(holdout, Activations) else None
     frames = []
-    for place, concept in enumerate(activations.concepts):
-        one = activations if len(activations.concepts) == 1 else activations.concept(concept)
-        selection, heldout = _split(one, holdout, seed + place)
-        rows = [_rank_site(site, one, selection, heldout, confidence) for site in one.sites]
+    for concept in activations.concepts:
+        one = activations.concept(concept)
+        selection, heldout = one, None if other is None else other.concept(concept)
+        if isinstance(holdout, int | float):
+            kept, held = halves(one, holdout, seed, remedy="give more texts or groups, or set holdout=None")
+            selection, heldout = one.rows(kept), one.rows(held)
+        label = one.labels[:, 0].numpy()
+        copies = None if one.hashes is None else one.hashes[:, 0].numpy()
+        design = Design.of(label == 1, one.blocks.numpy(), copies)
+        rows = [_rank_site(site, one, selection, heldout, confidence, design) for site in one.sites]
         frame = pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
         frame.insert(0, "concept", concept)
         frame["q_value"] = benjamini_hochberg(torch.tensor(frame["p_value"].to_numpy())).numpy()
         if permutations:
-            frame["family_wise_p"] = _family_wise(one, frame, permutations, seed + place)
+            frame["family_wise_p"] = _family_wise(one, frame, permutations, seed, design)
         order = "selection_auroc" if heldout is not None else "auroc"
-        frames.append(frame.sort_values(order, ascending=False, kind="stable"))
-    share = holdout if isinstance(holdout, float) else "none" if holdout is None else "other activations"
+        frame["tied"] = frame.groupby(order)[order].transform("size")
+        frame = frame.sort_values([order, "distance"], ascending=False, kind="stable")
+        frames.append(frame.drop(columns="distance"))
+    share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
     settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
-    return ExpertRanking(pd.concat(frames, ignore_index=True), activations, settings)
-
-
-def _split(
-    activations: Activations, holdout: float | Activations | None, seed: int
-) -> tuple[Activations, Activations | None]:
-    if holdout is None:
-        return activations, None
-    if isinstance(holdout, Activations):
-        other = holdout if len(holdout.concepts) == 1 else holdout.concept(activations.concepts[0])
-        return activations, other
-    kept, held = split_rows(activations.labels[:, 0], holdout, seed)
-    return activations.rows(kept), activations.rows(held)
-
-
-def split_rows(label: Tensor, share: float, seed: int) -> tuple[Bool[Tensor, " text"], Bool[Tensor, " text"]]:
-    """Return the masks of the rows that are kept and held out, the same share on each side; SettingError if too few."""
-    if not 0 < share < 1:
-        raise SettingError(f"holdout is a share between 0 and 1, or None; got {share}")
-    generator = torch.Generator().manual_seed(seed)
-    held = torch.zeros(len(label), dtype=torch.bool)
-    for side in (1, 0):
-        rows = (label == side).nonzero()[:, 0]
-        count = round(len(rows) * share)
-        if min(count, len(rows) - count) < _FEWEST_TEXTS:
-            raise SettingError(
-                f"{len(rows)} {'source' if side else 'target'} texts are too few to hold out {share:.0%} of them: "
-                "give more texts, or hold out none (rank_experts: holdout=None)"
-            )
-        held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
-    return ~held & (label >= 0), held
+    return ExpertRanking(pd.concat(frames, ignore_index=True), activations, settings, other)
 
 
 def _rank_site(
-    site: Site, whole: Activations, selection: Activations, heldout: Activations | None, confidence: float
+    site: Site,
+    whole: Activations,
+    selection: Activations,
+    heldout: Activations | None,
+    confidence: float,
+    design: Design,
 ) -> dict[str, Any]:
     source, target = whole.source[site], whole.target[site]
     area, precision = auroc_and_average_precision(source, target)
-    interval = auroc_interval(source, target, area, confidence=confidence)
+    interval = auroc_interval(source, target, area, confidence=confidence, clusters=_clusters(whole))
     nothing = torch.full((site.width,), torch.nan, dtype=torch.float64)
     held = held_low = held_high = nothing
     if heldout is not None:
         sides = heldout.source[site], heldout.target[site]
         held = auroc(*sides)
-        bounds = auroc_interval(*sides, held, confidence=confidence)
+        bounds = auroc_interval(*sides, held, confidence=confidence, clusters=_clusters(heldout))
         held_low, held_high = bounds.low, bounds.high
+    chosen = selection.source[site], selection.target[site]
+    test, p_value = _test(whole, site, design)
     columns = {
         "auroc": area,
         "auroc_low": interval.low,
         "auroc_high": interval.high,
         "hanley_mcneil": interval.degenerate,
-        "selection_auroc": nothing if heldout is None else auroc(selection.source[site], selection.target[site]),
+        "selection_auroc": nothing if heldout is None else auroc(*chosen),
         "heldout_auroc": held,
         "heldout_low": held_low,
         "heldout_high": held_high,
         "average_precision": precision,
-        "p_value": mann_whitney_p(source, target),
+        "p_value": p_value,
         "wasserstein": wasserstein(source, target),
         "source_mean": source.mean(0),
         "target_mean": target.mean(0),
+        "distance": _distance(*chosen),
     }
     about = {"site": site.name, "layer": site.layer, "kind": site.kind, "unit": range(site.width), "width": site.width}
-    return {**about, **{name: value.numpy() for name, value in columns.items()}}
+    return {**about, **{name: value.numpy() for name, value in columns.items()}, "test": test}
 
 
-def _family_wise(activations: Activations, frame: pd.DataFrame, permutations: int, seed: int) -> Any:
+def _clusters(activations: Activations) -> Clusters | None:
+    """Return the blocks of the source and of the target texts; None where every text is its own."""
+    blocks, label = activations.blocks.numpy(), activations.labels[:, 0].numpy()
+    part = blocks[label >= 0]
+    return None if len(np.unique(part)) == len(part) else (blocks[label == 1], blocks[label == 0])
+
+
+def _test(whole: Activations, site: Site, design: Design) -> tuple[str, Tensor]:
+    """Return the name of the test that the design asks for, and its p-values."""
+    pairs = None if whole.pairs is None else whole.pairs[:, 0]
+    if pairs is None or bool((pairs < 0).any()):
+        name = "mann_whitney" if design.simple or len(design.strata) == 1 else "van_elteren"
+        return name, design_p(whole.values[site], design)
+    label = whole.labels[:, 0]
+    source, target = ((label == side).nonzero()[:, 0] for side in (1, 0))
+    source, target = source[pairs[source].argsort()], target[pairs[target].argsort()]
+    values = whole.values[site].double()
+    _, block = torch.unique(whole.blocks[source], return_inverse=True)
+    moved = torch.zeros(int(block.max()) + 1, site.width, dtype=torch.float64)
+    moved.index_add_(0, block, values[source] - values[target])
+    return "signed_rank", signed_rank_p(moved / torch.bincount(block)[:, None])
+
+
+def _distance(source: Tensor, target: Tensor) -> Tensor:
+    """Source mean minus target mean, in standard deviations within the sides; 0 where nothing varies."""
+    spread = ((source.double().var(0, correction=0) + target.double().var(0, correction=0)) / 2).sqrt()
+    return torch.nan_to_num((source.double().mean(0) - target.double().mean(0)) / spread, nan=0.0)
+
+
+def _family_wise(activations: Activations, frame: pd.DataFrame, permutations: int, seed: int, design: Design) -> Any:
     values = torch.cat([activations.values[site] for site in activations.sites], dim=1)
-    null = permutation_null(values, activations.labels[:, 0] == 1, permutations=permutations, seed=seed)
+    is_source = activations.labels[:, 0] == 1
+    null = permutation_null(values, is_source, permutations=permutations, seed=seed, design=design)
     return family_wise_p(torch.tensor(frame["auroc"].to_numpy()), null).numpy()

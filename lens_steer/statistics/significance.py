@@ -4,14 +4,19 @@ Tensors only; NaN activations are the caller's to find; results are float64 on t
 sides with different units (`ActivationError`).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import elementwise
+from scipy.stats import false_discovery_control, wilcoxon
 from torch import Tensor
 
 from lens_steer.errors import ActivationError, SettingError
+from lens_steer.statistics.clusters import clustered_delong_variance
+from lens_steer.statistics.design import Design
 from lens_steer.statistics.scores import (
     TieGroups,
     check_sides,
@@ -19,12 +24,17 @@ from lens_steer.statistics.scores import (
     doubled_midranks,
     group_auroc,
     map_units,
+    midranks,
     sorted_doubled_midranks,
     tie_groups,
 )
 
 # With fewer texts than this on both sides the exact law of the rank sum is cheap, and the normal one is rough.
 _EXACT_BELOW = 20
+# With this many differences or fewer, none of them zero or tied, the law of the signed ranks is exact (as in scipy).
+_EXACT_DIFFERENCES = 50
+
+Clusters = tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,12 @@ class AurocInterval:
 
 
 def auroc_interval(
-    source: Float[Tensor, "n unit"], target: Float[Tensor, "m unit"], auroc: Float[Tensor, "unit"], *, confidence: float
+    source: Float[Tensor, "n unit"],
+    target: Float[Tensor, "m unit"],
+    auroc: Float[Tensor, "unit"],
+    *,
+    confidence: float,
+    clusters: Clusters | None = None,
 ) -> AurocInterval:
     """Return a two-sided interval around each unit's `auroc`, which must be that of the same texts.
 
@@ -49,7 +64,9 @@ def auroc_interval(
     to say; there the interval holds every AUROC that Hanley and McNeil's variance (Radiology 1982), evaluated at *that*
     AUROC, cannot tell from the observed one, with the mean of both counts so that source and target are treated alike
     (Newcombe, Stat Med 2006, method 5). A perfect unit so gets the high end 1 and a low end that falls short of it by
-    about z^2 (n + m) / (4 n m). Refuses a confidence outside (0, 1).
+    about z^2 (n + m) / (4 n m). `clusters` number what is not independent on the source and the target side: the
+    variance is then that between clusters (`clustered_delong_variance`), and n and m count clusters. Refuses a
+    confidence outside (0, 1).
     """
     if not 0 < confidence < 1:
         raise SettingError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual.")
@@ -61,10 +78,17 @@ def auroc_interval(
     n, m = source.shape[0], target.shape[0]
     z = float(torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64)))
     area = auroc.detach().to("cpu", torch.float64)
-    variance = torch.from_numpy(map_units(lambda s, t: _delong_variance(tie_groups(s, t)), source, target))
+    if clusters is None:
+        variance = torch.from_numpy(map_units(lambda s, t: _delong_variance(tie_groups(s, t)), source, target))
+    else:
+        of = clusters
+        variance = torch.from_numpy(map_units(lambda s, t: clustered_delong_variance(s, t, *of), source, target))
     # A variance that is not zero is at least 1 / (8 n^2 m^2): two placements half a text apart. Rounding is far
     # smaller.
-    degenerate = (variance < 1 / (16.0 * n * n * m * m)) | (min(n, m) == 1)
+    degenerate = variance < 1 / (16.0 * n * n * m * m)
+    if clusters is not None:
+        n, m = (len(np.unique(of_side)) for of_side in clusters)
+    degenerate |= min(n, m) == 1
     half_width = z * variance.sqrt() / (area * (1 - area))
     low, high = torch.sigmoid(torch.logit(area) - half_width), torch.sigmoid(torch.logit(area) + half_width)
     low[degenerate], high[degenerate] = _hanley_mcneil_ends(area[degenerate], z, n, m)
@@ -85,20 +109,25 @@ def _delong_variance(groups: TieGroups) -> Float[np.ndarray, "unit"]:
 def _hanley_mcneil_ends(
     area: Float[Tensor, "unit"], z: float, n: int, m: int
 ) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
-    def outside(candidate: Float[Tensor, "unit"]) -> Bool[Tensor, "unit"]:
-        others = (n + m) / 2 - 1
+    observed = area.numpy()
+    others = (n + m) / 2 - 1
+
+    def outside(candidate: Float[np.ndarray, "unit"], of: Float[np.ndarray, "unit"]) -> Float[np.ndarray, "unit"]:
+        """Above 0 where the candidate's variance tells it from the observed area."""
         excess = 1 + others * ((1 - candidate) / (2 - candidate) + candidate / (1 + candidate))
         variance = candidate * (1 - candidate) * excess / (n * m)
-        return (area - candidate) ** 2 > z * z * variance
+        return np.asarray((of - candidate) ** 2 - z * z * variance)
 
     ends = []
-    for limit in (torch.zeros_like(area), torch.ones_like(area)):
-        far, near = limit, area.clone()
-        for _ in range(60):
-            middle = (far + near) / 2
-            far, near = torch.where(outside(middle), middle, far), torch.where(outside(middle), near, middle)
-        # An area of exactly 0 or 1 is its own limit, and no step moves it.
-        ends.append(torch.where(area == limit, limit, near))
+    for limit in (0.0, 1.0):
+        # An area of exactly 0 or 1 is its own limit.
+        inner = observed != limit
+        end = np.full_like(observed, limit)
+        bracket = (np.full(int(inner.sum()), limit), observed[inner])
+        # At the other limit the variance is zero as well: the root lies between the two, so it is sought from inside.
+        bracket = (bracket[0], np.clip(bracket[1], 1e-12, 1 - 1e-12))
+        end[inner] = elementwise.find_root(outside, bracket, args=(observed[inner],)).x
+        ends.append(torch.from_numpy(end))
     return ends[0], ends[1]
 
 
@@ -157,6 +186,61 @@ def _rank_sum_counts(ranks: Int[np.ndarray, "text"], chosen: int) -> Float[np.nd
     return np.asarray(ways[chosen])
 
 
+def design_p(values: Float[Tensor, "text unit"], design: Design) -> Float[Tensor, "unit"]:
+    """Return each unit's two-sided p-value for "labels mean nothing", by what the design may exchange.
+
+    Observations (`Design`) are compared inside their strata. One stratum is Mann and Whitney's test; several are van
+    Elteren's (1960): rank sums less their mean, weighted by 1 / (texts of the stratum + 1), normal with tie and
+    continuity correction. 1 where no stratum holds both sides.
+    """
+    means = values if design.simple else _means(values, design)
+    is_source = torch.from_numpy(design.is_source)
+    if design.simple:
+        is_source = is_source[torch.from_numpy(design.observation)]
+    strata = [torch.from_numpy(rows) for rows in ([np.arange(len(means))] if design.simple else design.strata)]
+    if len(strata) == 1:
+        part, side = means[strata[0]], is_source[strata[0]]
+        return mann_whitney_p(part[side], part[~side])
+    away = torch.zeros(values.shape[1], dtype=torch.float64)
+    variance, step = torch.zeros_like(away), 0.0
+    for rows in strata:
+        ranks, side, size = midranks(means[rows]), is_source[rows], len(rows)
+        n, weight = int(side.sum()), 1 / (size + 1)
+        away += weight * (ranks[side].sum(0) - n * (size + 1) / 2)
+        spread = ((ranks - (size + 1) / 2) ** 2).sum(0)
+        variance += weight**2 * n * (size - n) / (size * (size - 1)) * spread
+        step = max(step, weight / 2)
+    z = torch.where(variance > 0, (away.abs() - step) / variance.sqrt().clamp(min=1e-300), -torch.inf)
+    both_tails: Tensor = torch.special.erfc(z / 2**0.5)
+    return both_tails.clamp(max=1)
+
+
+def _means(values: Float[Tensor, "text unit"], design: Design) -> Float[Tensor, "observation unit"]:
+    """Average the texts of every observation; float32, so that the mean of equal values is that value."""
+    index = torch.from_numpy(design.observation)
+    sums = torch.zeros(len(design.stratum), values.shape[1], dtype=torch.float64)
+    sums.index_add_(0, index, values.detach().to("cpu", torch.float64))
+    return (sums / torch.bincount(index, minlength=len(sums))[:, None]).float()
+
+
+def signed_rank_p(differences: Float[Tensor, "pair unit"]) -> Float[Tensor, "unit"]:
+    """Return each unit's two-sided p-value for "within pairs, source and target are alike" (Wilcoxon 1945).
+
+    `scipy.stats.wilcoxon`: pairs without a difference are left out; exact for 50 pairs or fewer where none is left out
+    or tied, else normal with tie and continuity correction. 1 where no pair differs.
+    """
+    moved = differences.detach().to("cpu", torch.float64).numpy()
+    sizes = np.sort(np.abs(moved), axis=0)
+    plain = (sizes[:1] > 0).all(0) & (np.diff(sizes, axis=0) > 0).all(0) & (len(moved) <= _EXACT_DIFFERENCES)
+    p = np.ones(moved.shape[1])
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore")  # units without a difference are nan here, and 1 below
+        for units, method in ((plain, "exact"), (~plain, "asymptotic")):
+            if units.any():
+                p[units] = wilcoxon(moved[:, units], axis=0, method=method, correction=True).pvalue
+    return torch.from_numpy(np.nan_to_num(p, nan=1.0).clip(max=1.0))
+
+
 def benjamini_hochberg(p: Float[Tensor, "unit"]) -> Float[Tensor, "unit"]:
     """Return q-values: the smallest false discovery rate at which each unit is found (Benjamini and Hochberg 1995).
 
@@ -165,21 +249,23 @@ def benjamini_hochberg(p: Float[Tensor, "unit"]) -> Float[Tensor, "unit"]:
     values = p.detach().to("cpu", torch.float64)
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise SettingError("p-values must lie between 0 and 1; drop the units that have none.")
-    ascending, order = values.sort()
-    scaled = ascending * len(ascending) / torch.arange(1, len(ascending) + 1)
-    smallest_so_far = scaled.flip(0).cummin(0).values.flip(0) if len(scaled) else scaled
-    return torch.empty_like(values).scatter_(0, order, smallest_so_far.clamp(max=1))
+    return torch.from_numpy(np.asarray(false_discovery_control(values.numpy())))
 
 
 def permutation_null(
-    values: Float[Tensor, "text unit"], is_source: Bool[Tensor, "text"], *, permutations: int, seed: int
+    values: Float[Tensor, "text unit"],
+    is_source: Bool[Tensor, "text"],
+    *,
+    permutations: int,
+    seed: int,
+    design: Design | None = None,
 ) -> Float[Tensor, "permutation"]:
     """Return, for each random relabelling of the texts, the largest max(AUROC, 1 - AUROC) over all units.
 
-    Relabelling keeps the two counts and the dependence between units; it presumes that texts are exchangeable, so not
-    paired rows. Each unit is ranked once, and all relabellings are one matrix product over its ranks. The same seed
-    gives the same relabellings whatever the units. Refuses fewer than one permutation, no units, and labels that do not
-    fit the texts or leave a side empty.
+    Relabelling keeps the dependence between units, and exchanges what the design may exchange: blocks as wholes, and
+    inside blocks of both sides their texts. Without a design all texts are exchangeable. Each unit is ranked once, and
+    all relabellings are one matrix product over its ranks. The same seed gives the same relabellings whatever the
+    units. Refuses fewer than one permutation, no units, and labels that do not fit the texts or leave a side empty.
     """
     if permutations < 1:
         raise SettingError(
@@ -191,19 +277,24 @@ def permutation_null(
             f"A permutation null needs units and texts of both labels: got {texts} labels, {n} of them source, "
             f"for activations of shape {tuple(values.shape)}."
         )
+    if design is None or design.simple:
+        smaller = min(n, texts - n)
+        labels = np.tile(np.repeat([True, False], [smaller, texts - smaller]), (permutations, 1))
+        labels = np.random.default_rng(seed).permuted(labels, axis=1)
+    else:
+        labels = design.relabelled(permutations, seed)
+    counts = labels.sum(1)
     # Centred ranks sum to zero over all texts, so either side's sum will do. Doubled they are integers, and as long as
     # the partial sums stay below 2^24 the float32 product is exact.
-    smaller = min(n, texts - n)
-    dtype = np.float32 if smaller * texts < 1 << 24 else np.float64
-    labels = np.repeat([True, False], [smaller, texts - smaller])
-    relabelled = np.random.default_rng(seed).permuted(np.tile(labels, (permutations, 1)), axis=1).astype(dtype)
+    dtype = np.float32 if int(counts.max()) * texts < 1 << 24 else np.float64
+    relabelled = labels.astype(dtype)
 
     def largest(chunk: Float[np.ndarray, "unit text"]) -> Float[np.ndarray, "permutation 1"]:
         centred = (doubled_midranks(chunk) - (texts + 1)).astype(dtype)
         return np.asarray(np.abs(np.matmul(relabelled, centred.T)).max(axis=1, keepdims=True))
 
     doubled = map_units(largest, values).max(axis=1).astype(np.float64)
-    return torch.from_numpy(0.5 + doubled / (2 * n * (texts - n)))
+    return torch.from_numpy(0.5 + doubled / (2 * counts * (texts - counts)))
 
 
 def family_wise_p(auroc: Float[Tensor, "unit"], null: Float[Tensor, "permutation"]) -> Float[Tensor, "unit"]:

@@ -8,17 +8,18 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Int, Int8
 
 from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
+from lens_steer.statistics.design import Design
+from lens_steer.texts.blocks import Row as Row
+from lens_steer.texts.blocks import block_draws, blocks_of, row_hashes, split_blocks
 
-# A text, or a (prompt, completion) pair whose pools cover the completion only; the prompt may be empty.
-Row = str | tuple[str, str]
 # None: the text as it is. True: the tokenizer's chat template. A str: a format in which "{text}" stands for the text.
 ChatFormat = bool | str | None
 SIDES = ("source", "target", "control")
@@ -28,6 +29,16 @@ def _pooled(row: object) -> str | None:
     """The text of `row` that pools cover; None where `row` is neither a text nor a pair of texts."""
     parts: tuple[object, ...] = row if isinstance(row, tuple) and len(row) == 2 else (row,)
     return str(parts[-1]) if all(isinstance(part, str) for part in parts) else None
+
+
+def _copies(rows: Sequence[Row]) -> list[tuple[Row, int]]:
+    """Every row with the number of its like before it."""
+    before: Counter[Row] = Counter()
+    copies = []
+    for row in rows:
+        copies.append((row, before[row]))
+        before[row] += 1
+    return copies
 
 
 def first_few(places: Sequence[object]) -> str:
@@ -53,9 +64,11 @@ def _rows(**sides: Any) -> list[tuple[Row, ...]]:
     return list(listed.values())
 
 
-def _names(names: Iterable[object], what: str, count: int | None = None) -> tuple[str, ...]:
+def _names(names: Iterable[object], what: str, count: int | None = None, *, gaps: bool = False) -> tuple[str, ...]:
+    """Strings, as many as `count`; with `gaps` also None."""
     listed: tuple[Any, ...] = tuple(names)
-    if foreign := [f"{what}[{index}]" for index, name in enumerate(listed) if not isinstance(name, str)]:
+    allowed = str | None if gaps else str
+    if foreign := [f"{what}[{index}]" for index, name in enumerate(listed) if not isinstance(name, allowed)]:
         raise ContrastError(f"not a string: {first_few(foreign)}")
     if count is not None and len(listed) != count:
         raise ContrastError(f"{what} must name one group per row: {len(listed)} names for {count} rows")
@@ -81,21 +94,35 @@ def _labels(values: object, shape: tuple[int, int]) -> Int8[np.ndarray, "text co
     return labels
 
 
+def _pairs(values: object, shape: tuple[int, int]) -> Int[np.ndarray, "text concept"]:
+    """A read-only copy."""
+    pairs = np.array(values, dtype=np.int64)
+    if pairs.shape != shape:
+        raise ContrastError(f"pairs must be texts x concepts, {shape}, not {pairs.shape}")
+    pairs.setflags(write=False)
+    return pairs
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class LabelledTexts:
     """One table of texts for many concepts: `labels` [text, concept] is 1 for source, 0 for target, -1 for no part.
 
-    Booleans do as labels, and a flat list for one concept; they are kept as read-only int8. Equal by value. Refused
-    (`ContrastError`): blank rows, texts mixed with pairs, other labels or shapes, a concept without both sides.
+    Booleans do as labels, and a flat list for one concept; they are kept as read-only int8. `groups` name a subgroup
+    per text (None: it has none), `pairs` [text, concept] number the pairs of a paired concept (-1: no pair), and
+    `blocks` number what belongs together (see `blocks_of`): what is given is joined with equal texts, prompts, groups
+    and pairs. Equal by value. Refused (`ContrastError`): blank rows, texts mixed with pairs, other labels or shapes, a
+    concept without both sides.
     """
 
     texts: tuple[Row, ...]
     labels: Int8[np.ndarray, "text concept"]
     concepts: tuple[str, ...]
     _: KW_ONLY
-    groups: tuple[str, ...] | None = None
+    groups: tuple[str | None, ...] | None = None
     chat: ChatFormat = None
     name: str = "texts"
+    pairs: Int[np.ndarray, "text concept"] | None = None
+    blocks: tuple[int, ...] = ()
     __no_type_check__ = True  # jaxtyping's hook leaves the constructor, which takes lists and names bad rows, alone
 
     def __post_init__(self) -> None:
@@ -107,45 +134,93 @@ class LabelledTexts:
         for concept, column in zip(concepts, labels.T):
             if missing := [side for side, label in (("source", 1), ("target", 0)) if label not in column]:
                 raise ContrastError(f"concept {concept!r} has no {' and no '.join(missing)} text")
-        groups = None if self.groups is None else _names(self.groups, "groups", len(texts))
+        groups = None if self.groups is None else _names(self.groups, "groups", len(texts), gaps=True)
+        pairs = None if self.pairs is None else _pairs(self.pairs, labels.shape)
+        together: list[Sequence[Hashable | None]] = [] if groups is None else [groups]
+        if len(self.blocks):
+            if len(self.blocks) != len(texts):
+                raise ContrastError(f"blocks must number every text: {len(self.blocks)} numbers, {len(texts)} texts")
+            together.append(self.blocks)
+        if pairs is not None:
+            together += [[None if pair < 0 else pair for pair in column] for column in pairs.T.tolist()]
+        blocks = tuple(blocks_of(texts, *together).tolist())
         self.__dict__.update(texts=texts, labels=labels, concepts=concepts, groups=groups, chat=_chat(self.chat))
+        self.__dict__.update(pairs=pairs, blocks=blocks)
 
     def contrast(self, concept: str) -> "ContrastSet":
-        """The texts that take part in `concept`, in the order of the table, as a contrast of that name."""
+        """The texts that take part in `concept`, in the order of the table, as a contrast of that name.
+
+        A paired concept comes in the order of its pairs; groups go with it where all of its texts have one.
+        """
         if concept not in self.concepts:
             raise ContrastError(f"no concept {concept!r} in {self!r}; there is {', '.join(map(repr, self.concepts))}")
-        column = self.labels[:, self.concepts.index(concept)]
-        rows = [np.flatnonzero(column == label) for label in (1, 0)]
+        place = self.concepts.index(concept)
+        rows = [np.flatnonzero(self.labels[:, place] == label) for label in (1, 0)]
+        pairs = [[] if self.pairs is None else self.pairs[side, place].tolist() for side in rows]
+        if paired := sorted(pairs[0]) == sorted(pairs[1]) and -1 not in pairs[0] and bool(pairs[0]):
+            rows = [side[np.argsort(numbers)] for side, numbers in zip(rows, pairs)]
         source, target = ([self.texts[row] for row in side] for side in rows)
-        groups = [self.groups and [self.groups[row] for row in side] for side in rows]
+        named = [[self.groups[row] for row in side] if self.groups else [None] for side in rows]
+        groups = [None if None in named[0] + named[1] else side for side in named]
         return ContrastSet(
-            source, target, name=concept, source_groups=groups[0], target_groups=groups[1], chat=self.chat
+            source,
+            target,
+            name=concept,
+            paired=paired,
+            source_groups=groups[0],  # type: ignore[arg-type]
+            target_groups=groups[1],  # type: ignore[arg-type]
+            chat=self.chat,
         )
 
     @staticmethod
     def of(contrasts: Iterable["ContrastSet"], *, name: str = "texts") -> "LabelledTexts":
         """One table of several contrasts, a concept each: a text takes part in the concepts whose contrast holds it.
 
-        Control texts and groups are left out. Refused (`ContrastError`): contrasts of one name, a text on both sides of
-        a contrast, chat formats that differ.
+        A text stands in the table as often as in the contrast that holds it most often. Groups and pairs are kept, and
+        blocks are those of all contrasts together; of different groups of a text the first is named. Control texts are
+        left out. Refused (`ContrastError`): contrasts of one name, a text on both sides of a contrast, chat formats
+        that differ.
         """
         listed = tuple(contrasts)
-        if len(formats := {each.chat for each in listed}) > 1:
+        if len(formats := {contrast.chat for contrast in listed}) > 1:
             raise ContrastError(f"one table has one chat format, not {len(formats)}")
-        rows = list(dict.fromkeys(row for each in listed for row in each.source + each.target))
-        place = {row: number for number, row in enumerate(rows)}
-        labels = np.full((len(rows), len(listed)), -1)
-        for column, each in enumerate(listed):
-            if both := set(each.source) & set(each.target):
-                raise ContrastError(f"{len(both)} text(s) on both sides of {each!r}: a table has one label per text")
-            for label, side in ((1, each.source), (0, each.target)):
-                labels[[place[row] for row in side], column] = label
-        return LabelledTexts(tuple(rows), labels, tuple(each.name for each in listed), chat=formats.pop(), name=name)
+        place: dict[tuple[Row, int], int] = {}
+        columns = []
+        for contrast in listed:
+            if both := set(contrast.source) & set(contrast.target):
+                raise ContrastError(f"{len(both)} text(s) on both sides of {contrast!r}: a table has one label a text")
+            columns.append([place.setdefault(copy, len(place)) for copy in _copies(contrast.source + contrast.target)])
+        shape = len(place), len(listed)
+        labels, pairs = np.full(shape, -1), np.full(shape, -1)
+        groups: list[str | None] = [None] * len(place)
+        memberships: list[dict[int, str]] = []
+        for number, (contrast, rows) in enumerate(zip(listed, columns)):
+            size = len(contrast.source)
+            labels[rows, number] = [1] * size + [0] * len(contrast.target)
+            if contrast.paired:
+                pairs[rows, number] = [*range(size), *range(size)]
+            memberships.append(dict(zip(rows, (contrast.source_groups or ()) + (contrast.target_groups or ()))))
+            for row, group in memberships[-1].items():
+                groups[row] = groups[row] or group
+        texts = tuple(row for row, _ in place)
+        return LabelledTexts(
+            texts,
+            labels,
+            tuple(contrast.name for contrast in listed),
+            groups=tuple(groups) if any(groups) else None,
+            chat=formats.pop(),
+            name=name,
+            pairs=pairs if any(contrast.paired for contrast in listed) else None,
+            blocks=tuple(
+                blocks_of(texts, *([of.get(row) for row in range(len(texts))] for of in memberships)).tolist()
+            ),
+        )
 
     @property
     def data_hash(self) -> str:
-        """SHA-256 (hex) of everything but the name, in order."""
+        """SHA-256 (hex) of texts, labels, concepts, groups and chat, in order."""
         content = {**self.__dict__, "labels": self.labels.tolist(), "name": None}
+        content = {key: value for key, value in content.items() if key not in ("pairs", "blocks")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -163,8 +238,9 @@ class ContrastSet:
     """Source rows show the concept that a method moves away from, target rows what it moves towards.
 
     `control` holds neutral texts, `paired` keeps source[i] and target[i] together, groups name a subgroup per row (on
-    both sides or neither), `chat` is recorded for the host. Refused (`ContrastError`): an empty side, blank rows, texts
-    mixed with pairs, paired sides of unequal length. A text on both sides is warned about, once.
+    both sides or neither), `chat` is recorded for the host. Rows of one block (`blocks`) are never parted. Refused
+    (`ContrastError`): an empty side, blank rows, texts mixed with pairs, paired sides of unequal length. A text on both
+    sides is warned about, once.
     """
 
     source: tuple[Row, ...]
@@ -215,13 +291,18 @@ class ContrastSet:
         derived.__dict__.update(changes)
         return derived
 
-    def _take(self, **numbers: Any) -> "ContrastSet":
-        """The rows of these numbers, by side, in the order of the contrast."""
+    def take(
+        self,
+        source: Int[np.ndarray, " row"],
+        target: Int[np.ndarray, " row"],
+        control: Int[np.ndarray, " row"] | None = None,
+    ) -> "ContrastSet":
+        """The rows of these numbers, by side, in the order of the contrast; control None: all of it."""
         changes: dict[str, object] = {}
-        for side, chosen in numbers.items():
+        for side, chosen in (("source", source), ("target", target), ("control", control)):
             for field in (side, f"{side}_groups"):
-                if (values := getattr(self, field, None)) is not None:
-                    changes[field] = tuple(values[number] for number in sorted(chosen))
+                if chosen is not None and (values := getattr(self, field, None)) is not None:
+                    changes[field] = tuple(values[number] for number in sorted(chosen.tolist()))
         return self._derived(**changes)
 
     def swap(self) -> "ContrastSet":
@@ -234,80 +315,98 @@ class ContrastSet:
         if min(len(self.source), len(self.target)) < minimum:
             raise ContrastError(f"{what} needs at least {minimum} texts per side, got {self!r}")
 
-    def _draws(self, purpose: str, seed: int) -> dict[str, list[float]]:
-        """A number in [0, 1) per row; those of a side depend on the purpose, the side, the seed and its size alone."""
-        if seed < 0:
-            raise SettingError(f"seed must be 0 or more, not {seed}")
-        streams = {side: np.random.default_rng([seed, *f"{purpose} {side}".encode()]) for side in SIDES}
-        return {side: stream.random(len(getattr(self, side))).tolist() for side, stream in streams.items()}
+    @property
+    def blocks(self) -> Int[np.ndarray, " text"]:
+        """The number of the block of every row, source, target, then control: see `blocks_of`.
+
+        Equal texts, pairs with one prompt, the rows of a group and the two rows of a pair are of one block.
+        """
+        rest = [None] * len(self.control)
+        together: list[Sequence[Hashable | None]] = []
+        if self.source_groups is not None and self.target_groups is not None:
+            together.append([*self.source_groups, *self.target_groups, *rest])
+        if self.paired:
+            together.append([*range(len(self.source)), *range(len(self.target)), *rest])
+        return blocks_of(self.source + self.target + self.control, *together)
 
     def subsample(self, n: int, seed: int = 0) -> "ContrastSet":
-        """Draw `n` rows per side (`n` pairs) without replacement; a smaller `n` draws a subset. Control stays whole."""
+        """Draw `n` rows per side (`n` pairs) without replacement. Control stays whole.
+
+        Blocks are drawn one after the other and stay whole but for the last one of a side. Those that have more than
+        `n` rows on a side cannot; their rows are drawn one by one when no other block is left. A smaller `n` draws a
+        subset where no block is larger than it.
+        """
         if n < 1:
             raise SettingError(f"n must be 1 or more, not {n}")
         self.require(n, f"subsample({n})")
-        source, target, _ = (np.argsort(draws)[:n] for draws in self._draws("subsample", seed).values())
-        return self._take(source=source, target=source if self.paired else target)
+        size, rows = len(self.source), self.source + self.target
+        hashes, blocks = row_hashes(rows), self.blocks[: len(rows)]
+        large = np.maximum(*(np.bincount(side, minlength=len(rows)) for side in np.split(blocks, [size])))[blocks] > n
+        draws = {"block": blocks, "row": hashes}
+        of_block, of_row = (block_draws(ids, seed, f"subsample {what}", hashes) for what, ids in draws.items())
+        first = np.where(large, 0, of_block)
+        if self.paired:
+            source = target = np.lexsort((of_row[size:], of_row[:size], first[:size], large[:size]))[:n]
+        else:
+            order = np.lexsort((of_row, first, large))
+            source, target = order[order < size][:n], order[order >= size][:n] - size
+        return self.take(source, target)
 
     def shuffled(self, seed: int = 0) -> "ContrastSet":
-        """A null control: the same texts, their sides permuted (paired: swapped within pairs at random)."""
-        count, draws = len(self.source), self._draws("shuffled", seed)
-        order = np.argsort(draws["source"] + draws["target"])
+        """A null control: the same texts, their sides permuted (paired: swapped within pairs at random).
+
+        Rows that are not independent move together: a block of one side changes sides as a whole, and inside a block of
+        both sides the different texts are permuted. So the sides keep their sizes where blocks are of one size, as they
+        are without blocks.
+        """
+        count = len(self.source)
+        rows, names = self.source + self.target, (self.source_groups or ()) + (self.target_groups or ())
+        if seed < 0:
+            raise SettingError(f"seed must be 0 or more, not {seed}")
+        changes: dict[str, Any] = {"name": f"{self.name} (shuffled)"}
         if self.paired:
-            swapped = np.tile(np.array(draws["source"]) < 0.5, 2)
+            swapped = np.tile(np.random.default_rng([seed, *b"shuffled"]).random(count) < 0.5, 2)
             order = (np.arange(2 * count) + count * swapped) % (2 * count)
-        changes: dict[str, object] = {"name": f"{self.name} (shuffled)"}
-        for source, target in (("source", "target"), ("source_groups", "target_groups")):
-            if getattr(self, source) is not None:
-                both = getattr(self, source) + getattr(self, target)
-                mixed = tuple(both[number] for number in order)
-                changes |= {source: mixed[:count], target: mixed[count:]}
+        else:
+            labels = np.arange(len(rows)) < count
+            design = Design.of(labels, self.blocks[: len(rows)], row_hashes(rows))
+            is_source = design.relabelled(1, seed)[0]
+            order, count = np.argsort(~is_source, kind="stable"), int(is_source.sum())
+        for field, values in (("", rows), ("_groups", names)):
+            if values:
+                mixed = tuple(values[number] for number in order)
+                changes |= {f"source{field}": mixed[:count], f"target{field}": mixed[count:]}
         return self._derived(**changes)
 
     def split(self, test: float = 0.5, seed: int = 0) -> tuple["ContrastSet", "ContrastSet"]:
         """Train and test contrasts: about a share `test` of every side, control too, goes into the second.
 
-        Identical texts, on whatever side, and pairs stay together. Refused where a part would lack source or target.
+        Blocks stay together (see `split_blocks`): `rank_experts(collect(model, contrast), holdout=test, seed=seed)`
+        holds out the same rows. ContrastError where a part would lack source or target.
         """
-        if not 0 < test < 1:
-            raise SettingError(f"test must be a share between 0 and 1, not {test}")
-        room = {side: int(test * len(getattr(self, side)) + 0.5) for side in SIDES}
-        train, tested = ({side: list[int]() for side in SIDES} for _ in range(2))
-        for block in self._blocks(seed):
-            fits = all(room[side] >= count for side, count in Counter(side for side, _ in block).items())
-            for side, number in block:
-                (tested if fits else train)[side].append(number)
-                room[side] -= fits
-        if not all(part[side] for part in (train, tested) for side in SIDES[:2]):
-            raise ContrastError(f"test={test} empties a side of {self!r}; identical texts and pairs stay together")
-        return self._take(**train), self._take(**tested)
-
-    def _blocks(self, seed: int) -> list[list[tuple[str, int]]]:
-        """The (side, number) of rows that stay together, in random order."""
-        draws = self._draws("split", seed)
-        rows = [(side, number, text) for side in SIDES for number, text in enumerate(getattr(self, side))]
-        parent: dict[object, object] = {}
-
-        def root(node: object) -> object:
-            parent.setdefault(node, node)
-            while parent[node] != node:
-                parent[node] = node = parent[parent[node]]
-            return node
-
-        for side, number, text in rows:
-            parent[root(number if self.paired and side != "control" else (side, number))] = root(text)
-        blocks: dict[object, list[tuple[str, int]]] = {}
-        for side, number, text in rows:
-            blocks.setdefault(root(text), []).append((side, number))
-        return sorted(blocks.values(), key=lambda block: draws[block[0][0]][block[0][1]])
+        rows = self.source + self.target + self.control
+        count, hashes, blocks = len(self.source) + len(self.target), row_hashes(rows), self.blocks
+        sides = np.repeat([1, 0, -1], [len(self.source), len(self.target), len(self.control)])
+        held = split_blocks(blocks, sides, test, seed, hashes=hashes, what=repr(self))
+        # Neutral texts of a block that is decided go with it, the others by their own draw.
+        held |= np.isin(blocks, blocks[held])
+        free = np.flatnonzero(~np.isin(blocks, blocks[:count]))
+        draws = block_draws(blocks[free], seed, "split", hashes[free])
+        room = max(0, int(test * len(self.control) + 0.5) - int(held[count:].sum()))
+        held[free] = draws <= np.sort(draws)[room - 1] if 0 < room <= len(free) else room > 0
+        parts = np.split(held, [len(self.source), count])
+        first, second = (self.take(*(np.flatnonzero(part == out) for part in parts)) for out in (False, True))
+        return first, second
 
     @property
     def labelled(self) -> LabelledTexts:
         """One concept, named like the contrast: source rows (label 1), then target rows (0); control is left out."""
         groups = self.source_groups and self.target_groups and self.source_groups + self.target_groups
-        marks = np.repeat(np.array([[1], [0]], dtype=np.int8), (len(self.source), len(self.target)), axis=0)
+        sizes = len(self.source), len(self.target)
+        marks = np.repeat(np.array([[1], [0]], dtype=np.int8), sizes, axis=0)
+        pairs = np.concatenate([np.arange(size) for size in sizes])[:, None] if self.paired else None
         texts = self.source + self.target
-        return LabelledTexts(texts, marks, (self.name,), groups=groups, chat=self.chat, name=self.name)
+        return LabelledTexts(texts, marks, (self.name,), groups=groups, chat=self.chat, name=self.name, pairs=pairs)
 
     @property
     def data_hash(self) -> str:

@@ -265,7 +265,7 @@ def test_a_batch_size_below_one_is_refused_everywhere(tiny: Any, contrast: Contr
         lambda: list(tokenize(tiny, contrast.source).batches(batch_size)),
     ]
     for call in calls:
-        with pytest.raises(SettingError, match=f"batch_size must be 1 or more, not {batch_size}"):
+        with pytest.raises(SettingError, match=f"batch_size.*{batch_size}"):
             call()
 
 

@@ -48,3 +48,14 @@ def test_gradient_reaches_pooled_tokens_only(pool: Pool) -> None:
 def test_half_precision_comes_out_as_float32() -> None:
     mask = torch.ones(2, 3, dtype=torch.bool)
     assert TokenPool(mask)(torch.randn(2, 3, 4).bfloat16(), "mean").dtype == torch.float32
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "last", "first"])
+def test_autocast_changes_no_pool(pool: Pool) -> None:
+    """Under autocast a product of matrices is of half precision, where 1e-5 is promised."""
+    activation = torch.randn(4, 9, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(4, 9, dtype=torch.bool)
+    mask[1, :4] = mask[2, 5:] = False
+    plain = TokenPool(mask)(activation, pool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(TokenPool(mask)(activation, pool), plain, rtol=1e-6, atol=1e-6)

@@ -12,7 +12,7 @@ import torch
 
 from lens_steer.host.adapter import host_of
 from lens_steer.host.load import load_model
-from lens_steer.host.tokens import default_batch_size, tokenize
+from lens_steer.host.tokens import tokenize
 from lens_steer.methods.activation_transport import LinearAcT
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.readers import read_contrast
@@ -39,7 +39,7 @@ def causal_against_trunk(*, repeats: int = 9) -> dict[int, dict[str, float]]:
     def bare() -> None:
         tokens = tokenize(model, contrast.labelled.texts)
         with torch.no_grad():
-            for _, batch in tokens.batches(default_batch_size(tokens)):
+            for _, batch in tokens.batches():
                 host.trunk(batch.ids, batch.mask)
 
     found = {}

@@ -32,13 +32,13 @@ def _loss(model: Any, contrast: ContrastSet, micro_batch: int) -> EndToEndLoss:
 
 
 def _descent(loss: EndToEndLoss, steps: int) -> None:
-    penalty = SparseGroupLasso(loss.group, 1.0, 1.0)
+    penalty = SparseGroupLasso(loss.layout.group, 1.0, 1.0)
     settings = Descent(
         steps=steps, lr=0.01, optimizer="sgd", gamma=1e-3, penalty=penalty, evaluate_every=25, patience=5
     )
     rows = iter([None] * steps)
-    start = torch.zeros(len(loss.group))
-    descend(loss, settings, name="LinEAS", start=start, batches=rows, support=loss.support, progress=False)
+    start = torch.zeros(len(loss.layout.group))
+    descend(loss, settings, name="LinEAS", start=start, batches=rows, support=loss.layout.support, progress=False)
 
 
 def step_against_forward_backward(*, repeats: int = 15) -> dict[str, float]:
@@ -68,7 +68,7 @@ def step_against_forward_backward(*, repeats: int = 15) -> dict[str, float]:
                 host.trunk(batch.ids, batch.mask)
                 last[0].sum().backward()
 
-    zero = torch.zeros(len(loss.group))
+    zero = torch.zeros(len(loss.layout.group))
 
     def steps() -> None:
         for _ in range(STEPS):
@@ -94,7 +94,7 @@ def memory_in_texts() -> dict[str, float]:
         for count in (32, 256):
             contrast = ContrastSet([longest] * count, whole.target[:32])
             loss = _loss(model, contrast, 8)
-            zero = torch.zeros(len(loss.group))
+            zero = torch.zeros(len(loss.layout.group))
             loss.with_gradient(zero)
             peaks[count] = peak_bytes(lambda loss=loss, zero=zero: loss.with_gradient(zero))
     return {"bytes_32": peaks[32], "bytes_256": peaks[256], "ratio": peaks[256] / peaks[32]}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
+from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Write, attach
 from lens_steer.host.clock import ForwardPass
+from lens_steer.host.generations import Generation, announced
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen, trunk
@@ -113,7 +115,11 @@ def test_fitted_interventions_nest(host_model: Any) -> None:
     sites = ("hook_resid_post", "mlp.hook_post")
     outer, inner = (Intervention.fitted(host_model, random_edit(host_model, site).edits) for site in sites)
     with outer.on(host_model, strength=2.0), inner.on(host_model):
-        logits(host_model, IDS)
+        nested = logits(host_model, IDS)
+    with outer.scaled(2.0).then(inner).on(host_model):
+        torch.testing.assert_close(logits(host_model, IDS), nested, rtol=1e-4, atol=1e-4)
+    with outer.on(host_model, strength=2.0):
+        assert (logits(host_model, IDS) - nested).abs().max() > 0.1
 
 
 def test_the_same_intervention_twice(host_model: Any) -> None:
@@ -185,25 +191,25 @@ def test_two_interventions_never_see_each_others_clock(host_model: Any) -> None:
     outer: list[ForwardPass | None] = []
     inner: list[ForwardPass | None] = []
     with attach(host_model, [passing(first, outer)]):
-        logits(host_model, IDS)
-        fresh = find_sites(host_model, "ln2.hook_normalized")[0]
-        with attach(host_model, [passing(second, inner), passing(fresh, [])]):
-            longer = torch.cat([IDS, IDS[:, 2:3]], 1)
-            logits(host_model, longer)
+        with announced(Generation(host_of(host_model), ids=IDS)):
+            logits(host_model, IDS)
+            fresh = find_sites(host_model, "ln2.hook_normalized")[0]
+            with attach(host_model, [passing(second, inner), passing(fresh, [])]):
+                logits(host_model, torch.cat([IDS, IDS[:, 2:3]], 1))
     assert [p is None for p in outer + inner] == [False] * 3
-    assert [p.positions.prompt_length.tolist() for p in outer if p] == [[6, 6], [6, 6]]
-    assert [p.positions.prompt_length.tolist() for p in inner if p] == [[7, 7]]
+    assert [p.positions.prompt_length.tolist() for p in outer + inner if p] == [[6, 6]] * 3
+    assert [p.fresh for p in outer + inner if p] == [6, 1, 7]
 
 
 def test_looking_around_between_two_steps_does_not_move_the_clock() -> None:
     model = make_tiny("gpt2", seed=7)
     record: list[ForwardPass | None] = []
     site = find_sites(make_tiny("gpt2", seed=8), "attn.hook_q")[0]
-    with attach(model, [passing(site, record)]):
-        logits(model, IDS)
+    with attach(model, [passing(site, record)]), torch.no_grad():
+        cache = model.original_model(IDS, use_cache=True).past_key_values
         with random_edit(model, "mlp.hook_pre").on(model):
             pass
-        logits(model, torch.cat([IDS, IDS[:, 2:3]], 1))
+        model.original_model(IDS[:, 2:3], past_key_values=cache)
     assert [p.positions.prompt_length.tolist() for p in record if p] == [[6, 6], [6, 6]]
 
 

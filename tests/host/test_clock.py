@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lens_steer.activations.collect import collect
-from lens_steer.errors import ModelError
+from lens_steer.errors import ModelError, SettingError
 from lens_steer.host.attach import attach
-from lens_steer.host.clock import ForwardPass, PositionClock, TokenPositions, positions_of, whole_texts
+from lens_steer.host.clock import ForwardPass, PositionClock, TokenPositions, positions_of
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
-from lens_steer.host.trunk import trunk
+from lens_steer.host.trunk import text_logits, trunk
 from lens_steer.texts.contrast import ContrastSet
 from tests.handles import handles
 
@@ -172,25 +173,52 @@ def test_a_prompt_that_is_the_last_one_plus_a_token_on_a_filled_cache(tiny: Any)
     assert record[1].position.tolist() == [[4]]
 
 
-def test_a_step_without_a_cache_is_known_by_its_ids(host_model: Any) -> None:
+def test_a_text_that_is_one_token_longer_is_a_text(host_model: Any) -> None:
+    """Own loops over prefixes: no pass of theirs is a step, whatever came before."""
     ids = torch.tensor([ROWS[0]])
     with watching(host_model) as record, torch.no_grad():
         for tokens in (ids[:, :3], ids[:, :4], ids[:, :5], ids[:, :3], ids[:, [0, 2, 1, 3]], ids):
             host_model(tokens)
-    assert [seen.prompt_length.item() for seen in record] == [3, 3, 3, 3, 4, 5]
+    assert [seen.prompt_length.item() for seen in record] == [3, 4, 5, 3, 4, 5]
 
 
-def test_whole_texts_are_no_steps(host_model: Any) -> None:
-    """Texts of which each is the one before plus a token: a reader of whole texts is not fooled."""
-    tokens = tokenize(host_model, ["a dog", "a dog ran", "a dog ran home"])
+def test_own_loops_on_a_cache(tiny: Any) -> None:
+    """One token at a time is generated, several are the next turn; other rows or a foreign cache: nobody can tell."""
+    original, ids = tiny.original_model, torch.tensor([ROWS[0], ROWS[0][::-1]])
+    with watching(tiny) as record, torch.no_grad():
+        cache = original(ids[:, :2], use_cache=True).past_key_values
+        for tokens in (ids[:, 2:3], ids[:, 3:4], ids[:, :3], ids[:, 2:3]):
+            original(tokens, past_key_values=cache)
+    assert [seen.prompt_length.tolist() for seen in record] == [[2, 2]] * 3 + [[7, 7]] * 2
+    assert [seen.position[1].tolist() for seen in record] == [[0, 1], [2], [3], [4, 5, 6], [7]]
+    foreign = original(ids, use_cache=True).past_key_values
+    for first in (None, ids[:1]):
+        with watching(tiny) as record, torch.no_grad():
+            if first is not None:
+                original(first)
+            original(ids[:, :1], past_key_values=foreign)
+        assert record[-1].position.tolist()[0][0] >= 5
+        with pytest.raises(ModelError, match="where the prompt in it ends cannot be told"):
+            Scope("generated").mask(record[-1])
+        assert Scope.from_position(2).mask(record[-1]).all()
+
+
+def test_whole_texts_and_their_prompts(host_model: Any) -> None:
+    """A pair's prompt ends where its completion begins; a text counts as generated behind BOS."""
+    rows = [("a dog", " ran home"), "a dog ran", ("", "the cat")]
+    tokens = tokenize(host_model, rows)
+    assert tokens.prompts == (3, None, 1)
     with watching(host_model) as record, torch.no_grad():
         with trunk(host_model, {find_sites(host_model, "hook_resid_post")[1]: lambda *_: None}) as run:
-            for row in range(3):
-                run(tokens.batch([row]))
-        with whole_texts(host_model):
-            host_model(torch.tensor(tokens.ids[1:2]))
-            host_model(torch.tensor(tokens.ids[2:3]))
-    assert [seen.prompt_length.item() for seen in record] == [3, 4, 5, 4, 5]
+            run(tokens.batch([2, 1, 0]))
+        text_logits(host_model, tokens.batch([0]))
+        host_model(torch.tensor(tokens.ids[:1]))
+    assert [seen.prompt_length.tolist() for seen in record] == [[1, 1, 3], [3], [5]]
+    assert [seen.plain for seen in record] == [True, False, False]
+    for seen, batch in zip(record, (tokens.batch([2, 1, 0]), tokens.batch([0])), strict=False):
+        assert torch.equal(Scope("last").mask(seen), Scope("last").mask(batch.positions))
+    with pytest.raises(SettingError, match=r"plain texts have none .*give \(prompt, completion\) pairs"):
+        Scope("prompt").mask(record[0])
 
 
 def test_collect_under_a_scoped_edit_does_not_depend_on_the_order_of_texts(host_model: Any) -> None:

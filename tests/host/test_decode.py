@@ -10,6 +10,7 @@ import torch
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.host import decode as decoding_room
 from lens_steer.host.adapter import host_of
+from lens_steer.host.clock import announced_texts
 from lens_steer.host.decode import Decoding, RowNoise, decode
 from lens_steer.interventions.intervention import Intervention
 from tests.evaluation.hosts import HOSTS, CloseCalls, make_host, random_edit
@@ -43,9 +44,9 @@ def edit_of(model: Any, scope: Any) -> Intervention | None:
 
 
 def plain_loop(model: Any, prompt: list[int], steps: int = STEPS) -> list[int]:
-    """Greedy without padding and cache; a clock sees a whole text that grows by one token a pass."""
+    """Greedy without padding and cache; a clock sees pairs whose completion grows by one token a pass."""
     host, ids = host_of(model), torch.tensor([prompt])
-    with torch.no_grad():
+    with torch.no_grad(), announced_texts([0], [len(prompt)]):
         for _ in range(steps):
             logits = host.logits(ids, torch.ones_like(ids, dtype=torch.bool))
             ids = torch.cat([ids, logits[:, -1].argmax(1, keepdim=True)], 1)
@@ -153,15 +154,30 @@ def test_stop_ids_are_those_of_tokenizer_and_config(tiny: Any, monkeypatch: pyte
     assert decoding_room._stop_ids(host_of(tiny)) == [2, 7]
     monkeypatch.setattr(tiny.original_model.generation_config, "eos_token_id", None)
     assert decoding_room._stop_ids(host_of(tiny)) == [2]
+    monkeypatch.setattr(tiny.original_model.generation_config, "eos_token_id", 64)  # the vocabulary ends at 63
+    assert decoding_room._stop_ids(host_of(tiny)) == [2]
 
 
 def test_the_models_own_sampling_defaults_have_no_say(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, sampled = range(len(PROMPTS)), Decoding(max_new_tokens=STEPS, seed=1)
     before = decode(tiny, PROMPTS, GREEDY, rows=rows), decode(tiny, PROMPTS, sampled, rows=rows)
-    own = {"do_sample": True, "temperature": 0.3, "top_k": 2, "top_p": 0.5, "repetition_penalty": 3.0, "min_length": 30}
-    for name, value in {**own, "no_repeat_ngram_size": 1, "num_beams": 2}.items():
+    own: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": 0.3,
+        "top_k": 2,
+        "top_p": 0.5,
+        "repetition_penalty": 3.0,
+        "min_length": 30,
+    }
+    own |= {"no_repeat_ngram_size": 1, "num_beams": 2, "suppress_tokens": list(range(4, 60)), "max_time": 1e-9}
+    own |= {"bad_words_ids": [[token] for token in before[0][0]], "forced_eos_token_id": 9, "guidance_scale": 3.0}
+    own |= {"sequence_bias": [[[11], 1e4]], "encoder_repetition_penalty": 9.0, "return_dict_in_generate": True}
+    own |= {"num_return_sequences": 2, "stop_strings": ["dog"], "penalty_alpha": 0.9, "token_healing": True}
+    for name, value in own.items():
         monkeypatch.setattr(tiny.original_model.generation_config, name, value)
+    theirs = tiny.original_model.generation_config
     assert (decode(tiny, PROMPTS, GREEDY, rows=rows), decode(tiny, PROMPTS, sampled, rows=rows)) == before
+    assert tiny.original_model.generation_config is theirs
 
 
 def test_noise_draws_from_the_softmax() -> None:

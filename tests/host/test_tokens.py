@@ -11,10 +11,11 @@ from tokenizers import AddedToken
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lens_steer.activations.collect import collect
-from lens_steer.errors import LensSteerWarning, ModelError, TokenError
+from lens_steer.errors import LensSteerWarning, ModelError, SettingError, TokenError
+from lens_steer.host.encoding import apply_chat
 from lens_steer.host.load import load_model
 from lens_steer.host.scope import Scope
-from lens_steer.host.tokens import Tokens, apply_chat, default_batch_size, tokenize
+from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
 from tests.families import make_tiny, make_tokenizer
@@ -89,14 +90,20 @@ def test_batches_hold_every_row_once_and_the_longest_first() -> None:
     assert [rows for rows, _ in batches] == [[1, 3], [4, 0], [2]]
     assert [tuple(batch.ids.shape) for _, batch in batches] == [(2, 9), (2, 5), (1, 2)]
     assert [rows for rows, _ in tokens.batches(2, rows=[2, 4, 0])] == [[4, 0], [2]]
-    assert default_batch_size(tokens, budget=20) == 2
-    assert default_batch_size(tokens, budget=1) == 1
+    assert [rows for rows, _ in tokens.batches(budget=20)] == [[1, 3], [4, 0, 2]]
+    assert [rows for rows, _ in tokens.batches(budget=1)] == [[1], [3], [4], [0], [2]]
+    for size in (0, -1):
+        with pytest.raises(SettingError, match="batch_size must be 1 or more"):
+            list(tokens.batches(size))
 
 
 @pytest.mark.compat
 def test_a_format_is_laid_around_the_text(host_model: Any) -> None:
     tokens = tokenize(host_model, ["a dog ran"], chat="boy {text} girl")
     assert words(host_model, tokens) == ["<bos>", "boy", "a", "dog", "ran", "girl"]
+    assert pooled(host_model, tokens) == ["a", "dog", "ran"]
+    asked_for = tokenize(host_model, ["a dog ran"], chat="boy {text} girl", format_in_pool=True)
+    assert pooled(host_model, asked_for) == words(host_model, tokens)[1:]
     pair = tokenize(host_model, [("a dog", " ran")], chat="<bos> boy {text} girl")
     assert words(host_model, pair) == ["<bos>", "boy", "a", "dog", "girl", "ran"]
     assert pooled(host_model, pair) == ["ran"]
@@ -150,9 +157,11 @@ def test_pairs_pool_their_completion(host_model: Any, row: tuple[str, str], expe
 @pytest.mark.parametrize(
     ("scope", "text", "pair"),
     [
-        (Scope("prompt"), ["a", "dog", "ran", "home"], ["a", "dog"]),
-        (Scope("last"), ["home"], ["dog", "ran", "home"]),
-        (Scope("generated"), None, ["ran", "home"]),
+        (Scope("prompt"), None, ["a", "dog"]),
+        (Scope("last"), ["a", "dog", "ran", "home"], ["dog", "ran", "home"]),
+        (Scope("generated"), ["a", "dog", "ran", "home"], ["ran", "home"]),
+        (Scope.of_steps(1), ["a"], ["ran"]),
+        (Scope.of_steps(1, name="last"), None, ["dog"]),
         (Scope.from_position(2), ["dog", "ran", "home"], ["ran", "home"]),
         (Scope.from_position(4), ["home"], ["home"]),
         (Scope.from_position(5), None, None),
@@ -162,7 +171,9 @@ def test_pairs_pool_their_completion(host_model: Any, row: tuple[str, str], expe
 def test_scopes(host_model: Any, scope: Scope, text: list[str] | None, pair: list[str] | None) -> None:
     for row, expected in ("a dog ran home", text), (("a dog", " ran home"), pair):
         if expected is None:
-            with pytest.raises(TokenError, match="text 0 has no token that a pool may read"):
+            with pytest.raises(
+                (TokenError, SettingError), match="text 0 has no token that a pool|plain texts have none"
+            ):
                 tokenize(host_model, [row], scope=scope)
         else:
             assert pooled(host_model, tokenize(host_model, [row], scope=scope)) == expected

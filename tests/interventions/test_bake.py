@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lens_steer.errors import ArtifactError, LensSteerError, MapError, ModelError, SettingError, SiteError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
+from lens_steer.interventions import bake as bake_room
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.bake import bake, map_inputs, map_outputs
 from lens_steer.interventions.gated_map import Gated, LogisticGate
@@ -331,6 +332,18 @@ class TestThePlainModel:
         baked = bake(half, random_edits(half, "mlp.hook_post"))
         assert {parameter.dtype for parameter in baked.parameters()} == {torch.bfloat16}
 
+    def test_a_wrong_fold_of_a_weak_edit_does_not_pass(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In bfloat16 a weak edit is smaller than the rounding of any logit; that it is left out must show."""
+        half = make_tiny("gpt2")
+        half.to(torch.bfloat16)
+        weak = random_edits(half, "mlp.hook_post").scaled(0.1)
+        bake(half, weak)
+        monkeypatch.setattr(bake_room, "_plan", lambda host, edits: [])
+        with pytest.raises(ModelError, match=r"change the logits 0.00 times as much as the hooks do"):
+            bake(half, weak)
+        # Nothing to fold, nothing lost.
+        bake(half, weak, 0.0)
+
     def test_plain_transformers_loads_what_was_saved(self, tmp_path: Path) -> None:
         families = ("gpt2", "llama", "qwen2", "gemma2")
         for family in families:
@@ -388,13 +401,15 @@ class Cube(ActivationMap):
 
     width = 32  # type: ignore[assignment]
 
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
+    unit_by_unit = True  # type: ignore[assignment]
+
+    def act(self, h: torch.Tensor, rows: Any) -> torch.Tensor:
         return h**3
 
     def scaled(self, strength: float) -> ActivationMap:
         return self
 
-    then = inverse = restrict = moved = None  # type: ignore[assignment]
+    then = inverse = restrict = moved = rebuilt = None  # type: ignore[assignment]
 
 
 class TestRefusals:

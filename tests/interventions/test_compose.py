@@ -15,7 +15,8 @@ from lens_steer.activations.collect import collect
 from lens_steer.errors import ActivationError, LensSteerWarning, MapError, SettingError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
-from lens_steer.interventions.compose import Collisions, collisions, compose
+from lens_steer.interventions.collisions import Collisions, collisions
+from lens_steer.interventions.compose import compose
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut

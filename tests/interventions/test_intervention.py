@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.errors import ArtifactError, MapError, OutputError, SettingError, SiteError, UnitError
+from lens_steer.errors import ArtifactError, LensSteerWarning, MapError, OutputError, SettingError, SiteError, UnitError
+from lens_steer.evaluation.generation import generate
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.units import Unit
 from lens_steer.interventions.ablation import ablate, random_units
-from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.bake import bake
+from lens_steer.interventions.compose import compose
+from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.gated_map import Gated, LogisticGate
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import Chain, DiagonalAffine
+from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.interventions.resample import Resample
+from lens_steer.interventions.row_gate import RowGate
+from lens_steer.methods.lineas import LinEAS
+from lens_steer.methods.loreft import LoReFT
 from lens_steer.ranking.experts import rank_experts
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
@@ -34,6 +48,26 @@ def random_edit(model: Any, kind: str, *, seed: int, fitted: bool = False) -> In
 def logits(model: Any) -> torch.Tensor:
     result: torch.Tensor = model(model.to_tokens("the dog was sad and ran"))
     return result
+
+
+def damage(content: Any, generator: random.Random) -> None:
+    """Replace, somewhere in plain data, one value by another of some other type, or leave it out."""
+    inner = [
+        value
+        for value in (content.values() if isinstance(content, dict) else content)
+        if isinstance(value, dict | list)
+    ]
+    values = content.values() if isinstance(content, dict) else content
+    inner = [value for value in values if isinstance(value, dict | list) and value]
+    if inner and generator.random() < 0.8:
+        damage(generator.choice(inner), generator)
+        return
+    key = generator.choice(list(content) if isinstance(content, dict) else range(len(content)))
+    value = generator.choice([None, -1, 10**9, 0.5, "", "x", [], {}, [1], {"a": 1}, True, "drop"])
+    if value == "drop":
+        del content[key]
+    else:
+        content[key] = value
 
 
 class TestAlgebra:
@@ -77,8 +111,41 @@ class TestAlgebra:
         assert edit.restrict(units).units() == tuple(units)
         assert edit.restrict([edit.sites[1]]).edits == edit.edits[1:]
         assert edit.restrict(edit.units()) == edit
-        with pytest.raises(MapError, match="nothing is left"):
-            edit.restrict(["blocks.0.hook_resid_post"])
+
+    def test_restrict_takes_what_ablate_takes_and_sites(self, tiny: Any, tmp_path: Path) -> None:
+        contrast = ContrastSet(sentences(8, seed=1, must="sad"), sentences(8, seed=2, must="happy"))
+        ranking = rank_experts(collect(tiny, contrast))
+        edit = random_edit(tiny, "mlp.hook_post", seed=4)
+        frame, units = ranking.top(5), ranking.units(5)
+        frame.to_csv(tmp_path / "units.csv")
+        expected = edit.restrict(units)
+        assert set(expected.units()) == set(units)
+        pairs = [(unit.site.name, unit.index) for unit in units]
+        for listed in (frame, tmp_path / "units.csv", str(tmp_path / "units.csv"), [str(u) for u in units], pairs):
+            assert edit.restrict(listed) == expected
+        assert edit.restrict(ranking) == edit
+        # Sites beside units, by name or as objects; a site is all of its units.
+        mixed = edit.restrict([f"{edit.sites[0].name}[3]", edit.sites[1].name])
+        assert mixed == edit.restrict([Unit(edit.sites[0], 3), edit.sites[1]])
+        assert mixed.edits[1] == edit.edits[1]
+        assert len(mixed.units()) == 1 + edit.sites[1].width
+        assert edit.restrict(edit.sites[1].name) == edit.restrict([edit.sites[1]])
+
+    def test_restrict_refuses_what_is_not_edited_by_name(self, tiny: Any) -> None:
+        edit = random_edit(tiny, "mlp.hook_post", seed=4)
+        (stream,) = find_sites(tiny, "hook_resid_post", layers=[0])
+        for unknown in (stream, stream.name, "blocks.0.mlp.hook_psot"):
+            with pytest.raises(SiteError, match=r"blocks.0\.\S+ is not edited here; these sites are: blocks.0.mlp"):
+                edit.restrict([edit.sites[1], unknown])
+        with pytest.raises(UnitError, match=r"blocks.0.hook_resid_post\[3\] lies at none of the edited sites"):
+            edit.restrict([Unit(stream, 3), Unit(edit.sites[0], 3)])
+        with pytest.raises(UnitError, match="empty"):
+            edit.restrict([])
+        with pytest.raises(UnitError, match="no unit 999"):
+            edit.restrict([(edit.sites[0].name, 999)])
+        wide = Site(edit.sites[0].name, 0, "mlp.hook_post", 2000)
+        with pytest.raises(UnitError, match="no unit 1999"):
+            edit.restrict([Unit(wide, 1999)])
 
     def test_support_counts_what_moved(self, tiny: Any) -> None:
         (site, *_) = find_sites(tiny, "mlp.hook_post")
@@ -131,6 +198,73 @@ class TestOnAModel:
 
 
 class TestArtifact:
+    def test_shared_tensors_are_saved(self, tiny: Any, tmp_path: Path) -> None:
+        sites = find_sites(tiny, "hook_resid_post")
+        one, gate = DiagonalAffine(torch.full((32,), 2.0), torch.ones(32)), LogisticGate(torch.ones(32), 0.1)
+        out = ProjectOut(torch.ones(32))
+        row_gate = RowGate(sites[0], torch.ones(32), 0.1)
+        chains = Chain((out, out)), Chain((Chain((out, one)), out))
+        shared = {
+            "a chain of one map twice": tuple(Edit(sites[0], chain) for chain in chains),
+            "one map at two sites": tuple(Edit(site, one) for site in sites),
+            "one gate at two positions": tuple(Edit(sites[0], Gated(one, gate), Scope("all", start=n)) for n in (0, 1)),
+            "one row gate for all": tuple(Edit(site, one, gate=row_gate) for site in sites),
+        }
+        plain = {name: Intervention(edits) for name, edits in shared.items()}
+        made = {**plain, **{f"{name}, then half": edit.then(edit.scaled(0.5)) for name, edit in plain.items()}}
+        made |= {f"{name}, composed": compose(edit, edit) for name, edit in plain.items()}
+        for name, edit in made.items():
+            assert Intervention.load(edit.save(tmp_path / name)) == edit
+
+    def test_its_json_is_json(self, tiny: Any, tmp_path: Path) -> None:
+        """No NaN and no Infinity, which jq, JavaScript and Rust refuse, whatever the provenance holds."""
+        contrast = ContrastSet(sentences(8, seed=1, must="sad"), sentences(8, seed=2, must="happy"))
+        with pytest.warns(LensSteerWarning, match="moved nothing"):  # every loss behind the first is no number
+            lost = LinEAS(steps=3, lr=1e30, progress=False).fit(tiny, contrast)
+        edits = {
+            "lineas": lost,
+            "loreft": LoReFT(rank=1, steps=2, progress=False).fit(tiny, contrast),
+            "by hand": replace(
+                random_edit(tiny, "attn.hook_z", seed=7),
+                provenance={"a": float("nan"), "b": [float("inf"), (1, -float("inf"))], "c": np.float32("nan")},
+            ),
+        }
+
+        def refuse(name: str) -> None:
+            raise AssertionError(f"{name} is not JSON")
+
+        for name, edit in edits.items():
+            text = (edit.save(tmp_path / name) / "intervention.json").read_text()
+            about = json.loads(text, parse_constant=refuse)
+            assert about["provenance"].keys() == edit.provenance.keys()
+        assert json.loads(text)["provenance"] == {"a": None, "b": [None, [1, None]], "c": None}
+        assert dict(Intervention.load(tmp_path / "lineas").provenance) == dict(edits["lineas"].provenance)
+        assert edits["lineas"].history.heldout_loss.isna().all()
+
+    @pytest.mark.parametrize("seed", range(60))
+    def test_a_damaged_artifact_is_an_artifact_error(self, tiny: Any, tmp_path: Path, seed: int) -> None:
+        """Values replaced, bytes changed, files cut short: read back, or ArtifactError, and nothing else."""
+        generator = random.Random(seed)
+        sites = find_sites(tiny, "hook_resid_post")
+        chain = Chain((ProjectOut(torch.ones(32)), DiagonalAffine.identity(32)))
+        maps = (chain, Resample(32, torch.arange(3), torch.ones(2, 3)))
+        gate = RowGate(sites[0], torch.ones(32), 0.1)
+        edits = tuple(Edit(site, one, gate=gate) for site, one in zip(sites, maps, strict=True))
+        place = Intervention.fitted(tiny, edits).save(tmp_path / "edit")
+        file = place / generator.choice(["intervention.json"] * 5 + ["maps.safetensors"])
+        if file.suffix == ".json" and generator.random() < 0.8:
+            about = json.loads(file.read_text())
+            damage(about, generator)
+            file.write_text(json.dumps(about))
+        else:
+            content = bytearray(file.read_bytes())
+            content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+            file.write_bytes(content[: generator.choice([len(content), generator.randrange(len(content))])])
+        try:
+            Intervention.load(place)
+        except ArtifactError as error:
+            assert str(place) in str(error)
+
     def test_round_trip(self, tiny: Any, tmp_path: Path) -> None:
         edit = random_edit(tiny, "attn.hook_z", seed=7, fitted=True).scoped("generated")
         back = Intervention.load(edit.save(tmp_path / "edit"))
@@ -171,6 +305,31 @@ class TestArtifact:
 
 
 class TestFingerprint:
+    def test_a_part_of_a_fit_is_used_baked_and_saved_on_a_fresh_model(self, tmp_path: Path) -> None:
+        """Its fingerprint is that of its own sites, on a model object that nothing has been tried on before."""
+        edit = random_edit(make_tiny("gpt2"), "mlp.hook_post", seed=1, fitted=True)
+        units = edit.restrict(edit.units()[:3])
+        positions = Edit(edit.sites[0], edit.edits[0].map, Scope("prompt", stop=1))
+        parts = {
+            "units": units,
+            "site": edit.restrict([edit.sites[1]]),
+            "scope": replace(edit, edits=(positions, edit.edits[1])).scoped(Scope("all", start=1)),
+            "first": compose(units, edit, policy="first"),
+            "first at a whole site": compose(edit.restrict([edit.sites[0]]), edit, policy="first"),
+        }
+        for name, part in parts.items():
+            assert set(part.fingerprint) == {site.name for site in part.sites}
+            with part.on(make_tiny("gpt2")):
+                pass
+            back = Intervention.load(part.save(tmp_path / name))
+            assert back == part
+            assert back.fingerprint == part.fingerprint
+            with pytest.raises(ArtifactError, match="other weights"), part.on(make_tiny("gpt2", seed=5)):
+                pass
+        fresh = make_tiny("gpt2")
+        bake(fresh, units)
+        assert len(generate(fresh, ["the dog"], intervention=units, max_new_tokens=2)) == 1
+
     def test_other_weights_are_refused_and_may_be_overridden(self, tiny: Any) -> None:
         other = make_tiny("gpt2", seed=5)
         edit = random_edit(tiny, "hook_resid_post", seed=1, fitted=True)

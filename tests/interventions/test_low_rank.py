@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lens_steer.errors import MapError
 from lens_steer.interventions.low_rank import LowRankAffine
-from lens_steer.interventions.maps import Chain, DiagonalAffine, build_map
+from lens_steer.interventions.map_kinds import build_map
+from lens_steer.interventions.maps import Chain, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_steer.errors import MapError
-from lens_steer.interventions.maps import ActivationMap, Chain, DiagonalAffine, build_map
+from lens_steer.interventions.map_kinds import build_map
+from lens_steer.interventions.maps import ActivationMap, Chain, DiagonalAffine
 
 WIDTH = 5
 

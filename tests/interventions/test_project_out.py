@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lens_steer.errors import ArtifactError, MapError
 from lens_steer.host.sites import find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
-from lens_steer.interventions.maps import Chain, DiagonalAffine, build_map
+from lens_steer.interventions.map_kinds import build_map
+from lens_steer.interventions.maps import Chain, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -109,3 +110,27 @@ def test_a_strength_far_outside_the_useful_range_warns(tiny: Any) -> None:
         with edit.on(tiny, fine):
             pass
     warn_if_far(0.1 + 0.2, (0.1, 0.2), stacklevel=1)
+
+
+def test_no_range_is_claimed_that_nobody_measured(tiny: Any) -> None:
+    """A fit has no useful range; the warning then speaks of no edit and of the edit as it was fitted."""
+    edit = random_edit(tiny)
+    assert edit.strengths is None
+    with pytest.warns(LensSteerWarning, match="4.5 lies far outside 0 to 1, .* no other range was measured"):
+        warn_if_far(4.5, edit.strengths, stacklevel=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (2.0, -1.0):
+            warn_if_far(fine, None, stacklevel=1)
+    # What is measured of an edit holds for it, rescaled, and for nothing else that is made of it.
+    measured = Intervention(edit.edits, strengths=(0.0, 3.0))
+    assert measured.scaled(0.5).strengths == (0.0, 6.0)
+    assert measured.scaled(-1.0).strengths == (-3.0, 0.0)
+    assert measured.scaled(0.0).strengths is None
+    parts = (
+        measured.then(measured),
+        measured.inverse(),
+        measured.restrict(measured.sites[:1]),
+        measured.scoped("last"),
+    )
+    assert [part.strengths for part in parts] == [None] * 4

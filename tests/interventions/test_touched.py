@@ -90,8 +90,10 @@ def test_a_scope_that_no_token_was_in_warns_once(tiny: Any) -> None:
         tiny(torch.tensor([[1, 5, 9]]))
     assert len(caught) == 1
     assert "and 1 more" in str(caught[0].message)
-    with pytest.warns(LensSteerWarning, match="no token was in the scope"):
-        perplexity(tiny, ["the dog ran"], intervention=edit, progress=False)
+    # Of whole texts, what stands behind BOS or a pair's prompt counts as generated.
+    perplexity(tiny, ["the dog ran", ("the dog", " ran home and sat")], intervention=edit, progress=False)
+    assert edit.touched.generated_tokens.tolist() == [3 + 4] * 2
+    perplexity(tiny, [("the dog", " ran home")], intervention=edit.scoped("all"), progress=False)
     # Nothing to tell: the model did not run, or the part with tokens ran, or it ended otherwise.
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -130,6 +130,22 @@ def test_it_differs_from_the_simultaneous_fit_behind_the_first_site(tiny: Any, c
     assert not torch.allclose(both.edits[1].map.scale, source.edits[1].map.scale, rtol=1e-3)
 
 
+def test_threads_are_bounded_whatever_the_batch_size(
+    tiny: Any, contrast: ContrastSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch walks on a thread of its own: 2,000 texts one by one must not be 2,000 threads."""
+    monkeypatch.setattr("lens_steer.methods.causal._MOST_WALKS", 3)
+    most = [0]
+
+    def fit_map(source: torch.Tensor, target: torch.Tensor) -> DiagonalAffine:
+        most[0] = max(most[0], sum(thread.name.startswith("walk of") for thread in threading.enumerate()))
+        return MeanAcT().map_between(source, target)
+
+    sites = find_sites(tiny, "hook_resid_post")
+    fit_causally(tiny, contrast, sites, fit_map, pool="mean", moves="both", batch_size=1)
+    assert 0 < most[0] <= 3
+
+
 def test_the_batch_size_changes_nothing(tiny: Any, contrast: ContrastSet) -> None:
     whole = LinearAcT().fit(tiny, contrast)
     for batch_size in (1, 3, 16):

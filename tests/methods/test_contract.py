@@ -75,6 +75,12 @@ def test_it_comes_back_from_disk(tiny: Any, edit: Intervention, tmp_path: Path) 
         assert torch.equal(logits(tiny), expected)
 
 
+def test_layers_narrow_the_sites(method: Method, tiny: Any, contrast: ContrastSet) -> None:
+    if hasattr(method, "layers"):
+        edit = replace(method, layers=(-1,)).fit(tiny, contrast)
+        assert {site.layer for site in edit.sites} == {1}
+
+
 def test_the_same_call_gives_the_same_intervention(method: Method, tiny: Any, contrast: ContrastSet) -> None:
     assert method.fit(tiny, contrast) == method.fit(tiny, contrast)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +18,17 @@ from lens_steer.errors import ActivationError, ContrastError, LensSteerWarning, 
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen
+from lens_steer.interruption import on_interrupt
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.methods.loreft import LoReFT
+from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.statistics.wasserstein import wasserstein
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
+from tests.handles import Forwards
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def make_loss(
 
 
 def random_parameters(loss: EndToEndLoss, seed: int = 0) -> torch.Tensor:
-    return 0.1 * torch.randn(len(loss.group), generator=torch.Generator().manual_seed(seed))
+    return 0.1 * torch.randn(len(loss.layout.group), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.compat
@@ -48,7 +56,7 @@ def test_loss_is_the_squared_wasserstein_distance_of_the_edited_source(
 ) -> None:
     loss = make_loss(tiny, contrast, kind=kind)
     parameters = random_parameters(loss)
-    edits = tuple(Edit(site, DiagonalAffine(*pair)) for site, pair in loss.split(parameters).items())
+    edits = tuple(Edit(site, DiagonalAffine(*pair)) for site, pair in loss.layout.maps(parameters).items())
     plain = collect(tiny, contrast, kind, pool="mean")
     with Intervention(edits).on(tiny):
         edited = collect(tiny, contrast, kind, pool="mean")
@@ -86,14 +94,16 @@ def test_micro_batches_give_the_full_gradient(tiny: Any, contrast: ContrastSet, 
 def test_gamma_max_separates_nothing_from_something(family: Any, contrast: ContrastSet) -> None:
     method = LinEAS(steps=5, progress=False)
     ceiling = method.gamma_max(family, contrast)
-    assert replace(method, gamma=1.01 * ceiling).fit(family, contrast).support()["kept"].sum() == 0
+    with pytest.warns(LensSteerWarning, match="lets nothing move"):
+        assert replace(method, gamma=1.01 * ceiling).fit(family, contrast).support()["kept"].sum() == 0
     assert replace(method, gamma=0.9 * ceiling).fit(family, contrast).support()["kept"].sum() > 0
 
 
 def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
     method = LinEAS(steps=20, optimizer="adam", lr=0.01, progress=False)
     ceiling = method.gamma_max(tiny, contrast)
-    assert replace(method, gamma=1.01 * ceiling).fit(tiny, contrast).support()["kept"].sum() == 0
+    with pytest.warns(LensSteerWarning, match="lets nothing move"):
+        assert replace(method, gamma=1.01 * ceiling).fit(tiny, contrast).support()["kept"].sum() == 0
     assert replace(method, gamma=0.9 * ceiling).fit(tiny, contrast).support()["kept"].sum() > 0
 
 
@@ -104,17 +114,88 @@ def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
         {"lr": 30.0},
         {"lr": 1e6},
         {"optimizer": "adam", "lr": 5.0},
-        {"batch_size": 4},
         {"batch_size": 4, "lr": 50.0},
         {"gamma": 0.05},
         {"loss_sites": "blocks.1.hook_resid_post"},
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
     edit = LinEAS(steps=40, progress=False, **settings).fit(tiny, contrast)
     loss = edit.provenance["loss"]
     assert loss["training"] <= loss["identity"]
     assert torch.isfinite(edit.edits[0].map.scale).all()
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.01}, {"optimizer": "adam", "lr": 0.01}])
+def test_minibatches_learn_and_are_judged_by_their_own_texts(tiny: Any, settings: dict[str, Any]) -> None:
+    """The distance of few texts is biased upwards: against the identity's over all texts each step would overshoot."""
+    texts = ContrastSet(sentences(24, seed=1, must="sad"), sentences(24, seed=2, must="happy"))
+    whole, few = (LinEAS(steps=60, batch_size=size, progress=False, **settings).fit(tiny, texts) for size in (None, 3))
+    identity = few.provenance["loss"]["identity"]
+    assert few.history.loss[:10].mean() > identity  # the bias
+    assert (few.history.event == "").all()
+    assert few.provenance["loss"]["training"] < 0.85 * identity
+    assert whole.provenance["loss"]["training"] < 0.85 * identity
+
+
+def test_the_identitys_loss_over_any_texts_needs_no_pass(tiny: Any, contrast: ContrastSet) -> None:
+    loss = make_loss(tiny, contrast, micro_batch=3)
+    zero = torch.zeros(len(loss.layout))
+    with frozen(tiny):
+        for rows in ((None, None), ([7, 2, 5], [1, 6]), ([0], [3, 3, 4])):
+            assert loss(zero, *rows) == pytest.approx(loss.with_gradient(zero, *rows)[0], rel=1e-5)
+        with Forwards(tiny) as run:
+            loss(zero, [1, 2], [3])
+    assert run.count == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*moved nothing")
+def test_a_step_far_above_the_start_goes_back_at_once(tiny: Any, contrast: ContrastSet) -> None:
+    history = LinEAS(steps=12, lr=1e4, progress=False).fit(tiny, contrast).history
+    assert history.loss[1] > 10 * history.loss[0]
+    assert history.event[1].startswith("loss far above its start: back to the best point")
+    assert history.lr[2] < history.lr[1] / 3.9
+
+
+def test_a_fit_that_moved_nothing_says_so(tiny: Any, contrast: ContrastSet) -> None:
+    method = LinEAS(steps=3, progress=False)
+    with pytest.warns(LensSteerWarning, match=r"moved nothing.* [12] of 3 steps overshot: lower lr=1e\+30, or set opt"):
+        assert not replace(method, lr=1e30).fit(tiny, contrast).units()
+    with pytest.warns(LensSteerWarning, match=r"moved nothing.*gamma=1e\+06 lets nothing move"):
+        assert not replace(method, gamma=1e6).fit(tiny, contrast).units()
+
+
+def test_a_long_fit_is_announced_after_two_steps(
+    tiny: Any, contrast: ContrastSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lens_steer.methods.descent._LONG", 1e-3)
+    method = LinEAS(steps=4, lr=1e-4, progress=False)
+    with pytest.warns(LensSteerWarning, match=r"LinEAS: 4 steps of \S+ s take about .* interrupting keeps the best"):
+        method.fit(tiny, contrast)
+    with pytest.warns(LensSteerWarning, match="LinEAS: 2 fits of 4 steps"):
+        method.path(tiny, contrast, gammas=(0.1, 0.01))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace(method, steps=1).fit(tiny, contrast)
+
+
+def test_gradients_ruled_out_by_the_caller(tiny: Any, contrast: ContrastSet) -> None:
+    for call in (LinEAS(steps=1).fit, LinEAS().gamma_max, LinEAS().sensitivity, LinEAS().path, LoReFT(steps=1).fit):
+        with torch.inference_mode(), pytest.raises(ModelError, match="inference_mode.. rules out: leave it"):
+            call(tiny, contrast)
+
+
+def test_graphs_are_bounded_by_tokens(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tokenize(tiny, sentences(30, seed=1, must="sad"))
+    assert texts_in_memory(tiny, tokens) == 30
+    length, cfg = max(tokens.lengths), tiny.cfg
+    of_text = 4 * length * cfg.n_layers * (40 * cfg.d_model + 3 * cfg.n_heads * length)
+    monkeypatch.setattr("lens_steer.methods.micro_batches._GRAPHS", 7 * of_text)
+    assert texts_in_memory(tiny, tokens) == 7
+    assert texts_in_memory(tiny, tokens, logits=True) < 7
+    monkeypatch.setattr("lens_steer.methods.micro_batches._GRAPHS", 1)
+    assert texts_in_memory(tiny, tokens) == 1
 
 
 def test_the_reported_loss_is_that_of_the_returned_map(tiny: Any, contrast: ContrastSet) -> None:
@@ -125,6 +206,7 @@ def test_the_reported_loss_is_that_of_the_returned_map(tiny: Any, contrast: Cont
     assert edit.provenance["loss"]["training"] < 0.9 * edit.provenance["loss"]["identity"]
 
 
+@pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) -> None:
     history = LinEAS(steps=40, lr=1e6, progress=False).fit(tiny, contrast).history
     events = history[history.event != ""]
@@ -162,23 +244,70 @@ def test_the_same_seed_gives_the_same_map(tiny: Any, contrast: ContrastSet) -> N
     assert method.fit(tiny, contrast) != replace(method, seed=4).fit(tiny, contrast)
 
 
-def test_interruption_returns_the_best_so_far(tiny: Any, contrast: ContrastSet) -> None:
-    passes = []
+@contextmanager
+def interrupted_at(model: Any, count: int) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt in one pass, and record how many passes there were."""
+    passes: list[int] = []
 
     def interrupt(tensor: Any, hook: Any) -> None:
         passes.append(1)
-        if len(passes) == 25:
+        if len(passes) == count:
             raise KeyboardInterrupt
 
-    with tiny.hooks(fwd_hooks=[("blocks.1.hook_resid_post", interrupt)]):
-        with pytest.warns(LensSteerWarning, match=r"interrupted after \d+ of 1000 steps"):
-            edit = LinEAS(progress=False).fit(tiny, contrast)
-    assert edit.provenance["interrupted"]
-    assert edit.provenance["loss"]["training"] < edit.provenance["loss"]["identity"]
-    assert 10 < len(edit.history) < 25
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", interrupt)]):
+        yield passes
+
+
+class TestInterruption:
+    def test_a_fit_keeps_the_best_map_where_it_is_asked_to(self, tiny: Any, contrast: ContrastSet) -> None:
+        with interrupted_at(tiny, 25), on_interrupt("keep"):
+            with pytest.warns(LensSteerWarning, match=r"interrupted after \d+ of 1000 steps"):
+                edit = LinEAS(progress=False).fit(tiny, contrast)
+        assert edit.provenance["interrupted"]
+        assert edit.provenance["steps_done"] == len(edit.history)
+        assert edit.provenance["loss"]["training"] < edit.provenance["loss"]["identity"]
+        assert 10 < len(edit.history) < 25
+
+    def test_a_session_with_a_prompt_keeps_and_a_script_does_not(
+        self, tiny: Any, contrast: ContrastSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        method = LinEAS(progress=False)
+        monkeypatch.delattr(sys, "ps1", raising=False)
+        with interrupted_at(tiny, 25) as passes, pytest.raises(KeyboardInterrupt):
+            method.fit(tiny, contrast)
+        assert len(passes) == 25
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+        with interrupted_at(tiny, 25), pytest.warns(LensSteerWarning, match="interrupted after"):
+            assert method.fit(tiny, contrast).provenance["interrupted"]
+        with interrupted_at(tiny, 25), on_interrupt("raise"), pytest.raises(KeyboardInterrupt):
+            method.fit(tiny, contrast)
+
+    def test_a_path_stops_at_once_and_keeps_what_is_done(self, tiny: Any, contrast: ContrastSet) -> None:
+        method = LinEAS(steps=10, progress=False)
+        with interrupted_at(tiny, 45) as passes, on_interrupt("keep"):
+            with pytest.warns(LensSteerWarning, match=r"path was interrupted after \d of 8 gammas"):
+                path = method.path(tiny, contrast)
+        assert path.interrupted
+        assert 0 < len(path.interventions) == len(path.frame) < 5
+        assert not any(edit.provenance["interrupted"] for edit in path.interventions)
+        assert len(passes) < 50
+        with interrupted_at(tiny, 45), on_interrupt("raise"), pytest.raises(KeyboardInterrupt):
+            method.path(tiny, contrast)
+        with interrupted_at(tiny, 8), on_interrupt("keep"), pytest.raises(KeyboardInterrupt):
+            method.path(tiny, contrast)  # nothing is done that could be kept
 
 
 class TestPath:
+    def test_no_penalty_is_refused_and_equal_sides_have_a_path(self, tiny: Any, contrast: ContrastSet) -> None:
+        for call in (LinEAS(l1=0, group=0).gamma_max, LinEAS(l1=0, group=0).path):
+            with pytest.raises(SettingError, match="l1 and group are both 0"):
+                call(tiny, contrast)
+        same = ContrastSet(contrast.source, [f"{text} " for text in contrast.source][::-1])
+        same = replace(same, target=same.source)
+        path = LinEAS(steps=2, progress=False).path(tiny, same)
+        assert path.frame.gamma.tolist() == [0.0]
+        assert path.frame.gamma_ratio.isna().all()
+
     def test_support_grows_as_gamma_falls(self, tiny: Any, contrast: ContrastSet) -> None:
         path = LinEAS(steps=30, progress=False).path(tiny, contrast)
         frame = path.frame

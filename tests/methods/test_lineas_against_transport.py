@@ -27,7 +27,7 @@ def loss_of(model: Any, contrast: ContrastSet, edit: Intervention | None) -> flo
         model, source, pooled, edit_sites=sites, loss_sites=sites, pool="mean", micro_batch=len(contrast.source)
     )
     if edit is None:
-        return loss(torch.zeros(len(loss.group)))
+        return loss(torch.zeros(len(loss.layout.group)))
     return loss(torch.cat([part for e in edit.edits for part in (e.map.scale - 1, e.map.shift)]))
 
 

@@ -14,9 +14,11 @@ from lens_steer.host.sites import find_sites
 from lens_steer.host.units import Unit
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.interventions.row_gate import RowGate
 from lens_steer.methods.activation_transport import MeanAcT
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.end_to_end import inverse_variances
+from lens_steer.methods.layout import Layout
 from lens_steer.methods.lineas import LinEAS
 from lens_steer.methods.refit import deviations
 from lens_steer.methods.repe import RepE
@@ -73,6 +75,7 @@ class TestNormalisedLoss:
         assert bool((weights[:3] > 0).all())
         assert bool(torch.isfinite(weights).all())
 
+    @pytest.mark.filterwarnings("ignore:.*moved nothing")
     @pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd", "lr": 0.1}, {"gamma": 0.01}, {"batch_size": 4}])
     def test_never_worse_than_the_identity(self, tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
         loss = replace(NORMALISED, **settings).fit(tiny, contrast).provenance["loss"]
@@ -111,6 +114,7 @@ class TestRefit:
             still = ~e.map.moved(1e-5)
             assert not e.map.moved(0.0)[still].any()
 
+    @pytest.mark.filterwarnings("ignore:.*moved nothing")
     @pytest.mark.parametrize("settings", [{"lr": 1e6}, {"optimizer": "adam", "lr": 3.0}, {"batch_size": 4, "lr": 10.0}])
     def test_never_above_the_sparse_fit(
         self, tiny: Any, contrast: ContrastSet, sparse: tuple[LinEAS, Intervention], settings: dict[str, Any]
@@ -131,7 +135,7 @@ class TestRefit:
     def test_it_starts_from_the_maps_it_is_given(self, tiny: Any, contrast: ContrastSet) -> None:
         sites = find_sites(tiny, "hook_resid_post")
         caa = CAA(layers=(1,)).fit(tiny, contrast)
-        start = deviations(caa, sites)
+        start = deviations(caa, Layout(sites))
         assert torch.equal(start[96:], caa.edits[0].map.shift)
         assert not start[:96].any()
         # Units without maps, and maps that are not diagonal without an interval, start at the identity.
@@ -140,7 +144,18 @@ class TestRefit:
             RepE(mode="project_out", pairing="random").fit(tiny, contrast),
             MeanAcT().fit(tiny, contrast),
         ):
-            assert not deviations(other, sites).any()
+            assert not deviations(other, Layout(sites)).any()
+
+    def test_an_edit_of_some_tokens_or_rows_is_refused(
+        self, tiny: Any, contrast: ContrastSet, sparse: tuple[LinEAS, Intervention]
+    ) -> None:
+        """Its maps would come back for every token, without the gate."""
+        method, edit = sparse
+        gate = RowGate(edit.sites[0], torch.ones(32), 0.1)
+        for chosen, what in ((edit.scoped("last"), r"tokens .last."), (edit.gated(gate), "rows")):
+            with pytest.raises(SettingError, match=rf"for some {what} only.*intervention.units"):
+                method.refit(tiny, contrast, chosen)
+            assert method.refit(tiny, contrast, chosen.units()).units()
 
     def test_refusals(self, tiny: Any, contrast: ContrastSet) -> None:
         (site,) = find_sites(tiny, "mlp.hook_post", layers=[1])

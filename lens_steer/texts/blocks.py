@@ -1,0 +1,135 @@
+"""Blocks: rows that belong together, and the one splitter that never parts them.
+
+Copies of a text, the completions of one prompt, the texts of one group and the two texts of a pair are not independent.
+Where one of them chooses or trains and another one measures, noise looks like a result.
+"""
+
+import hashlib
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lens_steer.errors import ContrastError, SettingError
+
+# A text, or a (prompt, completion) pair whose pools cover the completion only; the prompt may be empty.
+Row = str | tuple[str, str]
+_SIDES = {1: "source", 0: "target"}
+
+
+def text_hash(*texts: str) -> int:
+    """Return a signed 64-bit number, the beginning of the texts' SHA-256: the same on every machine."""
+    whole = "\x1f".join(texts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(whole).digest()[:8], "big", signed=True)
+
+
+def row_hashes(rows: Sequence[Row]) -> Int[np.ndarray, " text"]:
+    """Return one stable int64 per row; equal rows have equal ones, and a pair without a prompt is its completion."""
+    return np.array([text_hash(*_parts(row)) for row in rows], dtype=np.int64)
+
+
+def blocks_of(rows: Sequence[Row], *memberships: Iterable[Hashable | None]) -> Int[np.ndarray, " text"]:
+    """Number the blocks of the rows: 0, 1, ... in the order in which they begin.
+
+    Two rows are of one block where they are the same, are pairs with the same prompt (not an empty one), or where a
+    membership names the same for both (its group, its pair; None joins nothing); and so on along the chain.
+    """
+    prompts = [_parts(row)[0] if len(_parts(row)) > 1 else None for row in rows]
+    named: list[Iterable[Hashable | None]] = [[_parts(row) for row in rows], prompts, *memberships]
+    number: dict[Hashable, int] = {}
+    links = [
+        (row, number.setdefault((kind, name), len(rows) + len(number)))
+        for kind, names in enumerate(named)
+        for row, name in enumerate(names)
+        if name is not None
+    ]
+    nodes = len(rows) + len(number)
+    ends = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links), dtype=np.bool_), (ends[0], ends[1])), shape=(nodes, nodes))
+    block: Int[np.ndarray, " text"] = connected_components(graph, directed=False)[1][: len(rows)].astype(np.int64)
+    return block
+
+
+def block_draws(
+    blocks: Int[np.ndarray, " text"], seed: int, purpose: str, hashes: Int[np.ndarray, " text"] | None = None
+) -> Int[np.ndarray, " text"]:
+    """Return a random number per row, the same for all rows of a block.
+
+    It depends on the seed, the purpose and the block's texts (by `hashes`) alone: not on the order of the rows, nor on
+    what other rows there are. Without hashes it depends on the block's place.
+    """
+    if seed < 0:
+        raise SettingError(f"seed must be 0 or more, not {seed}")
+    _, first, inverse = np.unique(blocks, return_index=True, return_inverse=True)
+    if hashes is None:
+        key = np.argsort(np.argsort(first))
+    else:
+        key = np.full(len(first), np.iinfo(np.int64).max)
+        np.minimum.at(key, inverse, hashes)
+    draws = np.array([text_hash(purpose, str(seed), str(value)) for value in key.tolist()], dtype=np.int64)
+    drawn: Int[np.ndarray, " text"] = draws[inverse]
+    return drawn
+
+
+def split_blocks(
+    blocks: Int[np.ndarray, " text"],
+    sides: Int[np.ndarray, " text"],
+    share: float,
+    seed: int,
+    *,
+    hashes: Int[np.ndarray, " text"] | None = None,
+    fewest: int = 1,
+    what: str = "these texts",
+    remedy: str = "give more texts or groups, or another share",
+) -> Bool[np.ndarray, " text"]:
+    """Return which rows are held out: whole blocks, about `share` of the source rows (1) and of the target rows (0).
+
+    Blocks come in random order, and each is held out where that brings the two counts nearer to the share. Rows of side
+    -1 take no part. The same texts are held out whatever the order of the rows (see `block_draws`).
+
+    Raises
+    ------
+    SettingError
+        The share is not between 0 and 1, or the seed is negative.
+    ContrastError
+        One of the halves would have fewer than `fewest` rows of a side.
+
+    """
+    if not 0 < share < 1:
+        raise SettingError(f"the share of texts to hold out lies between 0 and 1, not {share}")
+    part = np.flatnonzero(sides >= 0)
+    draws = block_draws(blocks[part], seed, "split", None if hashes is None else hashes[part])
+    _, inverse = np.unique(draws, return_inverse=True)
+    counts = np.stack([np.bincount(inverse[sides[part] == side], minlength=inverse.max() + 1) for side in _SIDES])
+    sizes = counts.sum(1)
+    chosen = _nearest(counts.T.tolist(), [max(size, 1) for size in sizes.tolist()], share)
+    held = np.zeros(len(blocks), dtype=np.bool_)
+    held[part] = np.array(chosen, dtype=np.bool_)[inverse]
+    for side, size in zip(_SIDES, sizes.tolist()):
+        out = int((held & (sides == side)).sum())
+        if min(out, size - out) < fewest:
+            raise ContrastError(
+                f"{what}: to hold out {share:.0%} of {size} {_SIDES[side]} texts in "
+                f"{int((counts[1 - side] > 0).sum())} blocks leaves {size - out} and {out}, each half needs {fewest} "
+                f"or more; copies of a text, one prompt, a group and a pair stay together: {remedy}"
+            )
+    return held
+
+
+def _nearest(counts: list[list[int]], sizes: list[int], share: float) -> list[bool]:
+    """Choose blocks one after the other, each where the chosen counts come nearer to the share of both sides."""
+    room = [int(share * size + 0.5) for size in sizes]
+    chosen = []
+    for block in counts:
+        rest = [free - count for free, count in zip(room, block)]
+        nearer = sum(abs(after) / size - abs(free) / size for after, free, size in zip(rest, room, sizes)) < -1e-12
+        room = rest if nearer else room
+        chosen.append(nearer)
+    return chosen
+
+
+def _parts(row: Row) -> tuple[str, ...]:
+    """A pair, or the one text of a row that has no prompt."""
+    return (row,) if isinstance(row, str) else row if row[0] else row[1:]
