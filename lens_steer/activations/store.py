@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, RootModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +27,10 @@ _DATA, _ABOUT = "activations.safetensors", "activations.json"
 _SHARD_SECONDS = 20.0
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
+
+
+class PlanRecord(RootModel[dict[str, Any]]):
+    """What plan.json holds: the settings of the pass whose shards lie beside it."""
 
 
 class ActivationsRecord(Record):
@@ -87,7 +91,7 @@ def load_activations(directory: Path) -> Activations:
         labels: Tensor = handle.get_tensor("labels")
         sites = tuple(Site(*row) for row in about.sites)
         _check_shapes(handle, about, sites)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
 
     def moments(site: Site) -> TokenMoments:
@@ -155,7 +159,7 @@ class Progress:
         shards = self.shards
         try:
             return (shards[-1][0] if shards else 0), [load_file(path) for _, path in shards]
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ArtifactError(f"a shard in {self.directory} is damaged ({error}): remove the directory") from error
 
     @property
@@ -175,7 +179,7 @@ class Progress:
             path.unlink()
 
     def _compare(self, plan: Mapping[str, Any]) -> None:
-        before = read_record(self._plan, dict[str, Any])
+        before = read_record(self._plan, PlanRecord).root
         different = [key for key in {*plan, *before} if _as_json(plan.get(key)) != before.get(key)]
         if different:
             details = "; ".join(
