@@ -282,7 +282,15 @@ def test_blocks_and_pairs_go_with_the_texts(tiny: Any, tmp_path: Path) -> None:
     for name in ("blocks", "hashes", "pairs"):
         assert torch.equal(getattr(back, name), getattr(acts, name))
         part = acts.rows(torch.tensor([3, 1]))
+        assert part.labels.shape == (2, 1)
         assert torch.equal(getattr(part, name), getattr(acts, name)[[3, 1]])
+
+
+def test_older_files_hold_no_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = copies(0).save(tmp_path / "acts")
+    assert Activations.load(saved).blocks.tolist() == copies(0).blocks.tolist()
+    monkeypatch.setattr("lens_steer.activations.store._ROWS", ())
+    assert Activations.load(saved).blocks.tolist() == list(range(100))
 
 
 def test_units_by_number_and_threshold() -> None:
