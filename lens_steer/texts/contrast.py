@@ -7,7 +7,6 @@ import copy
 import hashlib
 import json
 import warnings
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,58 +18,12 @@ from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
 from lens_steer.statistics.design import Design
 from lens_steer.texts.blocks import Row as Row
 from lens_steer.texts.blocks import block_draws, blocks_of, row_hashes, split_blocks
+from lens_steer.texts.rows import checked_names, checked_rows, numbered_copies
+from lens_steer.texts.rows import first_few as first_few
 
 # None: the text as it is. True: the tokenizer's chat template. A str: a format in which "{text}" stands for the text.
 ChatFormat = bool | str | None
 SIDES = ("source", "target", "control")
-
-
-def _pooled(row: object) -> str | None:
-    """The text of `row` that pools cover; None where `row` is neither a text nor a pair of texts."""
-    parts: tuple[object, ...] = row if isinstance(row, tuple) and len(row) == 2 else (row,)
-    return str(parts[-1]) if all(isinstance(part, str) for part in parts) else None
-
-
-def _copies(rows: Sequence[Row]) -> list[tuple[Row, int]]:
-    """Every row with the number of its like before it."""
-    before: Counter[Row] = Counter()
-    copies = []
-    for row in rows:
-        copies.append((row, before[row]))
-        before[row] += 1
-    return copies
-
-
-def first_few(places: Sequence[object]) -> str:
-    """The first five of `places`, and how many there are in all."""
-    shown = ", ".join(map(str, places[:5]))
-    return shown if len(places) <= 5 else f"{shown}, ... ({len(places)} in all)"
-
-
-def _rows(**sides: Any) -> list[tuple[Row, ...]]:
-    for side, rows in sides.items():
-        if isinstance(rows, str | bytes | dict) or not isinstance(rows, Iterable):
-            raise ContrastError(f"{side} must be a list, not one {type(rows).__name__}; write a single text as [text]")
-    listed = {side: tuple(rows) for side, rows in sides.items()}
-    placed = [(f"{side}[{index}]", row) for side, rows in listed.items() for index, row in enumerate(rows)]
-    if foreign := [place for place, row in placed if _pooled(row) is None]:
-        raise ContrastError(f"neither a text nor a (prompt, completion) pair of texts: {first_few(foreign)}")
-    if blank := [place for place, row in placed if not (_pooled(row) or "").strip()]:
-        raise ContrastError(f"blank rows have nothing to pool, leave them out: {first_few(blank)}")
-    pairs = [place for place, row in placed if not isinstance(row, str)]
-    if 0 < len(pairs) < len(placed):
-        what = f"{len(pairs)} of {len(placed)} rows are (prompt, completion) pairs, the others texts"
-        raise ContrastError(f"{what}; write every text as ('', text), or no pairs: {first_few(pairs)}")
-    return list(listed.values())
-
-
-def _names(names: Iterable[object], what: str, count: int | None = None) -> tuple[str, ...]:
-    listed: tuple[Any, ...] = tuple(names)
-    if foreign := [f"{what}[{index}]" for index, name in enumerate(listed) if not isinstance(name, str)]:
-        raise ContrastError(f"not a string: {first_few(foreign)}")
-    if count is not None and len(listed) != count:
-        raise ContrastError(f"{what} must name one group per row: {len(listed)} names for {count} rows")
-    return listed
 
 
 def _chat(chat: Any) -> ChatFormat:
@@ -124,8 +77,8 @@ class LabelledTexts:
     __no_type_check__ = True  # jaxtyping's hook leaves the constructor, which takes lists and names bad rows, alone
 
     def __post_init__(self) -> None:
-        (texts,) = _rows(texts=self.texts)
-        concepts = _names(self.concepts, "concepts")
+        (texts,) = checked_rows(texts=self.texts)
+        concepts = checked_names(self.concepts, "concepts")
         if not concepts or len(set(concepts)) < len(concepts):
             raise ContrastError(f"concepts must be different names, one or more, not {concepts}")
         labels = _labels(self.labels, (len(texts), len(concepts)))
@@ -134,7 +87,7 @@ class LabelledTexts:
                 raise ContrastError(f"concept {concept!r} has no {' and no '.join(missing)} text")
         groups = None if self.groups is None else tuple(self.groups)
         if groups is not None:
-            _names(("" if name is None else name for name in groups), "groups", len(texts))
+            checked_names(("" if name is None else name for name in groups), "groups", len(texts))
         pairs = None if self.pairs is None else _pairs(self.pairs, labels.shape)
         together: list[Sequence[Hashable | None]] = [] if groups is None else [groups]
         if len(self.blocks):
@@ -189,7 +142,9 @@ class LabelledTexts:
         for contrast in listed:
             if both := set(contrast.source) & set(contrast.target):
                 raise ContrastError(f"{len(both)} text(s) on both sides of {contrast!r}: a table has one label a text")
-            columns.append([place.setdefault(copy, len(place)) for copy in _copies(contrast.source + contrast.target)])
+            columns.append(
+                [place.setdefault(copy, len(place)) for copy in numbered_copies(contrast.source + contrast.target)]
+            )
         shape = len(place), len(listed)
         labels, pairs = np.full(shape, -1), np.full(shape, -1)
         groups: list[str | None] = [None] * len(place)
@@ -270,7 +225,7 @@ class ContrastSet:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        source, target, control = _rows(source=self.source, target=self.target, control=self.control)
+        source, target, control = checked_rows(source=self.source, target=self.target, control=self.control)
         self.__dict__.update(source=source, target=target, control=control, chat=_chat(self.chat))
         if not source or not target:
             raise ContrastError(f"both sides need texts, not so in {self!r}")
@@ -280,7 +235,7 @@ class ContrastSet:
             raise ContrastError(f"give groups for both sides or for neither, not so in {self!r}")
         for field, rows in (("source_groups", source), ("target_groups", target)):
             if (groups := getattr(self, field)) is not None:
-                self.__dict__[field] = _names(groups, field, len(rows))
+                self.__dict__[field] = checked_names(groups, field, len(rows))
         if both := len(set(source) & set(target)):
             what = f"{both} different text(s) on both sides of {self!r}: nothing tells source from target there"
             warnings.warn(what, LensSteerWarning, stacklevel=3)
