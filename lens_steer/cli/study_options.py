@@ -119,7 +119,9 @@ def _option_type(parameter: inspect.Parameter, members: tuple[Any, ...], about: 
         return _annotated(literal | None if optional else literal, about)
     if sequence := next((member for member in members if get_origin(member) in (tuple, list, Sequence)), None):
         element = next((kind for kind in get_args(sequence) if kind in _SIMPLE), str)
-        listed = tuple[element, ...]  # type: ignore[valid-type]
+        listed: Any = tuple[element, ...]  # type: ignore[valid-type]
+        if isinstance(parameter.default, str):  # one site as a text: the default is of this type too
+            listed = listed | str
         converter = partial(_commas, element)
         return _annotated(
             listed | None if optional else listed, about, element=element, converter=converter, n_tokens=1
