@@ -6,7 +6,7 @@ A study says `experiment = Experiment.begin("name", run, locals())` and then onl
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cached_property, wraps
 from pathlib import Path
@@ -170,13 +170,25 @@ class Experiment:
         """Return draws of the training half that share no text, `most` texts a side or as many as that allows."""
         return disjoint(self.train, most, draws, seed=self.seed)
 
-    def heldout(self, *, half: Literal[0, 1] | None = None, scorers: Mapping[str, ls.Scorer] | None = None) -> HeldOut:
-        """Return what edits are measured on; `half` keeps every second prompt and neutral text, to choose or report."""
+    def heldout(
+        self,
+        *,
+        half: Literal[0, 1] | None = None,
+        scorers: Mapping[str, ls.Scorer] | None = None,
+        continued: bool = False,
+    ) -> HeldOut:
+        """Return what edits are measured on; `half` keeps every second prompt and neutral text, to choose or report.
+
+        `continued` cuts neutral texts into a beginning and the rest, on which the cost is then measured: some methods
+        edit prompts alone, or decide on them, and plain texts have none.
+        """
         m, step = self.measurement, slice(None) if half is None else slice(half, None, 2)
         prompts = m.prompts
         if prompts is None:
             prompts = ls.beginnings(self.held.source, words=m.prompt_words, most=m.most_prompts)
         neutral, neutral_name = neutral_texts(self.held, m.most_neutral)
+        if continued:
+            neutral = tuple(_continued(neutral, words=m.prompt_words))
         if half is not None and min(len(prompts), len(neutral)) < 4:
             raise ls.LensSteerError(
                 f"{len(prompts)} prompts and {len(neutral)} {neutral_name}: one half of them chooses, the other half "
@@ -208,7 +220,19 @@ class Experiment:
         return study
 
 
-def _check_choices(run: Callable[..., ls.Study], given: Mapping[str, Any]) -> None:
+def _continued(texts: Iterable[Any], *, words: int) -> Iterator[tuple[str, str]]:
+    """Yield texts as (their beginning, the rest); pairs as they are, and shorter texts not at all."""
+    for text in texts:
+        if not isinstance(text, str):
+            yield text
+            continue
+        (start,) = ls.beginnings([text], words=words)
+        rest = " ".join(text.split())[len(start) :]
+        if rest.strip():
+            yield start, rest
+
+
+def _check_choices(run: Callable[..., Any], given: Mapping[str, Any]) -> None:
     for parameter in inspect.signature(run, eval_str=True).parameters.values():
         choices = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
         if choices and parameter.name in given and given[parameter.name] not in choices:

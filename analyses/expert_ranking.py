@@ -99,10 +99,12 @@ def run(
     figures = {"experts": ranking.concept(by_concept["concept"].iloc[0]).plot()}
     if many:
         figures = {"by_concept": ls.figures.auroc_by_concept(ranking.frame), **figures}
-    views = {}
+    views: dict[str, Any] = {}
     for concept in by_concept["concept"].head(shown if many else 1):
         units = ranking.concept(concept).top(1 if many else shown)
-        views[_file_name(concept)] = ls.show_units(model, texts.contrast(concept), units, batch_size=batch_size)
+        name = _file_name(concept)
+        name = f"{name}_{len(views)}" if name.casefold() in map(str.casefold, views) else name
+        views[name] = ls.show_units(model, texts.contrast(concept), units, batch_size=batch_size)
     return experiment.keep(
         ls.Study(
             frames=frames,
@@ -154,13 +156,12 @@ def best_by_layer(ranking: ls.ExpertRanking, *, holdout: float, seed: int) -> pd
         [ranking.frame["concept"], ranking.frame["site"]]
     )
     probes = []
-    for place, concept in enumerate(ranking.activations.concepts):
+    for concept in ranking.activations.concepts:
         one = ranking.activations.concept(concept)
         if len(ranking.activations.concepts) > 1:
             name = best.loc[best["concept"] == concept, "site"].iloc[0]
             one = one.at(tuple(site for site in one.sites if site.name == name))
-        # The seed of this concept's halves in `rank_experts`.
-        probes.append(ls.probe_sites(one, holdout=holdout, seed=seed + place))
+        probes.append(ls.probe_sites(one, holdout=holdout, seed=seed))
     wanted = [
         "concept", "site", "layer", "unit", "heldout_auroc", "heldout_low", "heldout_high", "selection_auroc", "auroc",
         "auroc_low", "auroc_high", "q_value", "source_mean", "target_mean",

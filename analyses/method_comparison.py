@@ -85,7 +85,8 @@ def run(
     share:
         Of all units, for the methods that choose k units; ITI takes a quarter of the heads.
     given:
-        On a microworld model, the target's attributes: adds the steering error, in nats per token.
+        On a microworld model, the target's attributes: adds the steering error, in nats per token; nan for an edit of
+        prompts alone, because the microworld's documents have none.
     **measurement:
         See `Measurement`.
 
@@ -98,7 +99,7 @@ def run(
     experiment = Experiment.begin("method_comparison", run, locals())
     if not strengths:
         raise ls.LensSteerError("strengths=(): give one strength or more, such as (0.5, 1.0)")
-    tuning, test = (experiment.heldout(half=half) for half in (0, 1))
+    tuning, test = (experiment.heldout(half=half, continued=True) for half in (0, 1))
     test.scorers = tuning.scorers
     small = experiment.fit_texts(fit_texts)[0]
     texts = {"": small, NULL: experiment.train.shuffled(seed).subsample(len(small.source), seed=seed)}
@@ -243,6 +244,9 @@ def _steering_error(
 ) -> dict[str, Any]:
     if given is None:
         return {}
+    if any(one.gate is not None or one.scope.name == "prompt" for one in edit.edits):
+        before = ls.steering_error(model, given=given, n=64, seed=seed + 1).before
+        return {"error_before": before.nats.mean, "error_after": float("nan")}  # its documents have no prompt
     errors = ls.steering_error(model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1)
     return {"error_before": errors.before.nats.mean, "error_after": errors.nats}
 

@@ -174,7 +174,7 @@ class Activations:
         target: Mapping[str, Any],
         pool: Pool = "max",
         name: str = "contrast",
-        blocks: Sequence[int] = (),
+        blocks: Sequence[int] | Int[np.ndarray, _] = (),
     ) -> Activations:
         """Make activations of arrays or tensors [text, unit] per site name, source and target with the same sites.
 
@@ -202,7 +202,7 @@ class Activations:
             )
         n_source, n_target = counts.pop()
         labels = torch.tensor([[1]] * n_source + [[0]] * n_target, dtype=torch.int8)
-        together = torch.as_tensor(list(blocks), dtype=torch.int64)
+        together = torch.from_numpy(np.array(blocks, dtype=np.int64))
         return cls(BySite(tuple(sites), lambda site: values[site.name]), labels, (name,), pool, blocks=together)
 
     def _side(self, label: int) -> BySite[Tensor]:

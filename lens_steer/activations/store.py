@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from pydantic import Field
+from pydantic import Field, RootModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,6 +31,10 @@ _SHARD_SECONDS = 20.0
 _Result = TypeVar("_Result")
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
+
+
+class PlanRecord(RootModel[dict[str, Any]]):
+    """What plan.json holds: the settings of the pass whose shards lie beside it."""
 
 
 class ActivationsRecord(Record):
@@ -122,7 +126,7 @@ def load_activations(directory: Path, build: Callable[..., _Result]) -> _Result:
         rows: dict[str, Tensor] = {name: handle.get_tensor(name) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
         sites = tuple(Site(*row) for row in about.sites)
         _check_shapes(handle, about, sites)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
 
     def moments(site: Site) -> TokenMoments:
@@ -241,7 +245,7 @@ class UnfinishedPass:
         return tensors
 
     def _compare(self, plan: Mapping[str, Any]) -> None:
-        before = read_record(self._plan, dict[str, Any])
+        before = read_record(self._plan, PlanRecord).root
         differences = [
             f"{key}: {before.get(key)!r} there, {plan.get(key)!r} here"
             for key in sorted({*plan, *before} - {"fingerprint"})

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lens_steer.report.study import Study
 from lens_steer.statistics.verdict import Change, NumberStyle, Verdict, verdict_of
 
+_READ_FIRST = ("selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied")
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame) -> Study:
     """Report a ranking of one concept: the best unit, and how many units tell source from target at all."""
     return Study(
-        frames={"experts": ranking.frame, "probes": probes},
+        frames={"experts": in_reading_order(ranking.frame), "probes": probes},
         figures={"experts": ranking.plot()},
         summary=[best_unit_sentence(ranking.frame), separating_sentence(ranking.frame)],
         captions={
@@ -28,6 +30,12 @@ def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame) -> Study:
             "probes": "Per site, a linear probe on all units beside the best single unit: AUROC on held-out texts.",
         },
     )
+
+
+def in_reading_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a ranking with the columns first by which it is sorted and judged."""
+    first = [column for column in ("concept", "site", "unit", *_READ_FIRST) if column in frame]
+    return frame[[*first, *(column for column in frame if column not in first)]]
 
 
 def best_unit_sentence(frame: pd.DataFrame) -> str:
@@ -71,7 +79,7 @@ def evaluation_study(result: Evaluation, edit: Intervention) -> Study:
         figures={"scores": result.plot()},
         summary=[
             change_sentence(edited_units(edit), f"the {effect['unit']}", effect, over="prompts"),
-            change_sentence("The edit", f"the {cost['unit']} of neutral texts", cost, over="texts"),
+            change_sentence("The edit", f"the {cost['unit']} of neutral texts", cost, over="texts") + ".",
             *(
                 change_sentence(
                     "The edit", f"{row['measure']} texts ({row['unit']})", row, over="prompts", style="share"

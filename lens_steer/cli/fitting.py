@@ -85,7 +85,8 @@ def fit(
     else:
         edit = _fit_lineas(hosted, train, given, micro_batch=batch_size, seed=seed, **where)
     show(edit.support())
-    warn_of_nothing(edit, "lower --gamma-share, or give other --steps, --lr or --optimizer")
+    if method != "lineas":  # which warns itself
+        warn_of_nothing(edit, "no unit tells source from target; give other texts or --sites")
     how = {"model": model.model, "method": method, "sites": sites, **given}
     run = circumstances(f"fit {method}", train, seed, settings_of(texts, halves, batch_size=batch_size, **how))
     run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))

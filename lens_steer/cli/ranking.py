@@ -18,7 +18,7 @@ from lens_steer.cli.options import (
 )
 from lens_steer.cli.runs import require_free_place, say, show, write_run
 
-_SHOWN = ["site", "unit", "selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value"]
+_SHOWN = ["site", "unit", "selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied"]
 
 
 def sites(*, model: ModelOptions, pattern: str = "*", out: Path | None = None) -> None:

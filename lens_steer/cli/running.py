@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 from lens_steer.errors import LensSteerError, LensSteerWarning
+from lens_steer.interruption import on_interrupt
 
 Command = Callable[[list[str]], Any]
 WRONG, USAGE, INTERRUPTED = 1, 2, 130
@@ -39,13 +40,14 @@ def run(command: Command, name: str, arguments: Sequence[str] | None = None) -> 
 
 def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; what went wrong is one line on standard error."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), on_interrupt("raise"):
         warnings.showwarning = _show_warning
         warnings.simplefilter("default", LensSteerWarning)
         try:
             command(list(arguments))
         except CycloptsError as error:
-            return _fail(name, f"{error} See `{name} --help`.", USAGE)
+            asked = " ".join([name, *[word for word in list(arguments)[:1] if not word.startswith("-")]])
+            return _fail(name, f"{error} See `{asked} --help`.", USAGE)
         except LensSteerError as error:
             return _fail(name, str(error), WRONG)
         except OSError as error:  # a full disk, a connection that broke: no command foresees where

@@ -187,7 +187,8 @@ def downstream_shift(
     model:
         A TransformerLens model.
     intervention:
-        What to judge. It edits whole texts here, so the scope "generated" does nothing (warned).
+        What to judge. An edit of generated tokens acts on the completions of pairs, and on plain texts behind BOS; one
+        for prompts alone, or with a gate, needs pairs.
     contrast:
         Held-out texts: split before you fit (`contrast.split()`), and give the part that the fit has not seen. On the
         texts of the fit the distance removed is flattered.

@@ -137,8 +137,8 @@ def interaction(
     model:
         A TransformerLens model.
     interventions:
-        Two or more, named; a sequence takes its names from the methods. They edit whole texts here, so the scope
-        "generated" does nothing (`Intervention.on` warns).
+        Two or more, named; a sequence takes its names from the methods. Edits of generated tokens act on the
+        completions of pairs, and on plain texts behind BOS; those for prompts alone, or with a gate, need pairs.
     contrast:
         Held-out texts of the two sides. They decide what is a standard deviation, and which way is towards the target.
     sites:

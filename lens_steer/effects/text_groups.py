@@ -16,6 +16,7 @@ from lens_steer.activations.whole_texts import pool_texts
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import Tokens, tokenize
+from lens_steer.texts.blocks import blocks_of
 from lens_steer.texts.contrast import ContrastSet, Row
 
 Texts = Literal["heldout", "neutral", "foreign"]
@@ -27,7 +28,7 @@ Sides = Mapping[str, Mapping[Site, Tensor]]
 class TextGroup:
     """Texts of one kind, tokenised: a source and a target, or (neutral) a source alone.
 
-    `blocks` number per side what belongs together: equal texts, and completions of one prompt.
+    `blocks` number per side what belongs together (see `ContrastSet.blocks`).
     """
 
     name: Texts
@@ -41,24 +42,27 @@ def tokenized_groups(
     """Return the held-out group first, then neutral texts (without any, the contrast's control), then foreign."""
     if isinstance(neutral, str):
         raise SettingError("neutral is a list of texts: write a single one as [text]")
-    groups = [_group(model, "heldout", contrast, source=contrast.source, target=contrast.target)]
-    if rows := tuple(neutral) or contrast.control:
-        groups.append(_group(model, "neutral", contrast, source=rows))
+    groups = [_sided(model, "heldout", contrast)]
+    if len(neutral):
+        groups.append(_neutral(model, neutral, contrast, blocks_of(neutral)))
+    elif contrast.control:
+        groups.append(_neutral(model, contrast.control, contrast, contrast.blocks[-len(contrast.control) :]))
     if foreign is not None:
-        groups.append(_group(model, "foreign", foreign, source=foreign.source, target=foreign.target))
+        groups.append(_sided(model, "foreign", foreign))
     return groups
 
 
-def _group(model: nn.Module, name: Texts, contrast: ContrastSet, **sides: Sequence[Row]) -> TextGroup:
+def _sided(model: nn.Module, name: Texts, contrast: ContrastSet) -> TextGroup:
+    sides = {"source": contrast.source, "target": contrast.target}
+    blocks = np.split(contrast.blocks, np.cumsum([len(rows) for rows in sides.values()]))
     tokens = {side: tokenize(model, rows, chat=contrast.chat) for side, rows in sides.items()}
-    number: dict[Row, int] = {}
-    blocks = {
-        side: np.array([number.setdefault(row, len(number)) for row in rows], dtype=np.int64)
-        for side, rows in sides.items()
-    }
-    if contrast.paired and "target" in sides:
-        blocks["target"] = blocks["source"]
-    return TextGroup(name, tokens, blocks)
+    return TextGroup(name, tokens, dict(zip(sides, blocks, strict=False)))
+
+
+def _neutral(
+    model: nn.Module, rows: Sequence[Row], contrast: ContrastSet, blocks: Int[np.ndarray, " text"]
+) -> TextGroup:
+    return TextGroup("neutral", {"source": tokenize(model, rows, chat=contrast.chat)}, {"source": blocks})
 
 
 def pooled_sides(

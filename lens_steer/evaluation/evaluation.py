@@ -29,6 +29,7 @@ from lens_steer.statistics.intervals import (
 )
 from lens_steer.statistics.verdict import Change
 from lens_steer.texts.contrast import ChatFormat, Row
+from lens_steer.texts.seen import require_unseen, seen_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +134,8 @@ def evaluate(
     SettingError
         Settings out of range, prompts or neutral texts that are none, a scorer that cannot be called, returns another
         number of scores or scores outside [0, 1], or a `before` that differs (what does is named).
+    ContrastError
+        The intervention has seen prompts or neutral texts: they cannot judge it.
 
     """
     prompts, neutral = _listed("prompts", prompts), _listed("neutral", neutral)
@@ -140,6 +143,9 @@ def evaluate(
         raise SettingError(f"samples must be 1 or more, not {samples}")
     require_confidence(confidence)
     scorer = _named(scorer)
+    seen = seen_in(intervention.provenance)
+    for texts in (prompts, neutral):
+        require_unseen([row for row in texts if isinstance(row, str | tuple)], seen, "the intervention")
     sampling: dict[str, Any] = {
         "seed": seed,
         "max_new_tokens": max_new_tokens,
@@ -185,7 +191,7 @@ def _listed(name: str, rows: Any) -> list[Any]:
     if not listed:
         raise SettingError(f"{name} must hold a text or more: there is no {_ONE_OF[name]}")
     for place, row in enumerate(listed):
-        if not isinstance(row, str | tuple | list):
+        if not isinstance(row, str | tuple | list | Mapping):
             raise SettingError(f"{name}[{place}] is a {type(row).__name__}, not a text")
     return listed
 

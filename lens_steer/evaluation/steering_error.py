@@ -100,8 +100,8 @@ def steering_error(
     given:
         The target's attributes, such as `{"register": "plain"}`.
     intervention, strength:
-        The edit, and how much of it. Each document runs as one text, as in `perplexity`: an edit scoped to the prompt
-        acts on all its tokens, one scoped to generated tokens on none.
+        The edit, and how much of it. Each document is a plain text, as in `perplexity`: an edit of generated tokens
+        acts on everything behind BOS, and one for prompts is refused.
     n, seed:
         Documents, two or more, and the seed that draws them.
     batch_size:
@@ -111,6 +111,8 @@ def steering_error(
     ------
     ModelError
         The model speaks another vocabulary, or its logits are not finite.
+    SettingError
+        A batch size below 1, or an edit with the scope `prompt`.
     MicroworldError
         There is no such attribute or value, or fewer than two documents.
 

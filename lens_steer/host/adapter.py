@@ -36,7 +36,8 @@ class Host(ABC):
     def __init__(self, model: nn.Module) -> None:
         # Weak, so that remembering a host never keeps its model alive.
         self._model = weakref.ref(model)
-        self.probing = False  # True while lens_steer tries the model: no intervention acts, no clock takes notice
+        self.probing = False  # True while lens_steer tries the model: no clock takes notice
+        self.silenced = False  # True while interventions that are attached shall not act
         self.revision = ""  # what `load_model(revision=)` asked for
         self.attached: list[Callable[[], str]] = []  # what identifies each intervention that is on, outermost first
         self._learned = self._start_learning()
@@ -174,23 +175,25 @@ class Host(ABC):
         """Run what is inside as if nothing hung on the model: hooks and edits of before neither act nor take notice."""
         points = {id(point): point for point in self.model.hook_dict.values()}.values()
         hidden = [(point._forward_hooks, dict(point._forward_hooks)) for point in points if point._forward_hooks]
+        before, self.probing = self.probing, True
         for hooks, _ in hidden:
             hooks.clear()
         try:
-            with self.silent():
-                yield
+            yield
         finally:
+            self.probing = before
             for hooks, own in hidden:
                 hooks.update(own)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Run what is inside without interventions and their clocks; plain hooks act."""
-        before, self.probing = self.probing, True
+        before = self.probing, self.silenced
+        self.probing = self.silenced = True
         try:
             yield
         finally:
-            self.probing = before
+            self.probing, self.silenced = before
 
     def firing(self, name: str) -> Firing | None:
         """Return how a hook point fires in a forward pass; None where it does not."""

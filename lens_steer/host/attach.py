@@ -38,7 +38,7 @@ def attach(model: nn.Module, writes: Sequence[tuple[Site, Write]]) -> Iterator[N
         stack.callback(clock.stop)
 
         def visit(write: Write) -> Callable[[Tensor], Tensor | None]:
-            return lambda flat: None if host.probing else write(flat, clock.now)
+            return lambda flat: None if host.silenced else write(flat, clock.now)
 
         hooks = [(site.name, as_hook(visit(write))) for site, write in writes]
         stack.enter_context(host.hooks(hooks))

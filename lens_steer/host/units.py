@@ -129,7 +129,7 @@ def _from_frame(frame: pd.DataFrame, known: Mapping[str, Site]) -> tuple[Unit, .
     return tuple(_at(str(name), index, known, width) for name, index, width in rows)
 
 
-def _one(unit: Unit | str | tuple[str, int], known: Mapping[str, Site]) -> Unit:
+def _one(unit: Any, known: Mapping[str, Site]) -> Unit:
     if isinstance(unit, Unit):
         return unit
     if isinstance(unit, str):

@@ -89,7 +89,7 @@ def ablate(
     if mode == "resample":
         provenance["seed"] = seed
     if activations is not None:
-        provenance["activations"] = dict(activations.provenance)
+        provenance["activations"] = {k: v for k, v in activations.provenance.items() if k != "fingerprint"}
     return Intervention(tuple(edits), provenance)
 
 

@@ -42,7 +42,7 @@ class MapRecord(Record):
 
     kind: str
     strength: float = 1.0
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     width: Annotated[int, Field(ge=1)] = 1
     parts: list[MapRecord] = Field(default_factory=list, min_length=1)
     map: MapRecord | None = None

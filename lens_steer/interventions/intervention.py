@@ -20,6 +20,7 @@ from lens_steer.host.fingerprint import SiteReading, identified, read_fingerprin
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
+from lens_steer.host.turns import taking_turns
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.interventions.artifact import Content, read_artifact, save_artifact
 from lens_steer.interventions.edit import Edit, check_gates
@@ -115,6 +116,11 @@ class Intervention:
         they are batched. On leaving, also by an exception, the model is as before. Contexts nest: the inner one acts on
         what the outer one made. The context is given the counts of touched tokens (see `touched`).
 
+        An edit is of the model and not of a thread: inside the context it acts in the passes of all threads, so that a
+        thread that streams text may be started here. A second thread that enters a context of its own is refused.
+        Requests of several threads give the intervention to the call (`generate(model, prompts, intervention=...)`):
+        calls of lens_steer on one model wait for each other.
+
         Warns (LensSteerWarning) of a strength that lies farther outside `strengths` than that range is wide (where none
         was measured, outside 0 to 1: above 2 or below -1), and, on leaving, of edits in whose scope no token was though
         the model ran.
@@ -123,7 +129,7 @@ class Intervention:
         ------
         SiteError, ModelError
             A site does not exist, has another width or cannot be edited; a gate reads a site that comes after what it
-            decides; the model is in training mode.
+            decides; the model is in training mode; another thread has an intervention on it.
         SettingError
             A strength is not finite; inside, a pass has another number of rows than there are strengths.
         ArtifactError
@@ -132,9 +138,10 @@ class Intervention:
         """
         strengths = as_strengths(strength)
         warn_if_far(strengths, self.strengths, stacklevel=4)
-        if check_model and self.fingerprint:
-            require_same_model(model, self.fingerprint, self.sites, dtype=self.provenance.get("dtype", "float32"))
-        check_gates(model, self.edits)
+        with taking_turns(model):  # a look at the bare model must not meet another thread's pass
+            if check_model and self.fingerprint:
+                require_same_model(model, self.fingerprint, self.sites, dtype=self.provenance.get("dtype", "float32"))
+            check_gates(model, self.edits)
         touched = Touched(self.edits)
         self._latest[:] = [touched]
         identity = partial(content_hash, self.edits, strengths)

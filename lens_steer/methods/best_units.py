@@ -20,7 +20,7 @@ def require_count(k: int) -> None:
 def best_units(scores: Mapping[Site, Tensor], k: int) -> dict[Site, Tensor]:
     """Return, of each site that holds any of the k highest scores, the mask of those units.
 
-    Sites stay in their order. Of units with equal scores the earlier one is taken, as `rank_experts` orders them.
+    Sites stay in their order. Of units with equal scores the earlier one is taken.
     SettingError if there are fewer than k units.
     """
     widths = [len(score) for score in scores.values()]

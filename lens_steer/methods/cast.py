@@ -19,8 +19,11 @@ from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.repe import first_component
-from lens_steer.ranking.halves import halves
+from lens_steer.ranking.halves import block_folds, halves
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
+from lens_steer.texts.seen import known_forms, pack, seen_forms
+
+_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +31,10 @@ class CAST:
     """Fit a method, and let it act on the rows alone whose prompt is like the source texts of a condition.
 
     At every candidate site a direction is drawn from the mean tokens of the condition's prompts; the site, threshold
-    and side that tell its source prompts (to be steered) from its target prompts (to be left alone) with the best F1 on
-    held-out texts make the gate. It decides once per row, on the prompt, and holds while the row is continued
-    (`RowGate` says how, and why it belongs to the edits and not to their maps).
+    and side that tell its source prompts (to be steered) from its target prompts (to be left alone) with the best F1
+    make the gate. They are chosen by cross-validation: each prompt is compared with a direction that others gave. How
+    well the gate does is measured on held-out prompts, which chose nothing. It decides once per row, on the prompt, and
+    holds while the row is continued (`RowGate` says how, and why it belongs to the edits and not to their maps).
 
     A condition is read before the first edit, so the base's edits have to come later than some candidate site; the
     paper, too, reads in early layers and steers in later ones.
@@ -53,7 +57,8 @@ class CAST:
         "projection" compares a mean token with its projection on the direction, as the paper does: the cosine without
         its sign. "cosine" keeps the sign.
     holdout:
-        Share of each side's texts that F1 is measured on; of a paired condition, whole pairs.
+        Share of each side's texts that choose nothing and measure the gate, in whole blocks (copies, one prompt, a
+        group, a pair).
     seed:
         Of the draw of the held-out texts.
     batch_size:
@@ -85,16 +90,20 @@ class CAST:
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return the base method's intervention with the gate on every edit.
 
-        The provenance says under `conditions`, best first, what each candidate site came to: threshold, side, F1 on the
-        held-out texts and on those that gave the direction. `activations` are for the base method; the condition's are
-        collected here.
+        The provenance says under `conditions`, best first, what each candidate site came to: threshold, side,
+        `choosing_f1` (cross-validated, the highest of all thresholds), and on the held-out prompts `heldout_f1`,
+        `heldout_balanced_accuracy`, `opened_source` and `closed_target` (the shares of source prompts that are steered
+        and of target prompts that are left alone; a gate that is always open has a high F1 and balanced accuracy 1/2).
+        `activations` are for the base method; the condition's are collected here.
 
         Raises
         ------
         SiteError
             No candidate site comes before the first edit.
+        ContrastError
+            A side of the condition has too few texts or blocks to hold some out and choose by the others.
         SettingError
-            A side of the condition has too few texts to hold some out.
+            The sides of the condition do not differ at a candidate site.
         MapError
             The base method's edits have a gate already.
 
@@ -107,15 +116,16 @@ class CAST:
         tokens = Scope.without_special(host.tokenizer) if special_ids(host.tokenizer) else ALL_TOKENS
         names = [site.name for site in sites]
         read = collect(model, _prompts(condition), names, pool="mean", format_in_pool=True, batch_size=self.batch_size)
-        kept, held = self._halves(condition, read)
-        found = [self._at(site, read, kept, held, tokens) for site in read.sites]
-        found.sort(key=lambda one: one.rank, reverse=True)
-        gated = base.gated(found[0].gate)
+        kept, held = (read.rows(half) for half in halves(read, self.holdout, self.seed, what="CAST"))
+        conditions = [self._at(site, kept, held, tokens) for site in read.sites]
+        conditions.sort(key=lambda one: one.choosing_f1, reverse=True)
+        gated = base.gated(conditions[0].gate)
         about = {
             **method_provenance(self, contrast),
             "base": dict(base.provenance),
             "condition": condition.data_hash,
-            "conditions": [condition.row for condition in found],
+            "condition_texts": {"seen": pack(seen_forms(known_forms(condition.source + condition.target)))},
+            "conditions": [one.row for one in conditions],
         }
         return Intervention.fitted(model, gated.edits, strengths=base.strengths, **about)
 
@@ -130,21 +140,24 @@ class CAST:
             )
         return early
 
-    def _halves(self, condition: ContrastSet, read: Activations) -> tuple[Bool[Tensor, " text"], Bool[Tensor, " text"]]:
-        """Return the masks of texts kept for the directions and held out for F1."""
-        kept, held = halves(read, self.holdout, self.seed)
-        return kept, held
-
-    def _at(self, site: Site, read: Activations, kept: Tensor, held: Tensor, tokens: Scope) -> _Condition:
+    def _at(self, site: Site, kept: Activations, held: Activations, tokens: Scope) -> _Condition:
         """Return the best condition at one site."""
-        values, is_source = read.values[site].double(), read.labels[:, 0] == 1
-        direction = self._direction(values[kept & is_source], values[kept & ~is_source], site)
-        gate = RowGate(site, direction, 0.0, similarity=self.similarity, tokens=tokens)
-        likeness = gate.similarities(read.values[site]).double()
-        threshold, side = best_threshold(likeness[held], is_source[held])
-        gate = replace(gate, threshold=threshold, side=side)
-        opened = likeness > threshold if side == "above" else likeness < threshold
-        return _Condition(gate, *(float(f1(opened[half], is_source[half])) for half in (held, kept)))
+        values, is_source = kept.values[site], kept.labels[:, 0] == 1
+        likeness = torch.empty(len(values), dtype=torch.float64)
+        compared = torch.zeros(len(values), dtype=torch.bool)
+        for train, test in block_folds(is_source.numpy(), kept.blocks.numpy(), _FOLDS, self.seed, what="CAST"):
+            gate = self._gate(site, values[train], is_source[train], tokens)
+            likeness[test] = gate.similarities(values[test]).double()
+            compared[test] = True
+        threshold, side = best_threshold(likeness[compared], is_source[compared])
+        gate = replace(self._gate(site, values, is_source, tokens), threshold=threshold, side=side)
+        choosing = f1(_opened(likeness[compared], threshold, side), is_source[compared])
+        opened = _opened(gate.similarities(held.values[site]).double(), threshold, side)
+        return _Condition(gate, float(choosing), opened, held.labels[:, 0] == 1)
+
+    def _gate(self, site: Site, values: Tensor, is_source: Tensor, tokens: Scope) -> RowGate:
+        direction = self._direction(values[is_source].double(), values[~is_source].double(), site)
+        return RowGate(site, direction, 0.0, similarity=self.similarity, tokens=tokens)
 
     def _direction(self, source: Tensor, target: Tensor, site: Site) -> Float[Tensor, " unit"]:
         towards = source.mean(0) - target.mean(0)
@@ -166,20 +179,32 @@ def _prompts(condition: ContrastSet) -> LabelledTexts:
 
 @dataclass(frozen=True)
 class _Condition:
-    """A gate, and its F1 on held-out texts and on those that gave the direction."""
+    """A gate, the F1 that chose it, and which held-out prompts it opens for."""
 
     gate: RowGate
-    heldout_f1: float
-    kept_f1: float
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        return self.heldout_f1, self.kept_f1
+    choosing_f1: float
+    opened: Bool[Tensor, " text"]
+    is_source: Bool[Tensor, " text"]
 
     @property
     def row(self) -> dict[str, Any]:
-        about = {"site": self.gate.site.name, "threshold": self.gate.threshold, "side": self.gate.side}
-        return {**about, "heldout_f1": self.heldout_f1, "kept_f1": self.kept_f1}
+        """What the provenance says of it."""
+        opened_source = float(self.opened[self.is_source].double().mean())
+        closed_target = float((~self.opened[~self.is_source]).double().mean())
+        return {
+            "site": self.gate.site.name,
+            "threshold": self.gate.threshold,
+            "side": self.gate.side,
+            "choosing_f1": self.choosing_f1,
+            "heldout_f1": float(f1(self.opened, self.is_source)),
+            "heldout_balanced_accuracy": (opened_source + closed_target) / 2,
+            "opened_source": opened_source,
+            "closed_target": closed_target,
+        }
+
+
+def _opened(likeness: Float[Tensor, " text"], threshold: float, side: Side) -> Bool[Tensor, " text"]:
+    return likeness > threshold if side == "above" else likeness < threshold
 
 
 def best_threshold(likeness: Float[Tensor, " text"], is_source: Bool[Tensor, " text"]) -> tuple[float, Side]:
@@ -202,5 +227,5 @@ def best_threshold(likeness: Float[Tensor, " text"], is_source: Bool[Tensor, " t
 def f1(opened: Bool[Tensor, "*threshold text"], is_source: Bool[Tensor, " text"]) -> Float[Tensor, "*threshold"]:
     """Return the harmonic mean of precision and recall of `opened` for the source texts; 0 where none is opened."""
     hits = (opened & is_source).sum(-1).double()
-    found: Tensor = 2 * hits / (opened.sum(-1) + is_source.sum())
-    return found
+    mean: Tensor = 2 * hits / (opened.sum(-1) + is_source.sum())
+    return mean

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
@@ -23,7 +23,9 @@ from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.transport_maps import without_spread
+from lens_steer.ranking.halves import block_folds
 from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.seen import known_forms, pack, seen_forms
 
 _FEWEST_TEXTS = 4
 _FOLDS = 5
@@ -74,13 +76,15 @@ class DSAS:
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return the base method's intervention with every map behind its site's gate.
 
-        The provenance says under `gates` how well each tells source from control: the AUROC over texts that its
-        regression has not seen, in five folds or fewer. `activations` are the base method's.
+        The provenance says under `gates` how well each tells source from control: the mean AUROC of texts that a
+        regression like its own has not seen, in five folds or fewer that keep blocks whole. `activations` are the base
+        method's.
 
         Raises
         ------
         ContrastError
-            The contrast has no control texts, or fewer than four of them or of source texts.
+            The contrast has no control texts, or fewer than four of them or of source texts, or all of a side are of
+            one block.
         ActivationError
             Source and control are alike at a site, on every text.
 
@@ -100,32 +104,32 @@ class DSAS:
         )
         gates: dict[Site, LogisticGate] = {}
         measured: list[dict[str, Any]] = []
+        neutral = contrast.take(np.arange(len(contrast.source)), np.arange(0))
+        blocks = neutral.blocks
         for site in found.sites:
             gates[site] = gate_between(source[site], control[site], components=self.components, name=site.name)
-            measured.append({"site": site.name, "auroc": self._held_out_auroc(source[site], control[site])})
+            measured.append({"site": site.name, "auroc": self._held_out_auroc(source[site], control[site], blocks)})
         edits = [replace(edit, map=Gated(edit.map, gates[edit.site])) for edit in found.edits]
         about = {**method_provenance(self, contrast), "gates": measured, "base": dict(found.provenance)}
+        about["control"] = {"seen": pack(seen_forms(known_forms(contrast.control)))}
         return Intervention.fitted(model, edits, strengths=found.strengths, **about)
 
     def _pooled(self, model: nn.Module, rows: Sequence[Row], sites: Sequence[Site], contrast: ContrastSet) -> Pooled:
         tokens = tokenize(model, rows, chat=contrast.chat)
         return pool_texts(model, tokens, sites, self.pool, self.batch_size)
 
-    def _held_out_auroc(self, source: Tensor, control: Tensor) -> float:
+    def _held_out_auroc(self, source: Tensor, control: Tensor, blocks: Int[np.ndarray, " text"]) -> float:
         from sklearn.metrics import roc_auc_score
-        from sklearn.model_selection import StratifiedKFold
 
-        values = torch.cat([source, control])
+        values = torch.cat([source, control]).cpu()
         is_source = np.arange(len(values)) < len(source)
-        folds = StratifiedKFold(min(_FOLDS, len(source), len(control)), shuffle=True, random_state=self.seed)
         areas = []
-        for seen, held in folds.split(values.cpu().numpy(), is_source):
-            kept: Bool[Tensor, " text"] = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-            kept[seen] = True
-            first = torch.from_numpy(is_source).to(values.device)
-            gate = gate_between(values[kept & first], values[kept & ~first], components=self.components)
-            areas.append(roc_auc_score(is_source[held], gate(values[held].cpu()).numpy()))
-        return float(np.mean(areas))
+        for seen, held in block_folds(is_source, blocks, _FOLDS, self.seed, what="DSAS"):
+            first = torch.from_numpy(is_source[seen])
+            gate = gate_between(values[seen][first], values[seen][~first], components=self.components)
+            if len(np.unique(is_source[held])) == 2:
+                areas.append(roc_auc_score(is_source[held], gate(values[held]).numpy()))
+        return float(np.mean(areas)) if areas else float("nan")
 
 
 def gate_between(

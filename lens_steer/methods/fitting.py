@@ -18,6 +18,7 @@ from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.seen import known_forms, pack, seen_forms
 
 
 @runtime_checkable
@@ -128,6 +129,7 @@ def method_provenance(method: Any, contrast: ContrastSet, activations: Activatio
         "contrast": contrast.name,
         "texts": {"source": len(contrast.source), "target": len(contrast.target)},
         "data": contrast.data_hash,
+        "seen": pack(seen_forms(known_forms(contrast.source + contrast.target))),
     }
     if activations is not None:
         known = {part: activations.provenance[part] for part in _POOLING if part in activations.provenance}

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,8 +23,11 @@ from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units
 from lens_steer.methods.fitting import activations_for, method_provenance
-from lens_steer.ranking.halves import halves
+from lens_steer.ranking.halves import block_folds, halves
 from lens_steer.texts.contrast import ContrastSet
+
+_FOLDS = 5
+Fold = tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,10 @@ class ITI:
     """Add alpha * sigma * theta at the k heads whose probe tells the sides apart best on held-out texts.
 
     Per head theta is a unit direction from source to target and sigma the standard deviation, over the texts of both
-    sides, of what lies along it. A head is chosen by the accuracy of a logistic probe on it, both sides counting
-    equally; of equals the earlier. The paper edits the token that predicts the next one: `.scoped("last")`.
+    sides, of what lies along it. A head is chosen by the cross-validated accuracy of a logistic probe on it, both sides
+    counting equally; of equals the earlier. How well the chosen heads do is measured on texts that chose nothing. (The
+    paper chooses and reports on the same fifth of the texts.) The paper edits the token that predicts the next one:
+    `.scoped("last")`.
 
     Attributes
     ----------
@@ -44,8 +50,8 @@ class ITI:
         theta from the difference of the sides' means over all texts ("mass_mean", the paper's best), or from the
         weights of the head's probe, which has seen the texts that are not held out ("probe").
     holdout:
-        Share of each side's texts that the accuracy is measured on; of a paired contrast, whole pairs. The paper's is
-        a fifth.
+        Share of each side's texts that choose no head and that the accuracy is measured on, in whole blocks (copies,
+        one prompt, a group, a pair). The paper's is a fifth.
     sites:
         Pattern for `find_sites`, of sites with heads. At queries and values a head is one of theirs; keys are refused.
     pool:
@@ -79,24 +85,29 @@ class ITI:
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return one shift per site that holds any of the k heads.
 
-        The provenance lists them under `heads`, best first, each with its held-out accuracy and sigma. `activations`
-        saves the pass over the texts.
+        The provenance lists them under `heads`, best first: `choosing_accuracy` (cross-validated on the other texts,
+        which made it one of the best), `accuracy` (on the held-out texts) and sigma. `activations` saves the pass over
+        the texts.
 
         Raises
         ------
         SiteError
             A site has no heads, holds keys, or cannot be edited.
         SettingError
-            There are fewer than k heads, or a side has too few texts to hold out two and keep two.
+            There are fewer than k heads.
+        ContrastError
+            A side has too few texts or blocks to hold out two texts and keep two.
         ActivationError
             `activations` are of other sites, another pool or other texts.
 
         """
         _require_heads(find_sites(model, self.sites), self.k)
         given = activations_for(model, contrast, self, activations)
-        kept, held = self._halves(contrast, given)
-        probes = {site: _probes(site, given, kept, held) for site in given.sites}
-        chosen = best_units({site: of_site.accuracy for site, of_site in probes.items()}, self.k)
+        remedy = "give more texts or groups, or set holdout nearer to a half"
+        kept, held = (given.rows(half) for half in halves(given, self.holdout, self.seed, what="ITI", remedy=remedy))
+        folds = list(block_folds(_is_target(kept), kept.blocks.numpy(), _FOLDS, self.seed, what="ITI"))
+        probes = {site: _probes(site, kept, held, folds) for site in given.sites}
+        chosen = best_units({site: of_site.choosing_accuracy for site, of_site in probes.items()}, self.k)
         edits, heads = [], list[dict[str, Any]]()
         for site, mask in chosen.items():
             source, target = (_by_head(side[site], site) for side in (given.source, given.target))
@@ -106,33 +117,22 @@ class ITI:
             shift = self.alpha * sigma[:, None] * theta * mask[:, None]
             edits.append(Edit(site, DiagonalAffine(torch.ones(site.width), rearrange(shift, "head dim -> (head dim)"))))
             for head in mask.nonzero()[:, 0].tolist():
-                accuracy = float(probes[site].accuracy[head])
-                heads.append({"head": f"{site.name}[{head}]", "accuracy": accuracy, "sigma": float(sigma[head])})
-        heads.sort(key=lambda row: -row["accuracy"])
+                heads.append({"head": f"{site.name}[{head}]", **probes[site].row(head), "sigma": float(sigma[head])})
+        heads.sort(key=lambda row: -row["choosing_accuracy"])
         return Intervention.fitted(model, edits, **method_provenance(self, contrast, given), heads=heads)
-
-    def _halves(self, contrast: ContrastSet, given: Activations) -> tuple[Tensor, Tensor]:
-        """Return the masks of texts kept and held out, source texts first."""
-        label = given.labels[:, 0].sort(descending=True).values
-        sizes = [int((label == side).sum()) for side in (1, 0)]
-        held_out = [round(size * self.holdout) for size in sizes]
-        if any(not 2 <= count <= size - 2 for size, count in zip(sizes, held_out, strict=True)):
-            raise SettingError(
-                f"ITI: of {sizes[0]} source and {sizes[1]} target texts, holdout={self.holdout} would hold out "
-                f"{held_out[0]} and {held_out[1]}; it has to hold out two of each and keep two: give more texts, or "
-                "set holdout nearer to a half"
-            )
-        kept, held = halves(given, self.holdout, self.seed)
-        order = given.labels[:, 0].argsort(descending=True, stable=True)
-        return kept[order], held[order]
 
 
 @dataclass(frozen=True)
 class _HeadProbes:
-    """Of every head of a site: held-out accuracy of its probe, and the probe's weights, towards the target."""
+    """Of every head of a site: its probe's accuracy, cross-validated and held out, and weights towards the target."""
 
+    choosing_accuracy: Float[Tensor, " head"]
     accuracy: Float[Tensor, " head"]
     weight: Float[Tensor, "head dim"]
+
+    def row(self, head: int) -> dict[str, float]:
+        """Return both accuracies of a head."""
+        return {name: float(getattr(self, name)[head]) for name in ("choosing_accuracy", "accuracy")}
 
 
 def _require_heads(sites: Sequence[Site], k: int) -> None:
@@ -153,21 +153,35 @@ def _by_head(values: Float[Tensor, "text unit"], site: Site) -> Float[Tensor, "t
     return rearrange(values.double(), "text (head dim) -> text head dim", head=site.heads)
 
 
-def _probes(site: Site, given: Activations, kept: Bool[Tensor, " text"], held: Bool[Tensor, " text"]) -> _HeadProbes:
-    """Fit a logistic probe per head on the kept texts and measure it on the others."""
-    from sklearn.linear_model import LogisticRegression
+def _is_target(activations: Activations) -> Bool[np.ndarray, " text"]:
+    target: Bool[np.ndarray, " text"] = activations.labels[:, 0].numpy() == 0
+    return target
+
+
+def _probes(site: Site, kept: Activations, held: Activations, folds: Sequence[Fold]) -> _HeadProbes:
+    """Fit a logistic probe per head on the kept texts: accurate there by cross-validation, and on the held-out ones."""
     from sklearn.metrics import balanced_accuracy_score
 
-    source, target = given.source[site], given.target[site]
-    values = _by_head(torch.cat([source, target]), site)
-    is_target = torch.arange(len(values)).numpy() >= len(source)
-    accuracies, weights = [], []
+    values, others = (_by_head(part.values[site], site).numpy() for part in (kept, held))
+    is_target = _is_target(kept)
+    choosing, accuracies, weights = [], [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fit that stops early is a slightly stronger penalty, nothing to act on
-        for of_head in values.unbind(1):
-            probe = LogisticRegression(class_weight="balanced", max_iter=1000)
-            probe.fit(of_head[kept].numpy(), is_target[kept.numpy()])
-            said = probe.predict(of_head[held].numpy())
-            accuracies.append(float(balanced_accuracy_score(is_target[held.numpy()], said)))
+        for head in range(site.heads):
+            of_head = values[:, head]
+            predicted = np.concatenate(
+                [_probe(of_head[train], is_target[train]).predict(of_head[test]) for train, test in folds]
+            )
+            truth = np.concatenate([is_target[test] for _, test in folds])
+            choosing.append(float(balanced_accuracy_score(truth, predicted)))
+            probe = _probe(of_head, is_target)
+            accuracies.append(float(balanced_accuracy_score(_is_target(held), probe.predict(others[:, head]))))
             weights.append(torch.from_numpy(probe.coef_[0]))
-    return _HeadProbes(torch.tensor(accuracies, dtype=torch.float64), torch.stack(weights))
+    as_tensor = [torch.tensor(values, dtype=torch.float64) for values in (choosing, accuracies)]
+    return _HeadProbes(as_tensor[0], as_tensor[1], torch.stack(weights))
+
+
+def _probe(values: Float[np.ndarray, "text dim"], is_target: Bool[np.ndarray, " text"]) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(class_weight="balanced", max_iter=1000).fit(values, is_target)

@@ -7,14 +7,36 @@ by `read_checkpoint`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.english import english
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+class Config(BaseModel):
+    """What a checkpoint's config.json says of its tensors."""
+
+    model_type: str
+    n_layer: int = Field(default=0, ge=0, le=1000)
+    vocab_size: int = 0
+    n_embd: int = 0
+
+
+class Vocabulary(BaseModel):
+    """The part of a tokenizer that maps words to token ids."""
+
+    vocab: dict[str, int]
+
+
+class Tokenizer(BaseModel):
+    """What is read of a checkpoint's tokenizer.json."""
+
+    model: Vocabulary
 
 
 def embedded_checkpoint() -> Path:
@@ -30,16 +52,15 @@ def check_checkpoint(folder: Path | str) -> Path:
         if not (folder / name).is_file():
             raise MicroworldError(f"The checkpoint {folder} is damaged: {name} is missing. {remedy}")
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        vocabulary = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
-        model_type = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+        config = Config.model_validate_json((folder / "config.json").read_bytes(), strict=True)
+        tokenizer = Tokenizer.model_validate_json((folder / "tokenizer.json").read_bytes(), strict=True)
+    except (ValidationError, OSError) as error:
         raise MicroworldError(
             f"The checkpoint {folder} is damaged: its JSON cannot be read ({error}). {remedy}"
         ) from error
-    if model_type != "gpt2":
-        raise MicroworldError(f"The checkpoint {folder} has model type {model_type!r}, not 'gpt2'. {remedy}")
-    if vocabulary != english().ids:
+    if config.model_type != "gpt2":
+        raise MicroworldError(f"The checkpoint {folder} has model type {config.model_type!r}, not 'gpt2'. {remedy}")
+    if tokenizer.model.vocab != english().ids:
         raise MicroworldError(
             f"The checkpoint {folder} was trained on another vocabulary than this grammar's. {remedy}"
         )
@@ -47,7 +68,7 @@ def check_checkpoint(folder: Path | str) -> Path:
     return folder
 
 
-def _check_tensors(folder: Path, config: dict[str, Any], remedy: str) -> None:
+def _check_tensors(folder: Path, config: Config, remedy: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -58,8 +79,8 @@ def _check_tensors(folder: Path, config: dict[str, Any], remedy: str) -> None:
         raise MicroworldError(
             f"The checkpoint {folder} is damaged: model.safetensors cannot be read ({error}). {remedy}"
         ) from error
-    layers = {f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(config["n_layer"])}
-    if not layers <= names or shape != (config["vocab_size"], config["n_embd"]):
+    layers = {f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(config.n_layer)}
+    if not layers <= names or shape != (config.vocab_size, config.n_embd):
         raise MicroworldError(f"The checkpoint {folder} is damaged: its tensors do not fit its config.json. {remedy}")
 
 

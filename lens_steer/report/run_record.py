@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from lens_steer.records import FileName, Record, Time
 
@@ -27,6 +27,14 @@ class ContrastRecord(Record):
     concepts: list[str] = Field(default_factory=list)
 
 
+class ModelRecord(Record):
+    """A model's provenance, whatever it holds beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = ""
+
+
 class RunRecord(Record):
     """What run.json holds."""
 
@@ -35,7 +43,8 @@ class RunRecord(Record):
     summary: Annotated[list[str], Field(min_length=1)]
     captions: dict[str, str]
     order: OrderRecord
-    model: dict[str, Any] = Field(default_factory=dict)
+    model: ModelRecord = Field(default_factory=ModelRecord)
+    fingerprint: dict[str, Any] = Field(default_factory=dict)
     contrast: ContrastRecord | None = None
     seed: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict)

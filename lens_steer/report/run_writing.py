@@ -18,6 +18,7 @@ from lens_steer.activations.show import UnitView
 from lens_steer.directories import new_directory, sha256_of, write_json
 from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.report.token_view import TokenView
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
@@ -94,6 +95,7 @@ def save_study(
         "captions": dict(study.captions),
         "order": order,
         "model": host_of(model).provenance,
+        "fingerprint": model_fingerprint(model).content(),
         "seen": seen,
         **circumstances(name, contrast, seed, settings),
     }

@@ -54,14 +54,15 @@ class ShownTable:
 
 def shown_table(frame: pd.DataFrame) -> ShownTable:
     """Return the first rows of a frame, without empty columns and with constant ones taken out."""
-    constant = _constant_columns(frame)
+    filled = frame.notna()
+    constant = _constant_columns(frame, filled)
     head = frame.head(_MOST_ROWS)
     columns: list[Column] = []
     cells: list[list[Cell]] = []
     constants: list[tuple[str, str]] = []
     for place, name in enumerate(head.columns):
         values = head.iloc[:, place]
-        if frame.iloc[:, place].isna().all():
+        if not filled.iloc[:, place].any():
             continue
         kind, shown = _cells(values)
         if place in constant:
@@ -82,22 +83,22 @@ def _cells(values: pd.Series[Any]) -> tuple[str, list[Cell]]:
     return ("prose" if max(len(cell.text) for cell in shown) > _LONG else "text"), shown
 
 
-def _constant_columns(frame: pd.DataFrame) -> set[int]:
+def _constant_columns(frame: pd.DataFrame, filled: pd.DataFrame) -> set[int]:
     """Columns, by place, that hold one value throughout; none where no other column would be left.
 
     Values are compared, not what is shown of them: 36.56 and 36.58 differ, and so do an infinite and a missing value.
     """
     if len(frame) < _FEWEST_FOR_CONSTANTS:
         return set()
-    filled = [place for place in range(frame.shape[1]) if frame.iloc[:, place].notna().any()]
-    constant = {place for place in filled if _is_constant(frame.iloc[:, place])}
-    return constant if len(constant) < len(filled) else set()
+    some, whole = filled.any().to_numpy(), filled.all().to_numpy()
+    constant = {place for place in range(frame.shape[1]) if whole[place] and _is_constant(frame.iloc[:, place])}
+    return constant if len(constant) < some.sum() else set()
 
 
 def _is_constant(values: pd.Series[Any]) -> bool:
-    if values.isna().any():
+    first, last = values.iloc[0], values.iloc[-1]
+    if type(first) is type(last) and isinstance(first, int | float | str) and first != last:
         return False
-    first = values.iloc[0]
     if isinstance(first, list | tuple | dict | np.ndarray):  # has no hash, or no one truth value
         return len({_text(value) for value in values.tolist()}) == 1
     return bool((values == first).all())

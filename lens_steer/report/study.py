@@ -62,6 +62,10 @@ class Study:
         named = [*self.frames, *self.figures, *self.interventions, *self.tokens]
         if strange := sorted(set(self.captions) - set(named)):
             raise SettingError(f"captions names {strange[0]!r}, which is no frame, figure, intervention or token view")
+        for part in (self.frames, self.figures, self.interventions, self.tokens):
+            files = [name.casefold() for name in part]  # some file systems know no case
+            if same := sorted(name for name in part if files.count(name.casefold()) > 1):
+                raise SettingError(f"{same[0]!r} and {same[1]!r} would be one file: give names that differ otherwise")
         for name in named:
             if not name or name != Path(name).name or name.startswith("."):
                 raise SettingError(f"{name!r} cannot be a file's name: use letters, digits, - and _")

@@ -102,7 +102,9 @@ def split_blocks(
     part = np.flatnonzero(sides >= 0)
     draws = block_draws(blocks[part], seed, "split", None if hashes is None else hashes[part])
     _, inverse = np.unique(draws, return_inverse=True)
-    counts = np.stack([np.bincount(inverse[sides[part] == side], minlength=inverse.max() + 1) for side in _SIDES])
+    counts = np.stack(
+        [np.bincount(inverse[sides[part] == side], minlength=inverse.max(initial=-1) + 1) for side in _SIDES]
+    )
     sizes = counts.sum(1)
     chosen = _nearest(counts.T.tolist(), [max(size, 1) for size in sizes.tolist()], share)
     held = np.zeros(len(blocks), dtype=np.bool_)

@@ -64,11 +64,9 @@ def _rows(**sides: Any) -> list[tuple[Row, ...]]:
     return list(listed.values())
 
 
-def _names(names: Iterable[object], what: str, count: int | None = None, *, gaps: bool = False) -> tuple[str, ...]:
-    """Strings, as many as `count`; with `gaps` also None."""
+def _names(names: Iterable[object], what: str, count: int | None = None) -> tuple[str, ...]:
     listed: tuple[Any, ...] = tuple(names)
-    allowed = str | None if gaps else str
-    if foreign := [f"{what}[{index}]" for index, name in enumerate(listed) if not isinstance(name, allowed)]:
+    if foreign := [f"{what}[{index}]" for index, name in enumerate(listed) if not isinstance(name, str)]:
         raise ContrastError(f"not a string: {first_few(foreign)}")
     if count is not None and len(listed) != count:
         raise ContrastError(f"{what} must name one group per row: {len(listed)} names for {count} rows")
@@ -134,7 +132,9 @@ class LabelledTexts:
         for concept, column in zip(concepts, labels.T):
             if missing := [side for side, label in (("source", 1), ("target", 0)) if label not in column]:
                 raise ContrastError(f"concept {concept!r} has no {' and no '.join(missing)} text")
-        groups = None if self.groups is None else _names(self.groups, "groups", len(texts), gaps=True)
+        groups = None if self.groups is None else tuple(self.groups)
+        if groups is not None:
+            _names(("" if name is None else name for name in groups), "groups", len(texts))
         pairs = None if self.pairs is None else _pairs(self.pairs, labels.shape)
         together: list[Sequence[Hashable | None]] = [] if groups is None else [groups]
         if len(self.blocks):
@@ -293,9 +293,9 @@ class ContrastSet:
 
     def take(
         self,
-        source: Int[np.ndarray, " source"],
-        target: Int[np.ndarray, " target"],
-        control: Int[np.ndarray, " control"] | None = None,
+        source: Int[np.ndarray, " n"],
+        target: Int[np.ndarray, " m"],
+        control: Int[np.ndarray, " k"] | None = None,
     ) -> "ContrastSet":
         """The rows of these numbers, by side, in the order of the contrast; control None: all of it."""
         changes: dict[str, object] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,7 @@ def test_a_batch_size_below_one_is_refused_everywhere(tiny: Any, contrast: Contr
         lambda: AurA(batch_size=batch_size).fit(tiny, contrast),
         lambda: SelfCond(k=2, batch_size=batch_size).fit(tiny, contrast),
         lambda: MeanAcT(batch_size=batch_size).fit(tiny, contrast),
-        lambda: DSAS(base=CAA(), batch_size=batch_size).fit(tiny, contrast),
+        lambda: DSAS(base=CAA(), batch_size=batch_size).fit(tiny, replace(contrast, control=contrast.target)),
         lambda: downstream_shift(tiny, edit, contrast, batch_size=batch_size),
         lambda: perplexity(tiny, list(contrast.source), batch_size=batch_size),
         lambda: list(tokenize(tiny, contrast.source).batches(batch_size)),

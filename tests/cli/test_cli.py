@@ -18,9 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lens_steer import cli
+from lens_steer.cli.running import status_of
 from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, SettingError
 from lens_steer.host.load import load_model
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.methods import descent
 from lens_steer.methods.aura import AurA
 from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.readers import read_contrast
@@ -61,6 +63,9 @@ def test_the_main_job(place: Path) -> None:
     assert len(experts) == 256
     assert f"{experts.site[0]}" in printed
     assert {"site", "unit", "width", "heldout_auroc"} <= set(experts.columns)
+    assert experts.selection_auroc.is_monotonic_decreasing
+    assert printed.split()[:4] == ["site", "unit", "selection_auroc", "heldout_auroc"]
+    assert "of 256 units differ between source and target texts (q < 0.05" in printed
     assert len(pd.read_parquet(place / "rank" / "tables" / "experts.parquet")) == 256
     run = json.loads((place / "rank" / "run.json").read_text())
     assert run["name"] == "rank"
@@ -71,6 +76,8 @@ def test_the_main_job(place: Path) -> None:
 
     printed = lens_steer(place, f"ablate {TEXTS} --units @rank/experts.csv --top 20 --max-new-tokens 4 --out @ablate")
     assert "20 units moved" in printed
+    assert printed.count("  before: ") == printed.count("  after:  ") == 3
+    assert "Editing 20 units at" in printed
     settings = json.loads((place / "ablate" / "run.json").read_text())["settings"]
     assert {"model", "texts", "holdout", "words", "strength", "samples", "units", "mode", "seed"} <= set(settings)
     scores = pd.read_csv(place / "ablate" / "scores.csv")
@@ -166,7 +173,7 @@ def test_wrong_input_is_one_message_and_leaves_nothing(
 
 
 def test_an_edit_of_nothing_is_warned_of(place: Path) -> None:
-    with pytest.warns(LensSteerWarning, match="moves no unit"):
+    with pytest.warns(LensSteerWarning, match="moved nothing"):
         lens_steer(place, f"fit {TEXTS} --steps 2 --gamma-share 1 --out @nothing")
 
 
@@ -228,6 +235,26 @@ def test_help_and_version_load_nothing_heavy(command: str) -> None:
         code = code.partition("; import sys")[0]
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert version("lens-steer") in printed or "Example: lens-steer" in printed or "expert_ranking" in printed
+
+
+def test_an_interrupted_fit_keeps_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, steps = descent._Run.step, []
+
+    def interrupted(self: Any, *given: Any) -> None:
+        steps.append(given)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        step(self, *given)
+
+    monkeypatch.setattr(descent._Run, "step", interrupted)
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)  # an interactive session would keep the best map so far
+    words = f"fit {TEXTS} --steps 9 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
+    assert status_of(cli.app, "lens-steer", words) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "lens-steer: interrupted; nothing unfinished was kept"
+    assert len(steps) == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("n", [None, 6])

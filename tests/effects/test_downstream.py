@@ -15,6 +15,7 @@ from scipy.stats import wasserstein_distance
 from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import DownstreamShift, downstream_shift
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -226,6 +227,13 @@ def test_copies_and_pairs_are_left_out_together(tiny: Any) -> None:
     twice = ContrastSet(CONTRAST.source * 2, CONTRAST.target * 2)
     once, copies = (downstream_shift(tiny, edit, texts, by_layer=False).measures for texts in (CONTRAST, twice))
     pd.testing.assert_frame_equal(copies, once, rtol=1e-4, atol=1e-5)
+    # Nine pairs, each of a source and a target text: a pair is left out on both sides at once.
+    paired = ContrastSet(CONTRAST.source[:9], CONTRAST.target, paired=True)
+    free = ContrastSet(CONTRAST.source[:9], CONTRAST.target)
+    pairs, singles = (downstream_shift(tiny, edit, texts, by_layer=False) for texts in (paired, free))
+    assert {len(cases) for cases in pairs.estimates.values()} == {10}
+    key = ("heldout", "all", 1, "apart")
+    assert pairs.estimates[key][0] != pytest.approx(singles.estimates[key][0], rel=1e-3)
 
 
 def test_sites_before_the_edit_are_dropped_and_unmoved(tiny: Any) -> None:
@@ -291,10 +299,30 @@ def test_bad_input_is_named(tiny: Any) -> None:
         downstream_shift(tiny, Intervention((huge,)), CONTRAST)
 
 
-def test_generated_scope_is_warned_about_and_does_nothing(tiny: Any) -> None:
-    with pytest.warns(LensSteerWarning, match="no token was in the scope"):
-        frame = downstream_shift(tiny, random_edit(tiny).scoped("generated"), CONTRAST, by_layer=False).frame
-    assert (frame["wasserstein_after"] == frame["wasserstein_before"]).all()
+def test_an_edit_of_generated_tokens_acts_on_texts_behind_bos(tiny: Any) -> None:
+    generated, behind_bos = (
+        downstream_shift(tiny, random_edit(tiny).scoped(scope), CONTRAST, by_layer=False).frame
+        for scope in ("generated", Scope.from_position(1))
+    )
+    assert (generated["wasserstein_after"] != generated["wasserstein_before"]).any()
+    np.testing.assert_allclose(generated["wasserstein_after"], behind_bos["wasserstein_after"])
+    with pytest.raises(SettingError, match="plain texts have none"):
+        downstream_shift(tiny, random_edit(tiny).scoped("prompt"), CONTRAST)
+
+
+def test_scopes_act_where_a_generation_would(tiny: Any) -> None:
+    """At the last site itself: completions are what is generated, and only they are pooled."""
+    edit = random_edit(tiny, "blocks.1.hook_resid_post")
+
+    def moved(contrast: ContrastSet, scope: Any) -> np.ndarray:
+        return downstream_shift(tiny, edit.scoped(scope), contrast, by_layer=False).frame["moved"].to_numpy()
+
+    pairs = ContrastSet([("dog", f" {t}") for t in CONTRAST.source], [("cat", f" {t}") for t in CONTRAST.target])
+    assert (moved(pairs, "prompt") == 0).all()
+    np.testing.assert_allclose(moved(pairs, "generated"), moved(pairs, "all"), rtol=1e-5, atol=1e-6)
+    assert np.abs(moved(CONTRAST, "generated")).max() > 0.1
+    with pytest.raises(SettingError, match="pairs"):
+        moved(CONTRAST, "prompt")
 
 
 @pytest.mark.real

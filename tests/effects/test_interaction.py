@@ -13,6 +13,7 @@ import torch
 from lens_steer.activations.collect import collect
 from lens_steer.effects.interaction import Interaction, interaction
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
+from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -243,6 +244,6 @@ def test_bad_input_is_named(tiny: Any, pair: dict[str, Intervention]) -> None:
     huge = Intervention((Edit(find_sites(tiny, FIRST)[0], DiagonalAffine(torch.full((32,), 3e38), torch.zeros(32))),))
     with pytest.raises(ActivationError, match="of the model edited by huge is"):
         interaction(tiny, {"a": pair["a"], "huge": huge}, CONTRAST)
-    with pytest.warns(LensSteerWarning, match="no token was in the scope .*'generated'"):
-        idle = interaction(tiny, [pair["a"], pair["b"].scoped("generated")], CONTRAST)
+    with pytest.warns(LensSteerWarning, match="no token was in the scope .*'all from position 60'"):
+        idle = interaction(tiny, [pair["a"], pair["b"].scoped(Scope(start=60))], CONTRAST)
     assert (idle.of("commutation")["value"] == 0).all()

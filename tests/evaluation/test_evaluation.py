@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_steer.errors import SettingError
+from lens_steer.errors import ContrastError, SettingError
 from lens_steer.evaluation import evaluation as evaluation_room
 from lens_steer.evaluation.evaluation import Evaluation, evaluate
 from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.evaluation.scorers import WordList
+from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.intervals import share_change_interval
 from lens_steer.statistics.verdict import verdict_of
+from lens_steer.texts.seen import known_forms, pack, seen_forms
 from tests.evaluation.hosts import random_edit
 from tests.families import make_tiny, sentences
 
@@ -224,6 +226,15 @@ def test_settings_are_refused_before_anything_is_generated(
     monkeypatch.delattr(evaluation_room, "generate")
     with pytest.raises(SettingError):
         run(tiny, **bad)
+
+
+@pytest.mark.parametrize("place", ["prompts", "neutral"])
+def test_texts_that_the_edit_has_seen_are_refused(tiny: Any, place: str) -> None:
+    edit = random_edit(tiny)
+    seen = pack(seen_forms(known_forms({"prompts": PROMPTS, "neutral": NEUTRAL}[place][2:3])))
+    taught = Intervention(edit.edits, {**edit.provenance, "parts": [{"seen": seen}]})
+    with pytest.raises(ContrastError, match=r"the intervention was made from 1 of these (6|5) texts"):
+        run(tiny, taught)
 
 
 def test_neutral_pairs_and_a_single_prompt(tiny: Any) -> None:

@@ -56,8 +56,27 @@ def test_classifier_is_reproducible_and_judged_on_texts_it_never_saw() -> None:
     assert null.heldout_auroc < 0.8
 
 
+def test_classifier_of_topics_with_sides_by_chance_is_right_half_of_the_time() -> None:
+    """Four sentence forms of each of 20 topics: with topics on both sides of the split this reads 1.0."""
+    forms = [
+        "Once there was a {}.",
+        "We all talked about the {}.",
+        "Nobody knew the {} well.",
+        "She saw that {} again.",
+    ]
+    names = [f"{a}{b}" for a in ("kite", "frog", "pond", "train", "drum") for b in ("son", "let", "man", "er")]
+    accuracies = []
+    for seed in range(16):
+        order = np.random.default_rng(seed).permutation(names).tolist()
+        rows = [[(form.format(name), name) for name in half for form in forms] for half in (order[:10], order[10:])]
+        (source, source_groups), (target, target_groups) = (zip(*half, strict=True) for half in rows)
+        topics = ContrastSet(source, target, source_groups=source_groups, target_groups=target_groups)
+        accuracies.append(ConceptClassifier.fit(topics, seed=seed).heldout_accuracy)
+    assert abs(np.mean(accuracies) - 0.5) < 3 * max(np.std(accuracies, ddof=1), 0.02) / 4
+
+
 def test_classifier_reads_the_completion_of_a_pair() -> None:
-    pairs = [[("same prompt", f"{text} {number}") for number in range(8)] for text in ("bad day", "good night")]
+    pairs = [[(f"prompt {number}", f"{text} {number}") for number in range(8)] for text in ("bad day", "good night")]
     classifier = ConceptClassifier.fit(ContrastSet(*pairs))
     assert classifier.heldout_accuracy == 1
     assert classifier(["bad day"])[0] > 0.5 > classifier(["good night"])[0]

@@ -34,6 +34,9 @@ SCOPES = {
     "only 3": Scope(start=3, stop=4),
     "prompt 1 to 3": Scope("prompt", start=1, stop=3),
     "generated before 8": Scope("generated", stop=8),
+    "first two": Scope.of_steps(2),
+    "last, steps 1 to 3": Scope.of_steps(3, 1, name="last"),
+    "second on": Scope("generated", start_step=1),
     "some tokens": Scope.of_tokens(range(2, 32, 3)),
     "some tokens from 2": Scope("tokens", start=2, tokens=tuple(range(5, 64, 2))),
 }
@@ -47,11 +50,14 @@ def meant(scope: Scope, ids: list[int], prompt: int) -> list[bool]:
     rules = {
         "all": lambda place: True,
         "prompt": lambda place: place < prompt,
-        "generated": lambda place: place >= prompt,
-        "last": lambda place: place >= prompt - 1,
         "no_special": lambda place: ids[place] not in scope.special,
         "tokens": lambda place: ids[place] in scope.tokens,
     }
+    read = 1 if scope.name == "last" else 0
+    steps = range(
+        prompt - read + scope.start_step, 10**6 if scope.stop_step is None else prompt - read + scope.stop_step
+    )
+    rules["generated"] = rules["last"] = lambda place: place in steps
     window = range(scope.start, len(ids) if scope.stop is None else scope.stop)
     return [rules[scope.name](place) and place in window for place in range(len(ids))]
 
@@ -224,6 +230,9 @@ def test_a_scope_by_name() -> None:
         ({"stop": 0}, "holds no token"),
         ({"name": "no_special"}, "Scope.without_special"),
         ({"name": "prompt", "special": (1,)}, "no_special"),
+        ({"name": "generated", "start_step": -1}, "counted from 0"),
+        ({"name": "last", "start_step": 2, "stop_step": 2}, "holds no token"),
+        ({"name": "prompt", "stop_step": 2}, "knows no decoding steps"),
         ({"name": "tokens"}, "Scope.of_tokens"),
         ({"name": "all", "tokens": (1,)}, "Scope.of_tokens"),
     ],

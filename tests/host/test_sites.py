@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lens_steer.errors import SiteError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import Site, find_sites, split_name
 from tests.families import CONFIGS, make_tiny, make_tokenizer
@@ -205,3 +206,107 @@ def test_real_models(real_model: Any) -> None:
         assert {(s.width, s.heads) for s in find_sites(real_model, kind)} == {(units, split)}
     points = [host_of(real_model).canonical(site.name) for site in find_sites(real_model, "*")]
     assert len(set(points)) == len(points)
+
+
+def deep(layers: int) -> Any:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_embd=8, n_layer=layers, n_head=2, n_positions=64)
+    return load_model(GPT2LMHeadModel(config), tokenizer=make_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def twelve_layers() -> Any:
+    return deep(13)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        ("blocks.[10-12].hook_resid_post", [10, 11, 12]),
+        ("blocks.[9-10].hook_resid_post", [9, 10]),
+        ("blocks.[0-3].hook_resid_post", [0, 1, 2, 3]),
+        ("blocks.1[0-2].hook_resid_post", [10, 11, 12]),
+        ("blocks.[13].hook_resid_post", [1, 3]),
+        ("blocks.?.hook_resid_post", list(range(10))),
+        ("blocks.[!0-9]*.hook_resid_post", None),
+        ("blocks.[2-2].hook_resid_[p]ost", [2]),
+    ],
+)
+def test_ranges_of_numbers_in_globs(twelve_layers: Any, pattern: str, layers: list[int] | None) -> None:
+    if layers is None:
+        with pytest.raises(SiteError, match="no site is named"):
+            find_sites(twelve_layers, pattern)
+        return
+    assert [site.layer for site in find_sites(twelve_layers, pattern)] == layers
+
+
+def test_a_range_that_runs_down(twelve_layers: Any) -> None:
+    with pytest.raises(SiteError, match=r"the range \[12-10\] names no layers"):
+        find_sites(twelve_layers, "blocks.[12-10].hook_resid_post")
+
+
+def test_looking_at_a_deep_model_takes_one_context_of_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One context and one pass, however many names: each context walks all points."""
+    model = deep(13)
+    opened: list[int] = []
+    hooks = model.hooks
+
+    def count(**settings: Any) -> Any:
+        opened.append(len(settings["fwd_hooks"]))
+        return hooks(**settings)
+
+    monkeypatch.setattr(type(model), "hooks", lambda self, **settings: count(**settings))
+    sites = find_sites(model, "*")
+    assert len(opened) == 1
+    check_edit_sites(model, [site for site in sites if site.kind == "mlp.hook_post"])
+    assert len(opened) == 3  # and one without and one with writes, for up to 16 sites
+
+
+def of_config(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    return load_model(AutoModelForCausalLM.from_config(config), tokenizer=make_tokenizer())
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def test_a_mixture_of_experts_has_no_neurons_at_one_point() -> None:
+    """TransformerLens names the MLP's output `mlp.hook_post` there, and its input `mlp.hook_pre`."""
+    from transformers import MixtralConfig
+
+    config = MixtralConfig(num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=2, **SIZES)
+    model = of_config(config)
+    for asked in ("mlp.hook_post", "mlp.hook_pre", "blocks.1.mlp.hook_post", "paper:aura", "paper:selfcond"):
+        with pytest.raises(SiteError, match="another name for the (in|out)put of this layer's MLP.*hook_mlp_out"):
+            find_sites(model, asked)
+    assert [site.width for site in find_sites(model, "hook_mlp_out")] == [32, 32]
+    assert not {"mlp.hook_post", "mlp.hook_pre"} & {site.kind for site in find_sites(model, "*")}
+
+
+def test_presets_of_norms_after_the_branches() -> None:
+    from transformers import Olmo2Config
+
+    model = of_config(Olmo2Config(num_key_value_heads=2, **SIZES))
+    assert kinds(model, "paper:lineas") == ["ln1_post.hook_out", "ln2_post.hook_out"]
+    assert {"ln1_post.hook_out", "ln2_post.hook_out"} <= set(kinds(model, "paper:act"))
+
+
+def test_a_preset_that_parallel_blocks_lack_says_what_to_take() -> None:
+    from transformers import PhiConfig
+
+    model = of_config(PhiConfig(**SIZES))
+    with pytest.raises(SiteError, match="paper:lineas edits the norm.*side by side.*'ln1.hook_out'"):
+        find_sites(model, "paper:lineas")
+    assert set(kinds(model, "paper:act")) == {"ln1.hook_out", "attn.o.hook_out", "mlp.out.hook_out"}

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
-from tokenizers import AddedToken
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lens_steer.activations.collect import collect
 from lens_steer.errors import LensSteerWarning, ModelError, SettingError, TokenError
+from lens_steer.evaluation.generation import generate
+from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.host.encoding import apply_chat
 from lens_steer.host.load import load_model
 from lens_steer.host.scope import Scope
+from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.texts.contrast import ContrastSet
 from tests.compat import make_hooked_tiny
@@ -304,3 +314,123 @@ def test_a_template_on_a_real_tokenizer(shared: Any) -> None:
     with_template = tokenize(model, ["I am sad.", "Hello"], chat=True)
     assert with_template == tokenize(model, ["I am sad.", "Hello"], chat="User: {text}\nBot:")
     assert [row.count(model.tokenizer.bos_token_id) for row in with_template.ids] == [1, 1]
+
+
+GENERATED: dict[str, Any] = {"progress": False, "max_new_tokens": 4, "temperature": 0.0}
+
+
+def test_conversations(chatty: Any) -> None:
+    """Rows and prompts: the ids are those of the template, and the last message's words are read."""
+    turns = [("system", "the cat"), ("user", "a dog ran"), ("assistant", "the bird sang"), ("user", "a boy")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    laid = chatty.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    tokens = tokenize(chatty, [chat, {"messages": chat}, chat[:3]], chat=True)
+    expected = chatty.tokenizer(laid, add_special_tokens=False).input_ids
+    assert list(tokens.ids[0]) == list(tokens.ids[1]) == expected
+    assert [pooled(chatty, tokens, row) for row in range(3)] == [["a", "boy"]] * 2 + [["the", "bird", "sang"]]
+    assert tokens.prompts == (None, None, len(tokens.ids[2]) - 3)
+    assert words(chatty, tokens, 2)[-4:] == ["<bot>", "the", "bird", "sang"]
+    found = generate(chatty, [chat, {"messages": chat}, chat[:3], "a dog"], **GENERATED)
+    assert found == generate(
+        chatty, [laid, laid, "".join(chatty.tokenizer.decode(tokens.ids[2])), "a dog"], **GENERATED
+    )
+    assert generate(chatty, [chat], chat=True, **GENERATED) == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"role": "user", "content": "a dog"}, r"write a single message as \[message\]"),
+        ([{"role": "user"}], "a message has a role and a text"),
+        ({"messages": []}, "at least one message"),
+        ([{"role": "assistant", "content": "a dog"}], "not the assistant's"),
+        (3, "neither a text nor a conversation|a row is a text"),
+        (None, "neither a text nor a conversation|a row is a text"),
+        (["a dog", "ran"], "neither a text nor a conversation|a row is a text"),
+    ],
+)
+def test_what_is_no_row_is_refused(chatty: Any, row: Any, says: str) -> None:
+    for call in (tokenize, generate, perplexity):
+        with untyped(), pytest.raises(SettingError, match=says):
+            call(chatty, ["a dog", row])
+
+
+@contextmanager
+def untyped() -> Iterator[None]:
+    """Call as a user does: without the type checks of the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_templates_that_fail_and_texts_that_cannot_be_encoded(chatty: Any, tiny: Any) -> None:
+    model = copy.copy(chatty.tokenizer)
+    model.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(TokenError, match="refuses messages of the roles user: no system role"):
+        apply_chat(model, "a dog", True)
+    for call in (tokenize, generate):
+        with pytest.raises(TokenError, match=r"1 cannot be encoded: it holds half of a surrogate pair"):
+            call(tiny, ["a dog", "a \ud83d dog"])
+
+
+def test_a_tokenizer_without_offsets() -> None:
+    """Bytes as tokens: whose they are is told by the ids of the text's beginnings."""
+    tokenizer = ByT5Tokenizer()
+    config = GPT2Config(vocab_size=384, n_layer=2, n_head=2, n_embd=32, n_positions=128, bos_token_id=1, eos_token_id=1)
+    model = load_model(GPT2LMHeadModel(config), tokenizer=tokenizer)
+    pairs = [("Q: hi\nA:", " yés"), ("", "ja"), ("né", "é")]
+    tokens = tokenize(model, pairs, chat="User: {text}!")
+    for row, (_, completion) in enumerate(pairs):
+        bytes_read = bytes(token - 3 for token, keep in zip(tokens.ids[row], tokens.pooled[row], strict=True) if keep)
+        assert bytes_read.decode() == completion
+        assert tokens.prompts[row] == len(tokens.ids[row]) - len(completion.encode())
+    chat = tokenize(model, ["né ja"], chat="User: {text}!")
+    assert bytes(t - 3 for t, keep in zip(chat.ids[0], chat.pooled[0], strict=True) if keep).decode() == "né ja"
+    assert perplexity(model, pairs, progress=False) > 1
+    with pytest.raises(TokenError, match="surrogate"):
+        tokenize(model, ["a \ud83d dog"])
+
+
+def test_an_opening_of_the_tokenizers_own(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GLM's layout: two tokens of the tokenizer's own, and no BOS beside them."""
+    ours = make_tokenizer()
+    ours.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<unk> <pad> $A", special_tokens=[("<unk>", 3), ("<pad>", 0)]
+    )
+    monkeypatch.setattr(tiny, "tokenizer", ours)
+    tokens = tokenize(tiny, ["a dog", ("a dog", " ran"), "<unk> <pad> a cat"])
+    assert [words(tiny, tokens, row)[:3] for row in range(3)] == [["<unk>", "<pad>", "a"]] * 3
+    assert tokens.prompts == (None, 4, None)
+
+
+def test_an_invented_bos_beyond_the_vocabulary() -> None:
+    """TransformerLens gives a tokenizer without special tokens one that no embedding has."""
+    bare = Tokenizer(WordLevel({"<u>": 0, "a": 1, "dog": 2, "ran": 3}, unk_token="<u>"))
+    bare.pre_tokenizer = WhitespaceSplit()
+    with tempfile.TemporaryDirectory() as folder:
+        PreTrainedTokenizerFast(tokenizer_object=bare).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = GPT2Config(
+        vocab_size=4, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=None, eos_token_id=None
+    )
+    model = load_model(GPT2LMHeadModel(config), tokenizer=tokenizer)
+    tokens = tokenize(model, ["a dog ran", "a"])
+    assert tokens.ids == ((1, 2, 3), (1,))
+    assert tokens.pad_id < 4
+    assert generate(model, ["a dog", "ran a dog"], **GENERATED)
+    values = collect(model, ContrastSet(["a dog ran"], ["dog"]), "hook_resid_post").source
+    assert all(torch.isfinite(values[site]).all() for site in find_sites(model, "hook_resid_post"))
+
+
+def test_a_long_text_does_not_set_the_size_of_all_batches(tiny: Any) -> None:
+    texts = ["dog " * 60, *["a dog ran", "the cat sat on the tree", "a bird"] * 20]
+    batches = [len(rows) for rows, _ in tokenize(tiny, texts).batches(budget=128)]
+    assert batches[0] == 2
+    assert max(batches) > 20
+    for size in (1, 7):
+        one, other = (collect(tiny, ContrastSet(texts, ["the"]), "hook_resid_post", batch_size=n) for n in (size, None))
+        for site in one.sites:
+            scale = one.values[site].abs().max()
+            assert (one.values[site] - other.values[site]).abs().max() < 1e-5 * scale

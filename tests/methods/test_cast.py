@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -88,8 +89,34 @@ def test_the_condition_is_the_best_of_its_grid(tiny: Any) -> None:
     edit = CAST(base=BASE).fit(tiny, SAD)
     conditions = edit.provenance["conditions"]
     assert [row["site"] for row in conditions[:1]] == [gate_of(edit).site.name]
-    assert conditions[0]["heldout_f1"] == max(row["heldout_f1"] for row in conditions)
+    assert conditions[0]["choosing_f1"] == max(row["choosing_f1"] for row in conditions)
     assert {row["site"] for row in conditions} == {site.name for site in find_sites(tiny, "hook_resid_pre")}
+
+
+def test_the_gate_is_measured_on_prompts_that_chose_nothing(tiny: Any) -> None:
+    """Labels that mean nothing: the F1 that chose the gate flatters it, held out it is right half of the time."""
+    rows = []
+    for seed in range(8):
+        texts = sentences(40, seed=seed)
+        nothing = ContrastSet(texts[:20], texts[20:])
+        rows.append(CAST(base=BASE, condition=nothing, seed=seed).fit(tiny, SAD).provenance["conditions"][0])
+    balanced = np.array([row["heldout_balanced_accuracy"] for row in rows])
+    assert abs(balanced.mean() - 0.5) < 3 * max(balanced.std(ddof=1), 0.05) / 8**0.5
+    assert np.mean([row["choosing_f1"] for row in rows]) > 0.6
+    for row in rows:
+        assert row["heldout_balanced_accuracy"] == pytest.approx((row["opened_source"] + row["closed_target"]) / 2)
+
+
+def test_the_measured_prompts_are_the_second_part_of_the_split(tiny: Any) -> None:
+    edit = CAST(base=BASE, holdout=0.4, seed=3).fit(tiny, SAD)
+    gate, (best, *_) = gate_of(edit), edit.provenance["conditions"]
+    _, held = SAD.split(0.4, seed=3)
+    read = collect(tiny, held, gate.site.name, pool="mean")
+    opened = {}
+    for side, values in (("source", read.source), ("target", read.target)):
+        likeness = gate.similarities(values[gate.site])
+        opened[side] = float(((likeness > gate.threshold) == (gate.side == "above")).double().mean())
+    assert (best["opened_source"], 1 - best["closed_target"]) == pytest.approx((opened["source"], opened["target"]))
 
 
 def test_thresholds_by_hand() -> None:

@@ -112,6 +112,15 @@ def test_it_says_what_it_gated_and_how_well_the_gates_tell(tiny: Any) -> None:
     assert abs(nothing - 0.5) < 0.2
 
 
+def test_copies_of_noise_do_not_tell_source_from_control() -> None:
+    """Ten texts a side, each four times: a copy that a gate was fitted to must not measure it."""
+    areas = []
+    for seed in range(16):
+        noise = torch.randn(20, 12, generator=torch.Generator().manual_seed(seed)).repeat_interleave(4, 0)
+        areas.append(DSAS(base=CAA(), seed=seed)._held_out_auroc(noise[:40], noise[40:], np.arange(20).repeat(4)))
+    assert abs(np.mean(areas) - 0.5) < 0.12
+
+
 @pytest.mark.real
 def test_neutral_text_is_steered_less(tinytalk: Any, shared: Any) -> None:
     """On a real model: what the gate leaves of the edit, on texts that it has not seen."""

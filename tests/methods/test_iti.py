@@ -12,10 +12,9 @@ from sklearn.linear_model import LogisticRegression
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.errors import ActivationError, SettingError, SiteError
+from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.iti import ITI
-from lens_steer.ranking.experts import split_rows
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
 
@@ -77,7 +76,8 @@ def test_the_shift_is_sigma_times_theta_in_the_chosen_heads_only(
 
 def test_the_heads_are_the_best_on_held_out_texts(tiny: Any, contrast: ContrastSet, acts: Activations) -> None:
     edit = ITI(k=8, holdout=0.4, seed=3).fit(tiny, contrast, activations=acts)
-    kept, held = (half.numpy() for half in split_rows(acts.labels[:, 0], 0.4, 3))
+    held = np.isin([*contrast.source, *contrast.target], [*(part := contrast.split(0.4, 3)[1]).source, *part.target])
+    kept = ~held
     is_target = acts.labels[:, 0].numpy() == 0
     expected = {}
     for site in acts.sites:
@@ -87,10 +87,22 @@ def test_the_heads_are_the_best_on_held_out_texts(tiny: Any, contrast: ContrastS
             right = probe.fit(values[kept, head], is_target[kept]).predict(values[held, head]) == is_target[held]
             sides = right[is_target[held]].mean(), right[~is_target[held]].mean()
             expected[f"{site.name}[{head}]"] = float(np.mean(sides))
-    found = {row["head"]: row["accuracy"] for row in edit.provenance["heads"]}
-    assert found == pytest.approx(expected)
-    assert list(found) == sorted(expected, key=lambda name: -expected[name])
-    assert heads_of(ITI(k=2, holdout=0.4, seed=3).fit(tiny, contrast, activations=acts)) == list(found)[:2]
+    rows = edit.provenance["heads"]
+    assert {row["head"]: row["accuracy"] for row in rows} == pytest.approx(expected)
+    chosen_by = [row["choosing_accuracy"] for row in rows]
+    assert chosen_by == sorted(chosen_by, reverse=True)
+    assert heads_of(ITI(k=2, holdout=0.4, seed=3).fit(tiny, contrast, activations=acts)) == heads_of(edit)[:2]
+
+
+def test_the_chosen_heads_are_measured_on_texts_that_chose_nothing(tiny: Any, contrast: ContrastSet) -> None:
+    """Noise: the accuracy that chose the best head flatters it; on the texts held out it is one half."""
+    rows = [
+        ITI(k=1, holdout=0.5, seed=seed).fit(tiny, contrast, activations=planted(seed=seed)).provenance["heads"][0]
+        for seed in range(12)
+    ]
+    accuracy = np.array([row["accuracy"] for row in rows])
+    assert np.mean([row["choosing_accuracy"] for row in rows]) > 0.57
+    assert abs(accuracy.mean() - 0.5) < 3 * accuracy.std(ddof=1) / 12**0.5
 
 
 @pytest.mark.parametrize("direction", ["mass_mean", "probe"])
@@ -126,16 +138,19 @@ def test_the_swap_of_all_heads_is_the_negative(tiny: Any, contrast: ContrastSet)
         torch.testing.assert_close(one.map.shift, -other.map.shift, rtol=1e-4, atol=1e-6)
 
 
-def test_pairs_are_held_out_whole(tiny: Any) -> None:
-    source, target = sentences(10, seed=1, must="sad"), sentences(10, seed=2, must="happy")
-    pairs = ContrastSet(source, target, paired=True)
-    acts = collect(tiny, pairs, "attn.hook_z", pool="last")
-    kept, held = ITI(k=1, holdout=0.3)._halves(pairs, acts)
-    assert torch.equal(held[:10], held[10:])
-    assert int(held.sum()) == 6
-    assert torch.equal(kept, ~held)
-    _, loose = ITI(k=1, holdout=0.3)._halves(ContrastSet(source, target), acts)
-    assert int(loose[:10].sum()) == int(loose[10:].sum()) == 3
+def test_copies_do_not_tell_a_head_of_noise(tiny: Any, contrast: ContrastSet) -> None:
+    """Ten texts of noise a side, each four times: a copy that trains a probe must not measure it."""
+    accuracies = []
+    for seed in range(10):
+        noise = planted(n=10, seed=seed)
+        sides = [
+            {str(site): side[site].repeat_interleave(4, 0) for site in side} for side in (noise.source, noise.target)
+        ]
+        blocks = [row // 4 for row in range(80)]
+        acts = Activations.from_arrays(source=sides[0], target=sides[1], pool="last", blocks=blocks)
+        edit = ITI(k=1, holdout=0.5, seed=seed).fit(tiny, contrast, activations=acts)
+        accuracies.append(edit.provenance["heads"][0]["accuracy"])
+    assert abs(np.mean(accuracies) - 0.5) < 3 * np.std(accuracies, ddof=1) / 10**0.5
 
 
 def test_grouped_heads() -> None:
@@ -178,7 +193,7 @@ def test_refusals(tiny: Any, contrast: ContrastSet) -> None:
     for share in (0.0, 1.0):
         with pytest.raises(SettingError, match="share between 0 and 1"):
             ITI(k=1, holdout=share)
-    with pytest.raises(SettingError, match=r"of 7 source and 20 target texts, holdout=0\.2 would hold out 1 and 4"):
+    with pytest.raises(ContrastError, match=r"ITI: to hold out 20% of 7 source texts in 7 blocks leaves 6 and 1"):
         ITI(k=1).fit(tiny, ContrastSet(sentences(7, must="sad"), sentences(20, must="happy")))
     with pytest.raises(ActivationError, match="pooled by max"):
         ITI(k=1).fit(tiny, contrast, activations=collect(tiny, contrast, "attn.hook_z"))

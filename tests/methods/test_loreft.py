@@ -128,6 +128,7 @@ def test_training_edits_the_tokens_of_the_scope_alone(tiny: Any, scope: Scope) -
         {"batch_size": 2, "lr": 50.0, "micro_batch": 1},
         {"rank": 32},
         {"scope": "generated"},
+        {"scope": "last"},
     ],
 )
 def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
@@ -135,9 +136,8 @@ def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, setting
     loss = edit.provenance["loss"]
     assert loss["training"] <= loss["identity"]
     assert len(edit.history) == 15
-    if "scope" not in settings:
-        reached = math.log(perplexity(tiny, contrast.target, intervention=edit, progress=False))
-        assert reached == pytest.approx(loss["training"], rel=1e-4)
+    reached = math.log(perplexity(tiny, contrast.target, intervention=edit, progress=False))
+    assert reached == pytest.approx(loss["training"], rel=1e-4)
 
 
 def test_it_learns_the_target_and_its_rows_stay_orthonormal(tiny: Any, contrast: ContrastSet) -> None:
@@ -156,6 +156,14 @@ def test_it_learns_the_target_and_its_rows_stay_orthonormal(tiny: Any, contrast:
 def test_the_scope_goes_into_the_edits(tiny: Any, pairs: ContrastSet) -> None:
     edit = LoReFT(scope="prompt", layers=(0,), steps=2, progress=False).fit(tiny, pairs)
     assert [(e.site.layer, e.scope) for e in edit.edits] == [(0, Scope("prompt"))]
+
+
+@pytest.mark.parametrize("scope", ["prompt", "generated", "last"])
+def test_the_fit_and_the_measurement_mean_the_same_tokens(tiny: Any, pairs: ContrastSet, scope: Any) -> None:
+    edit = LoReFT(scope=scope, steps=20, lr=0.05, progress=False).fit(tiny, pairs)
+    reached = math.log(perplexity(tiny, pairs.target, intervention=edit, progress=False))
+    assert reached == pytest.approx(edit.provenance["loss"]["training"], rel=1e-4)
+    assert reached < 0.95 * edit.provenance["loss"]["identity"]
 
 
 def test_the_seed_draws_the_rotation(tiny: Any, contrast: ContrastSet) -> None:
@@ -196,9 +204,11 @@ class TestRefusals:
         with pytest.raises(SettingError, match="rank=33 is more than the 32 units of blocks.0"):
             LoReFT(rank=33).fit(tiny, contrast)
 
-    @pytest.mark.parametrize("scope", ["generated", "last"])
-    def test_a_scope_that_reaches_nothing(self, tiny: Any, contrast: ContrastSet, scope: Any) -> None:
-        with pytest.raises(SettingError, match="give \\(prompt, completion\\) pairs, or set scope"):
+    @pytest.mark.parametrize(
+        ("scope", "says"), [("prompt", "give \\(prompt, completion\\) pairs"), (Scope(start=60), "from position 60")]
+    )
+    def test_a_scope_that_reaches_nothing(self, tiny: Any, contrast: ContrastSet, scope: Any, says: str) -> None:
+        with pytest.raises(SettingError, match=says):
             LoReFT(scope=scope).fit(tiny, contrast)
 
     def test_a_site_that_cannot_be_edited(self, tiny: Any, contrast: ContrastSet) -> None:

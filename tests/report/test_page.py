@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from lens_steer import cli
 from lens_steer.errors import ArtifactError, OutputError, SettingError
@@ -110,8 +109,7 @@ def test_wrong_input_is_one_message(runs: list[Path], tmp_path: Path) -> None:
 
 def test_the_command(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    said = CliRunner().invoke(cli.app, ["report", str(runs[1]), "--out", str(out), "--title", "My <title>"])
-    assert said.exit_code == 0, said.output
+    cli.app(["report", str(runs[1]), "--out", str(out), "--title", "My <title>"])
     assert "<h1>My &lt;title&gt;</h1>" in out.read_text(encoding="utf-8")
 
 

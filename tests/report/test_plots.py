@@ -164,6 +164,15 @@ def test_evaluation_interval_lies_around_the_change() -> None:
     np.testing.assert_allclose([trace.x for trace in lines], [[0.0, 0.2], [12.5, 13.5]])
 
 
+def test_evaluation_says_its_verdicts_also_where_nothing_can_be_judged() -> None:
+    result = evaluation()
+    result.frame["verdict"] = ["lower", "cannot be judged"]
+    result.frame.loc[1, ["before", "after", "change", "low", "high"]] = np.nan
+    figure = plot(result)
+    assert [trace.y[0] for trace in figure.data[::3]] == ["effect<br><i>lower</i>", "cost<br><i>cannot be judged</i>"]
+    assert list(figure.layout.xaxis2.range) == pytest.approx([-0.12, 0.12])
+
+
 def test_path_draws_losses_and_support() -> None:
     names = [trace.name for trace in plot(path()).data[:2]]
     assert names == ["training texts", "held-out texts"]

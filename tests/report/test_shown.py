@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -92,9 +92,9 @@ def test_a_column_that_is_empty_only_where_the_table_is_shown_stays() -> None:
 def test_a_long_table_costs_what_is_shown_of_it() -> None:
     rows = 300_000
     frame = pd.DataFrame({f"column{number}": np.arange(rows) / 7 for number in range(12)})
-    started = perf_counter()
+    started = process_time()
     table = shown_table(frame.assign(site=["blocks.0.mlp.hook_post"] * rows))
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
     assert table.constants == (("site", "blocks.0.mlp.hook_post"),)
 
 

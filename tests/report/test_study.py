@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,39 @@ def test_run_json_says_how_to_repeat_it(tiny: Any, folder: Path) -> None:
     assert about["settings"] == {"k": 3, "path": {"gamma": [1.0, 0.5]}}
     assert about["contrast"] == {"name": "sad", "data": CONTRAST.data_hash, "texts": {"source": 2, "target": 2}}
     assert {"model", "weights", "dtype"} <= set(about["model"])
+    assert "logits" in about["fingerprint"]["readings"]
     assert {"python", "torch", "lens-steer"} <= set(about["versions"])
     assert "pytest" in about["command"]
+
+
+def test_settings_keep_the_words_of_a_list_and_the_texts_of_a_second_contrast(tiny: Any, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Scorer:
+        words: tuple[str, ...]
+
+    settings = {"scorer": Scorer(("sad", "cry")), "second": CONTRAST, "place": Path("a"), "ks": (1, 2), "none": None}
+    about = json.loads((save(study_of(tiny), tmp_path / "run", tiny, settings=settings) / "run.json").read_text())
+    assert about["settings"] == {
+        "scorer": {"type": "Scorer", "words": ["sad", "cry"]},
+        "second": {"name": "sad", "data": CONTRAST.data_hash, "texts": {"source": 2, "target": 2}},
+        "place": "a",
+        "ks": [1, 2],
+        "none": None,
+    }
+
+
+def test_a_notebook_has_a_call_in_place_of_a_command(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [""])
+    about = json.loads((save(study_of(tiny), tmp_path / "run", tiny, settings={"k": 3}) / "run.json").read_text())
+    assert about["command"] == "a_study(model, contrast, seed=7, k=3)"
+
+
+def test_names_that_would_be_one_file_are_refused(tiny: Any) -> None:
+    frame = pd.DataFrame({"x": [1]})
+    with pytest.raises(SettingError, match="'A' and 'a' would be one file"):
+        study_of(tiny, frames={"a": frame, "A": frame}, figures={}, captions={})
 
 
 def test_an_index_is_kept_where_it_says_something(tiny: Any, tmp_path: Path) -> None:
@@ -143,7 +175,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_the_folder_of_an_intervention_is_read_too(tiny: Any, tmp_path: Path) -> None:
     edit = study_of(tiny).interventions["edit"]
     run = read_run(edit.save(tmp_path / "edit"))
-    assert run.study.summary == ["a method moves 3 units; edited sites: 1"]
+    assert run.study.summary == ["a method moves 3 units at 1 sites"]
     assert list(run.study.interventions.values()) == [edit]
 
 

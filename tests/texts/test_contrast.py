@@ -116,7 +116,6 @@ def test_split_loses_nothing_and_shares_no_text(contrast, test, seed):
         return
     for side in ("source", "target", "control"):
         assert Counter(getattr(parts[0], side) + getattr(parts[1], side)) == Counter(getattr(contrast, side))
-        assert len(getattr(parts[1], side)) <= test * len(getattr(contrast, side)) + 0.5
     texts = [{*part.source, *part.target, *part.control} for part in parts]
     assert not texts[0] & texts[1]
     if contrast.paired:
@@ -161,14 +160,14 @@ def test_split_follows_chains_of_identical_texts():
 def test_split_is_quick_where_all_pairs_share_a_text():
     shared = ContrastSet(["same"] * 20000, [f"t{number}" for number in range(20000)], paired=True)
     with pytest.raises(
-        ContrastError, match=r"empties a side of .*20000 source.* identical texts and pairs stay together"
+        ContrastError, match=r"20000 source.*: to hold out 50% of 20000 source texts in 1 blocks leaves 20000 and 0"
     ):
         shared.split()
 
 
 @pytest.mark.parametrize(("sizes", "test"), [((1, 5), 0.5), ((5, 1), 0.5), ((4, 4), 0.1), ((4, 4), 0.9)])
 def test_split_refuses_to_empty_a_side(sizes, test):
-    with pytest.raises(ContrastError, match=f"test={test} empties a side"):
+    with pytest.raises(ContrastError, match=f"to hold out {test:.0%} of .* each half needs 1 or more.*give more texts"):
         numbered(*sizes).split(test)
 
 
@@ -176,9 +175,13 @@ def test_split_refuses_to_empty_a_side(sizes, test):
 def test_subsample_nests_and_keeps_pairs(contrast, small, more, seed):
     large = min(small + more, len(contrast.source), len(contrast.target))
     few, many = contrast.subsample(small, seed), contrast.subsample(large, seed)
+    size = len(contrast.source)
+    largest = max(max(Counter(side.tolist()).values()) for side in np.split(contrast.blocks, [size, 2 * size])[:2])
     for side in ("source", "target"):
         assert len(getattr(few, side)) == small
-        assert Counter(getattr(few, side)) <= Counter(getattr(many, side)) <= Counter(getattr(contrast, side))
+        assert Counter(getattr(many, side)) <= Counter(getattr(contrast, side))
+        if largest <= small:
+            assert Counter(getattr(few, side)) <= Counter(getattr(many, side))
     assert few.control == contrast.control
     if contrast.paired:
         assert Counter(zip(few.source, few.target)) <= Counter(zip(contrast.source, contrast.target))
@@ -202,7 +205,7 @@ def test_subsample_refuses_too_many_and_none():
 
 @pytest.mark.parametrize("settings", [{"test": share} for share in (0.0, 1.0, -0.5, float("nan"))] + [{"seed": -1}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(SettingError, match=r"must be a share between 0 and 1|seed must be 0 or more"):
+    with pytest.raises(SettingError, match=r"lies between 0 and 1|seed must be 0 or more"):
         numbered(4, 4).split(**settings)
     with pytest.raises(SettingError, match="n must be 1 or more"):
         numbered(9, 4).subsample(0)
@@ -211,7 +214,8 @@ def test_settings_out_of_range_are_refused(settings):
 @given(contrasts(), st.integers(0, 5))
 def test_shuffled_keeps_texts_and_counts(contrast, seed):
     null = contrast.shuffled(seed)
-    assert len(null.source) == len(contrast.source)
+    if len(set(contrast.source + contrast.target)) == len(contrast.source + contrast.target):
+        assert len(null.source) == len(contrast.source)
     assert Counter(null.source + null.target) == Counter(contrast.source + contrast.target)
     assert (null.control, null.name) == (contrast.control, "contrast (shuffled)")
     if contrast.paired:

@@ -19,7 +19,8 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
     frame = evaluation.frame
     figure = make_subplots(rows=len(frame), cols=1, vertical_spacing=0.6 / len(frame))
     for row, measure in enumerate(frame.to_dict("records"), start=1):
-        name, before, after = measure["measure"], measure["before"], measure["after"]
+        before, after = measure["before"], measure["after"]
+        name = f"{measure['measure']}<br><i>{measure.get('verdict', '')}</i>"
         first = row == 1
         bounds = [before + measure[bound] for bound in ("low", "high")]
         traces: list[tuple[str, list[float], dict[str, Any]]] = [
@@ -35,10 +36,11 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
             tip = f"{label}: %{{x:.4g}}<extra></extra>"
             line = go.Scatter(x=x, y=[name] * len(x), name=label, showlegend=first, hovertemplate=tip, **style)
             figure.add_trace(line, row=row, col=1)
-        low, high = np.nanmin([before, after, *bounds]), np.nanmax([before, after, *bounds])
+        finite = [value for value in (before, after, *bounds) if np.isfinite(value)] or [0.0]
+        low, high = min(finite), max(finite)
         room = 0.12 * ((high - low) or abs(high) or 1)
         figure.update_xaxes(title=measure.get("unit", name), range=[low - room, high + room], row=row, col=1)
-    note = "Bar: interval of the change, counted from the value before."
+    note = "Bar: interval of the change, counted from the value before. Below each measure: what it says of the change."
     return styled(figure, "Effect and cost of the intervention", note, height=130 * len(frame) - 50)
 
 
