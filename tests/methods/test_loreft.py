@@ -117,6 +117,7 @@ def test_training_edits_the_tokens_of_the_scope_alone(tiny: Any, scope: Scope) -
     assert abs(loss(point) - loss(maps.identity)) > 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:.*moved nothing")
 @pytest.mark.parametrize(
     "settings",
     [
