@@ -141,3 +141,10 @@ def test_all_methods_are_taken_where_none_is_named(tiny: Any, monkeypatch: pytes
     monkeypatch.setattr(method_comparison, "_entries", first_two)
     study = method_comparison.run(tiny, texts(), out=None, **SMALL)
     assert set(study.frames["methods"]["method"]) == set(names[:2])
+
+
+def test_texts_are_measured_behind_their_first_words() -> None:
+    rows = ("the sad dog ran home", "a cat", ("the bird", " flew"))
+    assert method_comparison.as_pairs(rows, 2) == (("the sad", " dog ran home"), ("the bird", " flew"))
+    with pytest.raises(ls.LensSteerError, match="lower prompt_words"):
+        method_comparison.as_pairs(rows[:2], 4)
