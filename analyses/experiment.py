@@ -6,7 +6,7 @@ A study says `experiment = Experiment.begin("name", run, locals())` and then onl
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cached_property, wraps
 from pathlib import Path
@@ -188,7 +188,7 @@ class Experiment:
             prompts = ls.beginnings(self.held.source, words=m.prompt_words, most=m.most_prompts)
         neutral, neutral_name = neutral_texts(self.held, m.most_neutral)
         if continued:
-            neutral = tuple(_continued(neutral, words=m.prompt_words))
+            neutral = as_pairs(neutral, m.prompt_words)
         if half is not None and min(len(prompts), len(neutral)) < 4:
             raise ls.LensSteerError(
                 f"{len(prompts)} prompts and {len(neutral)} {neutral_name}: one half of them chooses, the other half "
@@ -220,16 +220,28 @@ class Experiment:
         return study
 
 
-def _continued(texts: Iterable[Any], *, words: int) -> Iterator[tuple[str, str]]:
-    """Yield texts as (their beginning, the rest); pairs as they are, and shorter texts not at all."""
-    for text in texts:
-        if not isinstance(text, str):
-            yield text
+def as_pairs(rows: Iterable[Any], words: int) -> tuple[Any, ...]:
+    """Return texts as pairs of their beginning and the rest, on which alone a cost is measured; pairs as they are.
+
+    A gate decides for prompts, so it needs one. Texts without a rest are left out.
+
+    Raises
+    ------
+    LensSteerError
+        Fewer than two texts are left.
+
+    """
+    pairs = []
+    for row in rows:
+        if not isinstance(row, str):
+            pairs.append(row)
             continue
-        (start,) = ls.beginnings([text], words=words)
-        rest = " ".join(text.split())[len(start) :]
-        if rest.strip():
-            yield start, rest
+        (start,) = ls.beginnings([row], words=words)
+        if rest := " ".join(row.split())[len(start) :]:
+            pairs.append((start, rest))
+    if len(pairs) < 2:
+        raise ls.LensSteerError(f"{len(pairs)} neutral texts have more than {words} words: lower prompt_words")
+    return tuple(pairs)
 
 
 def _check_choices(run: Callable[..., Any], given: Mapping[str, Any]) -> None:

@@ -101,8 +101,6 @@ def run(
         raise ls.LensSteerError("strengths=(): give one strength or more, such as (0.5, 1.0)")
     tuning, test = (experiment.heldout(half=half, continued=True) for half in (0, 1))
     test.scorers = tuning.scorers
-    for half in (tuning, test):
-        half.neutral = as_pairs(half.neutral, experiment.measurement.prompt_words)
     small = experiment.fit_texts(fit_texts)[0]
     texts = {"": small, NULL: experiment.train.shuffled(seed).subsample(len(small.source), seed=seed)}
     entries = [
@@ -137,28 +135,6 @@ def run(
             captions=_captions(test, budget, len(small.source)),
         )
     )
-
-
-def as_pairs(rows: Sequence[Any], words: int) -> tuple[Any, ...]:
-    """Return texts as pairs of their first words and the rest, on which alone the cost is measured.
-
-    A gate decides for prompts, so it needs one; all methods are measured alike. Texts without a rest are left out.
-
-    Raises
-    ------
-    LensSteerError
-        Fewer than two texts are left.
-
-    """
-    pairs = []
-    for row in rows:
-        if not isinstance(row, str):
-            pairs.append(row)
-        elif len(split := row.split()) > words:
-            pairs.append((" ".join(split[:words]), " " + " ".join(split[words:])))
-    if len(pairs) < 2:
-        raise ls.LensSteerError(f"{len(pairs)} neutral texts have more than {words} words: lower prompt_words")
-    return tuple(pairs)
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -353,9 +329,9 @@ def _captions(test: HeldOut, budget: float, texts: int) -> dict[str, str]:
     return {
         "methods": (
             f"Each method fitted once, on {texts} + {texts} texts, at the strength chosen on other prompts and texts: "
-            f"{test.about} (behind their first words). low, high: interval of the change over prompts, which holds at "
-            f"95 % for all methods together (Bonferroni). within_budget: perplexity at most {budget:g} times the unedited model's on the "
-            "validation texts; validation_after: the score there. units: moved, of those at the sites. error: steering "
+            f"{test.about} (behind their first words). low, high: interval of the change over prompts, which "
+            "holds at 95 % for all methods together (Bonferroni). within_budget: perplexity at most "
+            f"{budget:g} times the unedited model's on the validation texts; validation_after: the score there. units: moved, of those at the sites. error: steering "
             "error in nats per token."
         ),
         "strengths": "Every strength that was tried, on the validation prompts and texts.",

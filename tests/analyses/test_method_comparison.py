@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import method_comparison
+from analyses.experiment import as_pairs
 from analyses.method_comparison import COMMON, NULL, OWN, summary
 from tests.analyses.contrasts import GENERATION, contrast
 from tests.analyses.verbs import FEW, changes, check_verbs, expected
@@ -145,6 +146,6 @@ def test_all_methods_are_taken_where_none_is_named(tiny: Any, monkeypatch: pytes
 
 def test_texts_are_measured_behind_their_first_words() -> None:
     rows = ("the sad dog ran home", "a cat", ("the bird", " flew"))
-    assert method_comparison.as_pairs(rows, 2) == (("the sad", " dog ran home"), ("the bird", " flew"))
+    assert as_pairs(rows, 2) == (("the sad", " dog ran home"), ("the bird", " flew"))
     with pytest.raises(ls.LensSteerError, match="lower prompt_words"):
-        method_comparison.as_pairs(rows[:2], 4)
+        as_pairs(rows[:2], 4)
