@@ -331,7 +331,8 @@ def _captions(test: HeldOut, budget: float, texts: int) -> dict[str, str]:
             f"Each method fitted once, on {texts} + {texts} texts, at the strength chosen on other prompts and texts: "
             f"{test.about} (behind their first words). low, high: interval of the change over prompts, which "
             "holds at 95 % for all methods together (Bonferroni). within_budget: perplexity at most "
-            f"{budget:g} times the unedited model's on the validation texts; validation_after: the score there. units: moved, of those at the sites. error: steering "
+            f"{budget:g} times the unedited model's on the validation texts; validation_after: the score there. "
+            "units: moved, of those at the sites. error: steering "
             "error in nats per token."
         ),
         "strengths": "Every strength that was tried, on the validation prompts and texts.",

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from lens_steer.activations.activations import Activations
-from lens_steer.activations.store import Progress
+from lens_steer.activations.store import UnfinishedPass
 from lens_steer.errors import LensSteerError, MicroworldError
+from lens_steer.host.fingerprint import ModelFingerprint, SiteReading
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
-from lens_steer.interventions.fingerprint import SiteReading
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.low_rank import LowRankAffine
@@ -99,13 +99,19 @@ def save_activations(place: Path) -> None:
     Activations.from_arrays(source=sides[0], target=sides[1]).save(place)
 
 
-PLAN = {"model": "m", "sites": [SITE.name], "batch": 4, "settings": {"bos": True}}
+READING = SiteReading(0.1, 1.0, (0.1, 0.2), (0.3,))
+PLAN = {
+    "sites": [SITE.name],
+    "settings": {"bos": True},
+    "fingerprint": ModelFingerprint({SITE.name: READING}, "float32", ()).content(),
+}
 
 
 def save_store(place: Path) -> None:
-    unfinished = Progress(place, PLAN)
-    unfinished.write(1, {f"values/{SITE.name}": torch.ones(3, WIDTH)})
-    unfinished.write(2, {f"values/{SITE.name}": torch.ones(3, WIDTH)})
+    unfinished = UnfinishedPass(place, PLAN)
+    for rows in ([0, 1, 2], [3, 4, 5]):
+        shard = {"rows": torch.tensor(rows), f"values/{SITE.name}": torch.ones(3, WIDTH)}
+        unfinished.write(shard, {f"total/{SITE.name}": torch.ones(WIDTH)})
 
 
 def save_run(place: Path, model: Any) -> None:
@@ -139,8 +145,8 @@ def use_activations(place: Path) -> None:
 
 
 def use_store(place: Path) -> None:
-    done, shards = Progress(place, PLAN).read()
-    _ = done, [tensor.sum() for shard in shards for tensor in shard.values()]
+    unfinished = UnfinishedPass(place, PLAN)
+    _ = [tensor.sum() for shard in unfinished.shards() for tensor in shard.values()], unfinished.sums()
 
 
 def use_run(place: Path) -> None:
@@ -190,16 +196,16 @@ def damage(path: Path, rng: np.random.Generator) -> str:
 
 
 def damages(place: Path, count: int, seed: int) -> Iterator[str]:
-    """Yield how one file in `place`, each in turn, was damaged; it is whole again afterwards."""
+    """Yield how one file in `place`, each in turn, was damaged; all are whole again afterwards."""
     rng = np.random.default_rng(seed)
-    files = sorted(path for path in place.rglob("*") if path.is_file())
+    whole = {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
     for number in range(count):
-        path = files[number % len(files)]
-        content = path.read_bytes()
-        yield damage(path, rng)
-        if path.is_dir():
-            path.rmdir()
-        path.write_bytes(content)
+        yield damage(list(whole)[number % len(whole)], rng)
+        for path, content in whole.items():  # a store takes away shards that its damaged sums do not hold
+            if path.is_dir():
+                path.rmdir()
+            if not path.is_file() or path.read_bytes() != content:
+                path.write_bytes(content)
 
 
 KINDS: dict[str, tuple[Callable[..., None], Callable[[Path], None]]] = {

@@ -14,7 +14,7 @@ from lens_steer.activations.by_site import BySite
 from lens_steer.activations.moments import MomentSums, Scratch
 from lens_steer.activations.pooling import Pool, TokenPool, checked_pool
 from lens_steer.activations.store import UnfinishedPass
-from lens_steer.errors import ActivationError, ContrastError
+from lens_steer.errors import ActivationError, ArtifactError, ContrastError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.host.guards import require_eval
@@ -145,9 +145,12 @@ def _run(
 ) -> None:
     """Run the texts that no shard holds yet."""
     if saved is not None:
-        for shard in saved.shards():
-            collected.restore_values(shard)
-        collected.restore_sums(saved.sums())
+        try:
+            for shard in saved.shards():
+                collected.restore_values(shard)
+            collected.restore_sums(saved.sums())
+        except (LookupError, RuntimeError) as error:  # another shape, a row or a site that is not there
+            raise ArtifactError(f"what {saved.directory} holds is damaged ({error}): remove the directory") from error
     device = host_of(model).device
     remaining = (~collected.done).nonzero()[:, 0].tolist()
     batches = list(tokens.batches(batch_size, rows=remaining)) if remaining else []

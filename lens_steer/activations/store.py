@@ -202,7 +202,12 @@ class UnfinishedPass:
 
     def shards(self) -> Iterator[dict[str, Tensor]]:
         """Yield the tensors of every shard that the sums include, one at a time; the others are removed."""
-        included = int(self._load(_SUMS)["shards"]) if (self.directory / _SUMS).is_file() else 0
+        try:
+            included = int(self._load(_SUMS)["shards"]) if (self.directory / _SUMS).is_file() else 0
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{self.directory / _SUMS} is damaged ({error}): remove the directory") from error
+        if len(self._shard_files()) < included:
+            raise ArtifactError(f"a shard of {self.directory} is missing: remove the directory")
         for path in self._shard_files():
             number = int(path.stem.removeprefix("shard-"))
             if number < included:

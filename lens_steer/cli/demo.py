@@ -36,7 +36,9 @@ def demo(
     if "demo" not in find_studies():
         raise SettingError("the study of the demo is not installed: run `make demo`, or `pip install -e .` again")
     run = load_study("demo")
-    study = run(load_model("microworld"), read_contrast("microworld:rude", seed=seed), out=place / "run", seed=seed)
+    study = run(
+        load_model("microworld"), read_contrast("microworld:rude", n=400, seed=seed), out=place / "run", seed=seed
+    )
     for line in study.summary:
         say(line)
     show_pairs(study.frames["texts"])

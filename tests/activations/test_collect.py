@@ -279,7 +279,9 @@ def test_which_tokens_are_pooled(tiny: Any) -> None:
     pools: list[tuple[dict[str, Any], slice]] = [
         ({}, slice(1, None)),
         ({"special_in_pool": True}, slice(None)),
-        ({"scope": "last"}, slice(-1, None)),
+        # A plain text counts as generated behind its first token, which is the last one of its prompt.
+        ({"scope": "last", "special_in_pool": True}, slice(None)),
+        ({"scope": "generated", "special_in_pool": True}, slice(1, None)),
         ({"scope": Scope.from_position(3)}, slice(3, None)),
         ({"scope": Scope(stop=2)}, slice(1, 2)),
         ({"scope": Scope(stop=2), "special_in_pool": True}, slice(0, 2)),

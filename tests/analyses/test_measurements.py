@@ -107,8 +107,9 @@ def test_values_are_those_of_the_evaluation(tiny: Any, heldout: HeldOut) -> None
         for (before, after), result in zip(measurements.by_draw("random", name), results, strict=True):
             row = result.frame.set_index("measure").loc[measure]
             assert (before, after) == pytest.approx((row["before"], row["after"]))
-    assert set(heldout.texts["edit"]) == {"random"}
-    assert heldout.texts["after"].str.len().gt(0).all()
+    written = heldout.texts[heldout.texts["edit"] == "random"]
+    assert len(written)
+    assert written["after"].str.len().gt(0).all()
 
 
 def test_a_random_choice_of_units_is_one_of_twenty_others(tiny: Any, heldout: HeldOut) -> None:

@@ -120,7 +120,7 @@ def test_the_cost_of_an_edit_of_generated_tokens(tinytalk: Any, scope: Any) -> N
     assert perplexity(tinytalk, [pair], intervention=edit) == pytest.approx(right, rel=1e-4)
     assert right > {"generated": 1.2, "last": 8.0}[scope] * plain
     settings: dict[str, Any] = {"prompts": [pair[0]], "scorer": WordList(["sad"]), "max_new_tokens": 2}
-    for neutral in ([pair], glad):
+    for neutral in ([pair], ["A big dog ran to the park.", "They had a red ball.", "The girl liked to play."]):
         frame = evaluate(tinytalk, edit, neutral=neutral, **settings).frame.set_index("measure")
         assert frame.change["cost"] > 0.1 * plain
 

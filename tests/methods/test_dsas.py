@@ -127,7 +127,8 @@ def test_neutral_text_is_steered_less(tinytalk: Any, shared: Any) -> None:
     from lens_steer.texts.readers import read_contrast
 
     sad, dog = (read_contrast(shared / "data" / "story_concepts" / f"{name}.json", n=64) for name in ("sad", "dog"))
-    train, held = replace(sad, control=dog.source).split(test=0.5, seed=0)
+    dogs = tuple(text for text in dog.source if text not in {*sad.source, *sad.target})
+    train, held = replace(sad, control=dogs).split(test=0.5, seed=0)
     edit = DSAS(base=CAA(pool="mean", layers=(5,))).fit(tinytalk, train)
     (only,) = edit.edits
     assert isinstance(only.map, Gated)

@@ -382,7 +382,7 @@ def test_flags_of_a_foreign_model_are_restored(tiny: Any, contrast: ContrastSet)
     parameters = list(tiny.parameters())
     parameters[0].requires_grad_(True)
     try:
-        LinEAS(steps=2, progress=False).fit(tiny, contrast)
+        LinEAS(optimizer="adam", lr=0.01, steps=2, progress=False).fit(tiny, contrast)
         assert parameters[0].requires_grad
         assert parameters[0].grad is None
         assert not any(parameter.requires_grad for parameter in parameters[1:])

@@ -136,9 +136,8 @@ def test_a_concept_is_measured_by_its_own_holdout() -> None:
 
 def test_what_is_not_finite_is_named() -> None:
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(10, 4))
-    values[3, 2] = np.nan
-    acts = Activations.from_arrays(source={SITE: values}, target={SITE: rng.normal(size=(10, 4))})
+    acts = Activations.from_arrays(**{side: {SITE: rng.normal(size=(10, 4))} for side in ("source", "target")})
+    acts.values[SITE][3, 2] = torch.nan  # as a file may hold it: `from_arrays` refuses it itself
     good = concepts("contrast", width=4)
     for call in (lambda: rank_experts(acts), lambda: probe_sites(acts), lambda: rank_experts(good, holdout=acts)):
         with pytest.raises(ActivationError, match=r"blocks\.0\.mlp\.hook_post\[2\] is nan for text 3"):
