@@ -17,23 +17,16 @@ def require_count(k: int) -> None:
         raise SettingError(f"k is the number of units to edit, 1 or more, not {k}")
 
 
-def best_units(
-    scores: Mapping[Site, Tensor], k: int, *, ties: Mapping[Site, Tensor] | None = None
-) -> dict[Site, Tensor]:
+def best_units(scores: Mapping[Site, Tensor], k: int) -> dict[Site, Tensor]:
     """Return, of each site that holds any of the k highest scores, the mask of those units.
 
-    Sites stay in their order. Of units with equal scores the one with the larger value in `ties` is taken, then the
-    earlier one. SettingError if there are fewer than k units.
+    Sites stay in their order. Of units with equal scores the earlier one is taken.
+    SettingError if there are fewer than k units.
     """
     widths = [len(score) for score in scores.values()]
     if k > sum(widths):
         raise SettingError(f"k={k} units are more than the {sum(widths)} of the chosen sites: lower k, or add sites")
-    order = torch.arange(sum(widths))
-    for criterion in (ties, scores):  # stable sorts, the deciding one last
-        if criterion is not None:
-            values = torch.cat([criterion[site] for site in scores])[order]
-            order = order[values.sort(descending=True, stable=True).indices]
-    best = order[:k]
+    best = torch.cat(list(scores.values())).sort(descending=True, stable=True).indices[:k]
     chosen = torch.zeros(sum(widths), dtype=torch.bool)
     chosen[best] = True
     parts = zip(scores, torch.split(chosen, widths), strict=True)

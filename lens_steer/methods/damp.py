@@ -18,7 +18,7 @@ from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
 from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
-from lens_steer.statistics.scores import auroc, standardised_difference
+from lens_steer.statistics.scores import auroc
 from lens_steer.texts.contrast import ContrastSet
 
 
@@ -100,8 +100,7 @@ def _damped(
     given = activations_for(model, contrast, method, activations)
     scores = {site: auroc(given.source[site], given.target[site]) for site in given.sites}
     edits = []
-    apart = {site: standardised_difference(given.source[site], given.target[site]) for site in given.sites}
-    for site, best in best_units(scores, method.k, ties=apart).items():
+    for site, best in best_units(scores, method.k).items():
         scale = torch.where(best, factor, 1.0)
         edits.append(Edit(site, DiagonalAffine(scale, torch.zeros_like(scale))))
     about: dict[str, Any] = method_provenance(method, contrast, given)

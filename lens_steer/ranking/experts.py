@@ -19,7 +19,7 @@ from lens_steer.ranking.halves import halves
 from lens_steer.ranking.measured import matching_holdout, require_finite
 from lens_steer.ranking.probe import probe_sites
 from lens_steer.statistics.design import Design
-from lens_steer.statistics.scores import auroc, auroc_and_average_precision, standardised_difference
+from lens_steer.statistics.scores import auroc, auroc_and_average_precision
 from lens_steer.statistics.significance import (
     Clusters,
     auroc_interval,
@@ -264,7 +264,7 @@ def _rank_site(
         "wasserstein": wasserstein(source, target),
         "source_mean": source.mean(0),
         "target_mean": target.mean(0),
-        "distance": standardised_difference(*chosen),
+        "distance": _distance(*chosen),
     }
     about = {"site": site.name, "layer": site.layer, "kind": site.kind, "unit": range(site.width), "width": site.width}
     return {**about, **{name: value.numpy() for name, value in columns.items()}, "test": test}
@@ -291,6 +291,12 @@ def _test(whole: Activations, site: Site, design: Design) -> tuple[str, Tensor]:
     moved = torch.zeros(int(block.max()) + 1, site.width, dtype=torch.float64)
     moved.index_add_(0, block, values[source] - values[target])
     return "signed_rank", signed_rank_p(moved / torch.bincount(block)[:, None])
+
+
+def _distance(source: Tensor, target: Tensor) -> Tensor:
+    """Source mean minus target mean, in standard deviations within the sides; 0 where nothing varies."""
+    spread = ((source.double().var(0, correction=0) + target.double().var(0, correction=0)) / 2).sqrt()
+    return torch.nan_to_num((source.double().mean(0) - target.double().mean(0)) / spread, nan=0.0)
 
 
 def _family_wise(activations: Activations, frame: pd.DataFrame, permutations: int, seed: int, design: Design) -> Any:

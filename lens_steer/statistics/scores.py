@@ -221,9 +221,3 @@ def _scores(
 ) -> Float[Tensor, "score unit"]:
     check_sides(source, target)
     return torch.from_numpy(map_units(statistic, source, target))
-
-
-def standardised_difference(source: Float[Tensor, "n unit"], target: Float[Tensor, "m unit"]) -> Float[Tensor, "unit"]:
-    """Return source mean minus target mean, in standard deviations within the sides; 0 where nothing varies."""
-    spread = ((source.double().var(0, correction=0) + target.double().var(0, correction=0)) / 2).sqrt()
-    return torch.nan_to_num((source.double().mean(0) - target.double().mean(0)) / spread, nan=0.0)

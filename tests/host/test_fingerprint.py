@@ -144,7 +144,8 @@ class TestWhatIsAttached:
         with other.on(tiny), one.on(tiny):
             assert first.difference(model_fingerprint(tiny)) != ""
 
-    def test_plain_hooks_take_part_on_request(self, tiny: Any) -> None:
+    def test_plain_hooks_take_part_on_request(self) -> None:
+        tiny = make_tiny("gpt2")
         bare = model_fingerprint(tiny, users_hooks=True)
         assert bare.difference(model_fingerprint(tiny)) == ""
         with tiny.hooks(fwd_hooks=[(S, lambda tensor, hook: tensor * 0)]):
