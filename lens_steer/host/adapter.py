@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
+from inspect import signature
 from typing import Any
 
 import torch
@@ -158,7 +159,9 @@ class Host(ABC):
     def _takes_hooks(self, name: str, point: Any, hook: Callable[..., Any]) -> bool:
         """Whether a hook may hang at a point: those behind a set_use_* switch that is off refuse, and do not fire."""
         with suppress(ValueError, AssertionError):
-            self.model.check_hooks_to_add(point, name, hook, dir="fwd")
+            check = self.model.check_hooks_to_add
+            # A bridge of transformer-lens 3.9 asks for the name alone.
+            check(*((point, name, hook) if "hook_point" in signature(check).parameters else (name,)))
             return True
         return False
 
