@@ -80,7 +80,8 @@ def test_every_shared_site_holds_the_same(hooked_tinytalk: Any, tinytalk: Any) -
     for name, value in seen[0].items():
         other = seen[1][name]
         assert value.shape == other.shape, name
-        assert (value - other).abs().max() < 1e-5 * other.std(), name
+        # Rounding of two orders of the same sums: up to 1.04e-5 of the spread on one CPU, below 1e-5 on another.
+        assert (value - other).abs().max() < 2e-5 * other.std(), name
     for one, other in zip(find_sites(hooked_tinytalk, kinds), find_sites(tinytalk, kinds), strict=True):
         assert one.name == other.name  # also in the same order
         assert (one.width, one.heads) == (other.width, other.heads)
