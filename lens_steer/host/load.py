@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -149,8 +150,11 @@ def _boot(name: str, **settings: Any) -> Any:
 def _without_processors() -> Iterator[None]:
     """Keep TransformerLens from looking for the image or audio processor of a model, which texts do not need.
 
-    It would ask the hub, and install torchvision with pip where that is missing.
+    It would ask the hub, and install torchvision with pip where that is missing. Version 3.9 does both in the middle of
+    booting, and only where transformers' own loading of a processor fails: there that loading gives nothing instead.
     """
+    from transformers import AutoProcessor
+
     stand_ins: dict[str, Callable[..., Any]] = {
         "load_modality_processor": lambda *_, **__: None,
         "_ensure_torchvision": lambda: False,
@@ -161,7 +165,8 @@ def _without_processors() -> Iterator[None]:
     for names, name in replaced:
         names[name] = stand_ins[name]
     try:
-        yield
+        with patch.object(AutoProcessor, "from_pretrained", lambda *_, **__: None):
+            yield
     finally:
         for (names, name), original in zip(replaced, originals, strict=True):
             names[name] = original

@@ -16,14 +16,14 @@ from lens_steer.errors import ContrastError
 from lens_steer.texts.blocks import Row, row_hashes, text_hash
 from lens_steer.texts.contrast import ContrastSet, first_few
 
-# Words of the beginnings that are kept. Shorter ones belong to many texts, longer ones hold these.
-_WORDS = range(3, 9)
+# Words of the beginnings that are kept. Shorter ones may belong to any text, longer ones hold these.
+_WORDS = range(6, 13)
 
 
 def known_forms(rows: Sequence[Row]) -> Int[np.ndarray, "text form"]:
     """Return, per row, the hashes by which it is known again; 0 where it has no such form.
 
-    Columns: the row itself; the prompt of a pair; a pair's prompt and completion as one text; the beginnings of 3 to 8
+    Columns: the row itself; the prompt of a pair; a pair's prompt and completion as one text; the beginnings of 6 to 12
     words (between spaces) that are shorter than the text.
     """
     forms = np.zeros((len(rows), 3 + len(_WORDS)), dtype=np.int64)
@@ -54,7 +54,7 @@ def seen_forms(forms: Int[np.ndarray, "text form"]) -> Int[np.ndarray, " hash"]:
 def was_seen(rows: Sequence[Row], seen: Int[np.ndarray, " hash"]) -> Bool[np.ndarray, " text"]:
     """Return which rows are known from `seen`.
 
-    A row is where it is a seen row, or the prompt or the beginning (3 to 8 whole words, of no other seen row) of one;
+    A row is where it is a seen row, or the prompt or the beginning (6 to 12 whole words, of no other seen row) of one;
     a pair also where its prompt is. A beginning cut inside a word, or in a script without spaces, is not known again:
     ask of the whole text before it is cut.
     """

@@ -27,28 +27,32 @@ from lens_steer.texts.seen import (
 )
 from tests.families import sentences
 
-STORIES = ["once upon a time a dog ran home", "once upon a time a cat sat", "we saw the old mill again today"]
+STORIES = [
+    "once upon a time there was a dog that ran home",
+    "once upon a time there was a cat",
+    "we saw the old mill again today",
+]
 
 
 def test_a_row_its_prompt_and_its_own_beginning_are_known() -> None:
     seen = seen_forms(known_forms(STORIES))
     asked = {
         STORIES[0]: True,
-        "we saw the old mill": True,
-        " we saw  the old": True,
-        "once upon a time a dog": True,
-        # Of two seen texts, so of neither; too short; not a beginning; more than was seen.
-        "once upon a time a": False,
-        "we saw": False,
-        "saw the old mill": False,
-        "we saw the new mill": False,
+        "we saw the old mill again": True,
+        " we saw  the old mill again": True,
+        "once upon a time there was a dog": True,
+        # Of two seen texts, so of neither; too short to be of one; not a beginning; more than was seen.
+        "once upon a time there was a": False,
+        "we saw the old mill": False,
+        "saw the old mill again today": False,
+        "we saw the new mill again": False,
         STORIES[1] + " down": False,
     }
     assert dict(zip(asked, was_seen(list(asked), seen).tolist(), strict=True)) == asked
-    pairs = seen_forms(known_forms([("who ran?", " the dog"), ("", "a whole text of five words")]))
+    pairs = seen_forms(known_forms([("who ran?", " the dog"), ("", "a whole text of as many as eight words")]))
     rows = [("who ran?", " a cat"), "who ran?", "who ran? the dog", ("who sat?", " the dog"), " the dog"]
     assert was_seen(rows, pairs).tolist() == [True, True, True, False, False]
-    assert was_seen(["a whole text of five words", "a whole text of"], pairs).all()
+    assert was_seen(["a whole text of as many as eight words", "a whole text of as many"], pairs).all()
     assert not was_seen(STORIES, np.empty(0, dtype=np.int64)).any()
 
 
