@@ -175,8 +175,8 @@ def test_split_refuses_to_empty_a_side(sizes, test):
 def test_subsample_nests_and_keeps_pairs(contrast, small, more, seed):
     large = min(small + more, len(contrast.source), len(contrast.target))
     few, many = contrast.subsample(small, seed), contrast.subsample(large, seed)
-    size = len(contrast.source)
-    largest = max(max(Counter(side.tolist()).values()) for side in np.split(contrast.blocks, [size, 2 * size])[:2])
+    ends = np.cumsum([len(contrast.source), len(contrast.target)])
+    largest = max(max(Counter(side.tolist()).values()) for side in np.split(contrast.blocks, ends)[:2])
     for side in ("source", "target"):
         assert len(getattr(few, side)) == small
         assert Counter(getattr(many, side)) <= Counter(getattr(contrast, side))
