@@ -23,7 +23,7 @@ def demo(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Find the experts of "rude" in the embedded model, steer away from it, and write a report; a few minutes.
+    """Find the experts of "rude" in the embedded model, steer away from it, and write a report; about three minutes.
 
     Example: lens-steer demo --seed 7
     """
