@@ -111,7 +111,6 @@ def our_modules(path: Path) -> set[str]:
     return modules
 
 
-@pytest.mark.xfail(reason="circles that are being taken apart")
 def test_no_two_files_import_each_other() -> None:
     """No file imports, by whatever way round, a file that imports it."""
     names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES]
