@@ -2,7 +2,8 @@
 
 `sample` draws documents with their hidden attributes, `Oracle` answers about any text exactly (grammar, likelihood,
 attributes, next words), `named_contrast` and the prompts serve experiments, `steering_error` compares a hosted model
-with the grammar. Importing this needs numpy only; `train`, `quality` and `steering_error` need torch.
+with the grammar. Importing this loads no torch; `steering_error` does. The embedded model is trained in
+`tools/microworld`.
 """
 
 from importlib import import_module
