@@ -302,8 +302,8 @@ def _figures(frames: Mapping[str, pd.DataFrame], gamma: float) -> dict[str, Any]
         [path[["support", which]].rename(columns={which: "value"}).assign(texts=name)
          for which, name in (("heldout_loss", "held-out texts"), ("loss", "texts of the fit"))]
     )  # fmt: skip
-    ratio = float(path.loc[path["gamma"] == gamma, "gamma_ratio"].iloc[0])
-    layers = frames["kept_by_layer"].pivot_table(index="gamma_ratio", columns="layer", values="share", sort=False)
+    ratio = float(path.loc[path["gamma"] == gamma, "gamma_share"].iloc[0])
+    layers = frames["kept_by_layer"].pivot_table(index="gamma_share", columns="layer", values="share", sort=False)
     layers.index = [f"{value:.2g}" for value in layers.index]
     figures = {
         "path": ls.figures.dose_response(

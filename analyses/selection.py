@@ -172,8 +172,8 @@ def overlap(choices: Sequence[Mapping[str, Choice]], sites: Sequence[ls.Site], s
 def kept_by_layer(path: pd.DataFrame, edits: Sequence[ls.Intervention]) -> pd.DataFrame:
     """Return the support of every edit of a path, with its gamma."""
     parts = [
-        edit.support().assign(gamma=gamma, gamma_ratio=ratio)
-        for gamma, ratio, edit in zip(path["gamma"].tolist(), path["gamma_ratio"].tolist(), edits, strict=True)
+        edit.support().assign(gamma=gamma, gamma_share=ratio)
+        for gamma, ratio, edit in zip(path["gamma"].tolist(), path["gamma_share"].tolist(), edits, strict=True)
     ]
     return pd.concat(parts, ignore_index=True)
 

@@ -30,7 +30,8 @@ class EndToEndLoss:
     over units, as in the paper: with their mean a learning rate of 0.1 does not move. With `unit_weights` (site ->
     [unit]) each unit's distance is multiplied by its weight first, which the paper does not do.
 
-    `layout` says how the parameters are the scales and shifts of the edited sites; 0 is the identity.
+    `layout` says how the parameters are the scales and shifts of the edited sites; 0 is the identity, and `spreads`
+    what a shift of 1 is.
     """
 
     def __init__(
@@ -44,16 +45,17 @@ class EndToEndLoss:
         pool: Pool,
         micro_batch: int,
         unit_weights: Mapping[Site, Tensor] | None = None,
+        spreads: Mapping[Site, Tensor] | None = None,
     ) -> None:
         self._model = model
         self._source = source
         self._target = target
         self._sorted_target = {site: values.sort(0).values for site, values in target.items()}
-        self.layout = Layout(edit_sites)
+        self.layout = Layout(edit_sites, spreads)
         self._loss_sites = tuple(loss_sites)
         self._pool: Pool = pool
         self._micro_batch = micro_batch
-        self.unit_weights = unit_weights
+        self.unit_weights, self.spreads = unit_weights, spreads
         self._edits: dict[str, tuple[Tensor, Tensor]] = {}
         self._pooled: dict[Site, Tensor] = {}
         self._couplings: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
@@ -84,11 +86,24 @@ class EndToEndLoss:
                 pooled = {site: values[rows] for site, values in self._untouched.items()}
             return float(self._distance(pooled, target))
 
+    def on_subsets(self, parameters: Tensor, subsets: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        """Return the loss over several choices of source and target rows, for one pass of the model."""
+        with torch.no_grad():
+            pooled = self._in_order(parameters)
+            return [
+                float(self._distance({site: values[list(source)] for site, values in pooled.items()}, target))
+                for source, target in subsets
+            ]
+
     @cached_property
     def _untouched(self) -> dict[Site, Tensor]:
         """The pooled source at the identity, in the order of the texts: any rows of it, for no pass of the model."""
+        return self._in_order(self._identity)
+
+    def _in_order(self, parameters: Tensor) -> dict[Site, Tensor]:
+        """Return the pooled source under some parameters, in the order of the texts."""
         order = torch.tensor([row for rows, _ in self._all_chunks for row in rows]).argsort()
-        pooled = self._pooled_source(self._identity, self._all_chunks)
+        pooled = self._pooled_source(parameters, self._all_chunks)
         return {site: values[order.to(values.device)] for site, values in pooled.items()}
 
     @property
@@ -121,6 +136,29 @@ class EndToEndLoss:
             start = stop
         return loss.item(), gradient
 
+    @torch.enable_grad()
+    def curvature(self, *, probes: int = 2, seed: int = 0) -> Float[Tensor, " parameter"]:
+        """Return an unbiased estimate of the diagonal of the Gauss-Newton matrix at the identity, over all rows.
+
+        2 J^T J of the residuals, with J the pooled values' derivatives: no entry is negative. Random signs are sent
+        backwards (Hutchinson 1989) to parameters of every text's own, so that each text is a draw of its own and few
+        `probes` do. Costs a forward pass and one backward pass a probe.
+        """
+        total = self._identity
+        generator = torch.Generator().manual_seed(seed)
+        for chunk in self._all_chunks:
+            leaf = self._identity.expand(len(chunk[0]), -1).clone().requires_grad_()
+            pooled = self._forward(leaf, chunk)
+            for probe in range(probes):
+                signs = [self._signs(site, values, generator) for site, values in pooled.items()]
+                (slopes,) = torch.autograd.grad(list(pooled.values()), leaf, signs, retain_graph=probe + 1 < probes)
+                total += slopes.square().sum(0)
+        return total * 2 / (probes * len(self._source) * len(self._loss_sites))
+
+    def _signs(self, site: Site, like: Tensor, generator: torch.Generator) -> Tensor:
+        signs = torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
+        return signs if self.unit_weights is None else signs * self.unit_weights[site].sqrt()
+
     def _chunks(self, rows: Sequence[int] | None) -> list[Chunk]:
         """Return padded batches of the rows."""
         return self._all_chunks if rows is None else self._padded(rows)
@@ -135,7 +173,9 @@ class EndToEndLoss:
 
     def _forward(self, parameters: Tensor, chunk: Chunk) -> dict[Site, Tensor]:
         _, batch = chunk
-        self._edits = {site.name: pair for site, pair in self.layout.maps(parameters).items()}
+        maps = self.layout.maps(parameters).items()
+        # One map for all tokens: of all texts, or of each text its own.
+        self._edits = {site.name: (scale.unsqueeze(-2), shift.unsqueeze(-2)) for site, (scale, shift) in maps}
         self._batch_pool = TokenPool(batch.pooled)
         visited = dict.fromkeys([*self.layout.sites, *self._loss_sites])
         with trunk(self._model, {site: self._visit(site) for site in visited}) as run:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import Pooled, pool_texts
-from lens_steer.errors import LensSteerWarning, SettingError, SiteError
+from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
@@ -23,24 +23,40 @@ from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.host.trunk import frozen
 from lens_steer.host.units import UnitsLike
 from lens_steer.interruption import keeps_on_interrupt, on_interrupt
-from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.choices import require_choices
-from lens_steer.methods.descent import Descent, Loss, Optimizer, Outcome, descend, draw_rows, require_gradients
+from lens_steer.methods.descent import descend, draw_rows, require_gradients
+from lens_steer.methods.descent_run import Descent, Loss, Outcome
 from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
-from lens_steer.methods.fitting import matching, method_provenance
-from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_gammas
+from lens_steer.methods.fitting import matching
+from lens_steer.methods.lineas_choice import (
+    SHARES,
+    Stop,
+    chosen_by_heldout,
+    nearest_below,
+    walk,
+    walk_to_units,
+)
+from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_shares
+from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
-from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
 from lens_steer.texts.contrast import ContrastSet, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Maps = Mapping[Site, tuple[Tensor, Tensor]]
+"""Site -> scale and shift."""
 LossName = Literal["wasserstein", "normalised"]
+ShiftsIn = Literal["spread", "activation"]
 _FEWEST_TEXTS = 4
+_FEWEST_TO_HOLD_OUT = 16  # texts a side of which a quarter can be held out
+_HELD_OUT = 0.25
+_SHARE_OF_FEW = 0.1  # gamma_share where there are too few texts to choose it
+_STEPS_ON_PATH, _TOLERANCE_ON_PATH = 20, 1e-5
+_STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
+_RATES = {"adam": 0.1, "sgd": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +67,13 @@ class LinEAS:
     squared Wasserstein-2 distance per unit between the pooled activations of both, summed over units and averaged over
     loss sites; unequal counts are compared through their quantile functions. A sparse group lasso around the identity
     keeps few units and few sites. Starts at the identity and never returns a map whose training loss is above its.
+
+    How sparse the edit is, is said by one of `gamma_share`, `gamma` and `units`. With none of them a quarter of the
+    texts is held out (whole blocks), the maps are learned on the others along falling shares of `gamma_max`, the
+    sparsest share is taken whose held-out loss is within one standard error of the smallest, and the maps are learned
+    at that share on all texts; below 16 texts a side the share is 0.1.
+
+    The paper's own descent is `LinEAS.paper()`: numbers from one and the other are not on one scale.
 
     Attributes
     ----------
@@ -65,19 +88,40 @@ class LinEAS:
         there does not count. The two losses, and a gamma for them, are not on one scale.
     pool:
         The paper compares means over tokens.
-    gamma, l1, group:
-        Weight of the penalty, and inside it of absolute values and of group norms. gamma has no scale of its own: see
-        `gamma_max`.
-    steps, lr, optimizer:
-        The paper's settings are SGD with 0.1, 1000 steps. For "adam" use a smaller rate, such as 0.01.
+    gamma_share:
+        Weight of the penalty in shares of `gamma_max`, at which nothing is edited: 0 is dense, 1 the identity.
+    gamma:
+        The same weight itself, which has no scale of its own.
+    units:
+        The most units that are edited: gamma is searched along the path until 90 % of as many or more are, and the
+        units it keeps are learned once more without a penalty (see `relax`).
+    relax:
+        Whether the units that the penalty keeps are learned once more without it, so that they are not shrunk
+        (Meinshausen 2007). None: where `units` is set.
+    l1, group:
+        Weight, inside the penalty, of absolute values and of the norms of groups: a site's scales, and its shifts.
+    shifts:
+        In what the penalty measures a shift. "spread": in the unit's standard deviation over the pooled source texts,
+        so that the chosen units do not depend on the scale of the activations. "activation": the paper's.
+    optimizer:
+        "spectral": proximal Barzilai-Borwein steps in the metric of the loss's Gauss-Newton diagonal, without a rate.
+        "sgd" is the paper's; "adam" is for minibatches.
+    steps:
+        Gradients of one descent, at most; on a path, for each gamma at most 20. None: 60 for "spectral", which stops
+        when the proximal gradient is as good as zero, 200 for "adam", 1000 for "sgd".
+    lr:
+        Rate of "sgd" and "adam". None: 0.1 for both; with shifts="activation" Adam needs a smaller one, such as 0.01.
     batch_size:
-        Texts a side per step, drawn without replacement; None takes all of them at every step.
+        Texts a side per step, drawn without replacement, for "sgd" and "adam"; None takes all of them at every step.
     micro_batch:
         Texts whose graphs are in memory at once; the gradient is that of the whole step. None: as many as
         have graphs of about 4 GiB together.
     holdout:
-        A contrast on which to watch the loss: the map with the smallest held-out loss is returned, and the fit stops
-        after `patience` evaluations, one every `evaluate_every` steps, without a smaller one.
+        A contrast on which to watch the loss. The share is chosen on it, with no quarter held out; or, at a given gamma
+        or share, the map with the smallest held-out loss is returned, and the fit stops after `patience` evaluations,
+        one every `evaluate_every` steps, without a smaller one.
+    seed:
+        Of what is held out, and of the draws of minibatches.
     progress:
         Whether to show a progress bar.
 
@@ -88,51 +132,139 @@ class LinEAS:
     loss_sites: SitePattern | None = None
     loss: LossName = "wasserstein"
     pool: Pool = "mean"
-    gamma: float = 0.0
+    gamma_share: float | None = None
+    gamma: float | None = None
+    units: int | None = None
+    relax: bool | None = None
     l1: float = 1.0
     group: float = 1.0
-    steps: int = 1000
-    lr: float = 0.1
-    optimizer: Optimizer = "sgd"
+    shifts: ShiftsIn = "spread"
+    optimizer: Literal["spectral", "adam", "sgd"] = "spectral"
+    steps: int | None = None
+    lr: float | None = None
     batch_size: int | None = None
-    micro_batch: int | None = None
+    micro_batch: int | None = 32
     holdout: ContrastSet | None = None
-    evaluate_every: int = 25
+    evaluate_every: int = 5
     patience: int = 5
     seed: int = 0
     progress: bool = True
 
+    @classmethod
+    def paper(cls, **changes: Any) -> LinEAS:
+        """Return the paper's settings: 1,000 steps of SGD with rate 0.1, no penalty, shifts in their own scale.
+
+        `changes` are settings that differ from these, such as `gamma` or `sites`. The rate is in units of
+        1 / activation squared, so that it does not suit every model.
+        """
+        settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "steps": 1000, "shifts": "activation"}
+        if not {"gamma", "gamma_share", "units"} & set(changes):
+            settings["gamma"] = 0.0
+        return cls(**{**settings, "evaluate_every": 25, **changes})
+
     def __post_init__(self) -> None:
-        wrong = [name for name in ("steps", "lr", "evaluate_every", "patience") if getattr(self, name) <= 0]
-        wrong += [name for name in ("gamma", "l1", "group") if not 0 <= getattr(self, name) < math.inf]
-        sizes = {name: getattr(self, name) for name in ("batch_size", "micro_batch")}
-        wrong += [name for name, size in sizes.items() if size is not None and size < 1]
-        if wrong:
-            raise SettingError(f"LinEAS: {wrong[0]}={getattr(self, wrong[0])} is out of range")
         require_choices(self)
-        if self.gamma > 0 and self.l1 == self.group == 0:
-            raise SettingError("LinEAS: gamma > 0 penalises nothing while l1 and group are both 0")
+        limits = dict.fromkeys(("gamma", "l1", "group", "gamma_share"), 0.0)
+        limits |= dict.fromkeys(("steps", "batch_size", "micro_batch", "units", "evaluate_every", "patience"), 1)
+        for name, lowest in limits.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value < math.inf:
+                raise SettingError(f"LinEAS: {name}={value} is out of range")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise SettingError(f"LinEAS: lr={self.lr} is out of range")
+        given = [name for name in ("gamma", "gamma_share", "units") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SettingError(f"LinEAS: {' and '.join(given)} say the same in two ways: set one of them")
+        if self.l1 == self.group == 0 and given != [] and getattr(self, given[0]) > 0:
+            raise SettingError(f"LinEAS: {given[0]} > 0 penalises nothing while l1 and group are both 0")
+        if self.optimizer == "spectral":
+            for name, why in (("lr", "it has no rate"), ("batch_size", "it needs all texts at every step")):
+                if getattr(self, name) is not None:
+                    raise SettingError(
+                        f'LinEAS: {name}={getattr(self, name)} is not for optimizer="spectral", {why}: leave it out or '
+                        'set optimizer="adam"'
+                    )
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Learn the maps and return them as an intervention; its `.history` has loss, support and rate of every step.
 
-        `activations` may bring the target's pooled values at the loss sites. Ctrl-C does what `on_interrupt` says.
-        Warns (LensSteerWarning) where all steps will take long, and where nothing was moved in the end.
+        The provenance says why the descent `stopped`, and under `choice` what was tried where the share of gamma_max
+        was chosen. `activations` may bring the target's pooled values at the loss sites; where a quarter is held out,
+        those of the choice are read anew. Ctrl-C does what `on_interrupt` says. Warns (LensSteerWarning) where all
+        steps will take long, and where nothing was moved in the end.
 
         Raises
         ------
         ContrastError
             Fewer than four texts on a side.
         SiteError, SettingError, ModelError
-            A site cannot be edited, or has no loss site at or after it; the model is in training mode; gradients are
-            ruled out by `torch.inference_mode()`.
+            A site cannot be edited, or has no loss site at or after it; there are fewer than `units` units, or the path
+            gives fewer; the model is in training mode; gradients are ruled out by `torch.inference_mode()`.
 
         """
         require_gradients("LinEAS")
+        given = self._gamma_known
+        choice = None if given or self.units or self.holdout else self._choose(model, contrast)
+        about: dict[str, Any] = {}
         with self._problem(model, contrast, activations) as problem:
-            outcome = self._descend(problem, problem.identity)
-            outcome.warn_if_nothing_moved("LinEAS", self._descent(problem))
-            return problem.intervention(outcome)
+            if given:
+                gamma = self.gamma if self.gamma is not None else self._share_of(problem)
+                outcome = self._descend(problem, problem.identity, gamma)
+            elif choice is not None:
+                maps, about = choice
+                gamma = about["choice"]["gamma_share"] * problem.gamma_max
+                outcome = self._descend(problem, problem.layout.vector(maps).to(problem.identity.device), gamma)
+            else:
+                outcome, gamma, about = self._picked(problem)
+            outcome.warn_if_nothing_moved("LinEAS", self._descent(problem, gamma))
+            if self._relaxes and bool(outcome.parameters.any()):
+                outcome = self._relaxed(problem, outcome)
+                about["relaxed"] = True
+            return problem.intervention(self, outcome, gamma, **about)
+
+    @property
+    def _gamma_known(self) -> bool:
+        return self.gamma is not None or self.gamma_share is not None
+
+    @property
+    def _relaxes(self) -> bool:
+        return self.units is not None if self.relax is None else self.relax
+
+    def _share_of(self, problem: Problem) -> float:
+        return self.gamma_share * problem.gamma_max if self.gamma_share else 0.0
+
+    def _choose(self, model: nn.Module, contrast: ContrastSet) -> tuple[Maps, dict[str, Any]]:
+        """Return the maps of the best share on three quarters of the texts, and what was tried."""
+        if min(len(contrast.source), len(contrast.target)) < _FEWEST_TO_HOLD_OUT:
+            warnings.warn(
+                f"LinEAS: {contrast!r} has too few texts to hold a quarter out for the choice of the penalty; "
+                f"gamma_share={_SHARE_OF_FEW} is taken",
+                LensSteerWarning,
+                3,
+            )
+            return {}, {"choice": {"gamma_share": _SHARE_OF_FEW, "path": []}}
+        train, held = contrast.split(_HELD_OUT, self.seed)
+        with replace(self, holdout=held)._problem(model, train, None) as problem:
+            stops = list(walk(problem, SHARES, partial(self._descend_on_path, problem, fits=len(SHARES))))
+            best = chosen_by_heldout(stops)
+            return problem.layout.maps(best.outcome.parameters), _tried(stops, best)
+
+    def _picked(self, problem: Problem) -> tuple[Outcome, float, dict[str, Any]]:
+        """Return the fit that has the wanted number of units, or is best on the holdout, and what was tried."""
+        if self.units is None:
+            stops = list(walk(problem, SHARES, partial(self._descend_on_path, problem, fits=len(SHARES))))
+            best = chosen_by_heldout(stops)
+        else:
+            total = len(problem.layout) // 2
+            if self.units > total:
+                raise SettingError(f"LinEAS: units={self.units}, and the edited sites have {total} units in all")
+            stops = walk_to_units(problem, self.units, partial(self._descend_on_path, problem))
+            best = nearest_below(stops, self.units)
+        return best.outcome, best.gamma_share * problem.gamma_max, _tried(stops, best)
+
+    def _relaxed(self, problem: Problem, outcome: Outcome) -> Outcome:
+        kept = problem.layout.edited(outcome.parameters)
+        return self._descend(problem, outcome.parameters, 0.0, LossOnUnits(problem.loss, kept))
 
     def refit(
         self,
@@ -160,13 +292,12 @@ class LinEAS:
 
         """
         require_gradients("LinEAS")
-        dense = replace(self, gamma=0.0)
-        with dense._problem(model, contrast, activations) as problem:
+        with self._problem(model, contrast, activations) as problem:
             free = free_parameters(chosen, problem.layout).to(problem.identity.device)
             start = deviations(chosen, problem.layout).to(free.device) * free
-            outcome = dense._descend(problem, start, LossOnUnits(problem.loss, free))
-            outcome.warn_if_nothing_moved("LinEAS", dense._descent(problem))
-            return problem.intervention(outcome, refitted=int(free.sum()) // 2)
+            outcome = self._descend(problem, start, 0.0, LossOnUnits(problem.loss, free))
+            outcome.warn_if_nothing_moved("LinEAS", self._descent(problem, 0.0))
+            return problem.intervention(self, outcome, 0.0, refitted=int(free.sum()) // 2)
 
     def gamma_max(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> float:
         """Return the smallest gamma at which nothing is edited: at or above it the identity is a fixed point.
@@ -175,14 +306,15 @@ class LinEAS:
         """
         require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
-            return problem.gamma_max()
+            return problem.gamma_max
 
     def sensitivity(
         self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None
     ) -> pd.DataFrame:
         """Return the gradient of the loss at the identity, one row per unit: what a first step would move.
 
-        Columns: site, layer, unit, width, scale and shift (d loss / d scale, d loss / d shift), norm (of both).
+        Columns: site, layer, unit, width, scale and shift (d loss / d scale, d loss / d shift, the shift measured as
+        `shifts` says), norm (of both).
         """
         require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
@@ -199,28 +331,34 @@ class LinEAS:
         model: nn.Module,
         contrast: ContrastSet,
         *,
+        shares: Sequence[float] | None = None,
         gammas: Sequence[float] | None = None,
         activations: Activations | None = None,
     ) -> LinEASPath:
         """Fit one intervention per gamma, from the largest down, each started where the last one ended.
 
-        By default eight gammas, geometrically from `gamma_max` down to a hundredth of it. Ctrl-C ends the whole path;
-        where `on_interrupt` keeps, what is done is returned, if any is, with a warning.
+        `shares` are in units of `gamma_max`; by default eight, geometrically from 1 down to 0.01. `gammas` gives the
+        weights themselves instead. What the settings say of one gamma is not looked at. With a holdout `path.best()`
+        chooses. Ctrl-C ends the whole path; where `on_interrupt` keeps, what is done is returned, if any is, with a
+        warning.
         """
         require_gradients("LinEAS")
+        if shares is not None and gammas is not None:
+            raise SettingError("LinEAS.path: shares and gammas say the same in two ways: give one of them")
         keeps = keeps_on_interrupt()
         with self._problem(model, contrast, activations) as problem:
-            ceiling = problem.gamma_max()
-            wanted = sorted(set(default_gammas(ceiling) if gammas is None else gammas), reverse=True)
+            ceiling = problem.gamma_max
+            relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
+            wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
             steps: list[PathStep] = []
             parameters, interrupted = problem.identity, False
             try:
                 with on_interrupt("raise"):
                     for gamma in wanted:
-                        outcome = replace(self, gamma=gamma)._descend(problem, parameters, fits=len(wanted))
+                        outcome = self._descend_on_path(problem, parameters, gamma, fits=len(wanted))
                         parameters = outcome.parameters
-                        edit = problem.intervention(outcome, gamma)
-                        steps.append(PathStep(gamma, outcome.loss, problem.heldout_loss(parameters), edit))
+                        edit = problem.intervention(self, outcome, gamma)
+                        steps.append(PathStep(gamma, outcome.loss, problem.heldout_cases(parameters), edit))
             except KeyboardInterrupt:
                 if not (keeps and steps):
                     raise
@@ -230,23 +368,45 @@ class LinEAS:
             identity_loss = problem.loss(problem.identity)
         return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=identity_loss, interrupted=interrupted)
 
-    def _descent(self, problem: _Problem, fits: int = 1) -> Descent:
+    @property
+    def _most_steps(self) -> int:
+        return self.steps or _STEPS[self.optimizer]
+
+    def _descent(self, problem: Problem, gamma: float, fits: int = 1) -> Descent:
         return Descent(
-            steps=self.steps,
-            lr=self.lr,
+            steps=self._most_steps,
+            lr=_RATES.get(self.optimizer) if self.lr is None else self.lr,
             optimizer=self.optimizer,
-            gamma=self.gamma,
+            gamma=gamma,
             penalty=problem.penalty,
+            metric=problem.metric if self.optimizer == "spectral" else None,
             evaluate_every=self.evaluate_every,
             patience=self.patience,
             fits=fits,
         )
 
-    def _descend(self, problem: _Problem, start: Tensor, loss: Loss | None = None, *, fits: int = 1) -> Outcome:
+    def _descend_on_path(self, problem: Problem, start: Tensor, gamma: float, fits: int = 1) -> Outcome:
+        """Descend from where the last gamma ended, which takes few steps, to the smallest training loss."""
+        settings = self._descent(problem, gamma, fits)
+        if self.optimizer == "spectral":
+            settings = replace(settings, steps=min(settings.steps, _STEPS_ON_PATH), tolerance=_TOLERANCE_ON_PATH)
+        return self._run(problem, settings, start, problem.loss)
+
+    def _descend(self, problem: Problem, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:
         heldout = None if self.holdout is None else problem.heldout_loss
+        return self._run(problem, self._descent(problem, gamma), start, loss or problem.loss, heldout)
+
+    def _run(
+        self,
+        problem: Problem,
+        settings: Descent,
+        start: Tensor,
+        loss: Loss,
+        heldout: Callable[[Tensor], float] | None = None,
+    ) -> Outcome:
         return descend(
-            loss or problem.loss,
-            self._descent(problem, fits),
+            loss,
+            settings,
             name="LinEAS",
             start=start,
             batches=draw_rows(problem.counts, self.batch_size, self.seed),
@@ -256,19 +416,20 @@ class LinEAS:
         )
 
     @contextmanager
-    def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[_Problem]:
+    def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[Problem]:
         contrast.require(_FEWEST_TEXTS, "LinEAS")
         require_eval(model)
         edit_sites = find_sites(model, self.sites, layers=self.layers)
         loss_sites = edit_sites if self.loss_sites is None else find_sites(model, self.loss_sites)
         check_edit_sites(model, edit_sites)
-        _require_reach(model, edit_sites, loss_sites)
+        require_reach(model, edit_sites, loss_sites)
         with frozen(model):
-            losses = [self._loss(model, contrast, edit_sites, loss_sites, activations)]
-            if self.holdout is not None:
-                weights = losses[0].unit_weights  # so that both losses are on one scale
-                losses.append(self._loss(model, self.holdout, edit_sites, loss_sites, None, weights))
-            yield _Problem(self, model, contrast, losses)
+            loss = self._loss(model, contrast, edit_sites, loss_sites, activations)
+            heldout = None
+            if self.holdout is not None:  # on the same scale
+                scale = (loss.unit_weights, loss.spreads)
+                heldout = self.holdout, self._loss(model, self.holdout, edit_sites, loss_sites, None, scale)
+            yield Problem(model, contrast, loss, heldout=heldout, l1=self.l1, group=self.group)
 
     def _loss(
         self,
@@ -277,16 +438,16 @@ class LinEAS:
         edit_sites: tuple[Site, ...],
         loss_sites: tuple[Site, ...],
         activations: Activations | None,
-        unit_weights: Mapping[Site, Tensor] | None = None,
+        scale: tuple[Mapping[Site, Tensor] | None, Mapping[Site, Tensor] | None] | None = None,
     ) -> EndToEndLoss:
+        """Build the loss on a contrast; `scale` brings unit weights and spreads of another."""
         source, target = (self._tokens(model, side, contrast) for side in (contrast.source, contrast.target))
         if activations is None:
             pooled: Pooled = pool_texts(model, target, loss_sites, self.pool, None)
         else:
             given = matching(activations, model, contrast, loss_sites, self.pool)
             pooled = {site: given.target[site].to(host_of(model).device) for site in loss_sites}
-        if self.loss == "normalised" and unit_weights is None:
-            unit_weights = inverse_variances(pool_texts(model, source, loss_sites, self.pool, None), pooled)
+        weights, spreads = scale or self._scale(model, source, pooled, edit_sites, loss_sites)
         return EndToEndLoss(
             model,
             source,
@@ -295,70 +456,29 @@ class LinEAS:
             loss_sites=loss_sites,
             pool=self.pool,
             micro_batch=self.micro_batch or texts_in_memory(model, source),
-            unit_weights=unit_weights,
+            unit_weights=weights,
+            spreads=spreads,
         )
+
+    def _scale(
+        self, model: nn.Module, source: Tokens, target: Pooled, edit_sites: Sequence[Site], loss_sites: Sequence[Site]
+    ) -> tuple[Mapping[Site, Tensor] | None, Mapping[Site, Tensor] | None]:
+        """Return what a unit weighs in the loss and what a shift is measured in; None where the settings ask for 1."""
+        read = (*loss_sites,) if self.loss == "normalised" else ()
+        read += (*edit_sites,) if self.shifts == "spread" else ()
+        pooled = pool_texts(model, source, tuple(dict.fromkeys(read)), self.pool, self.micro_batch) if read else {}
+        weights = spreads = None
+        if self.loss == "normalised":
+            weights = inverse_variances({site: pooled[site] for site in loss_sites}, target)
+        if self.shifts == "spread":
+            spreads = spreads_of(pooled, edit_sites)
+        return weights, spreads
 
     @staticmethod
     def _tokens(model: nn.Module, rows: Sequence[Row], contrast: ContrastSet) -> Tokens:
         return tokenize(model, rows, chat=contrast.chat)
 
 
-class _Problem:
-    """One contrast on one model: the losses on it, the penalty, and how parameters become an intervention."""
-
-    def __init__(
-        self,
-        method: LinEAS,
-        model: nn.Module,
-        contrast: ContrastSet,
-        losses: list[EndToEndLoss],
-    ) -> None:
-        self._method, self._model, self._contrast = method, model, contrast
-        self.loss, *self._heldout = losses
-        self.layout = self.loss.layout
-        self.counts = (len(contrast.source), len(contrast.target))
-        device = host_of(model).device
-        self.penalty = SparseGroupLasso(self.layout.group.to(device), method.l1, method.group)
-        self.identity = torch.zeros(len(self.layout), device=device)
-
-    def heldout_loss(self, parameters: Tensor) -> float:
-        """Loss on the held-out contrast; nan where there is none."""
-        return self._heldout[0](parameters) if self._heldout else float("nan")
-
-    def gamma_max(self) -> float:
-        """Return the penalty's weight at which the identity is a fixed point of this loss."""
-        _, gradient = self.loss.with_gradient(self.identity)
-        return self.penalty.gamma_max(gradient)
-
-    def sensitivity(self) -> pd.DataFrame:
-        """Return the gradient at the identity, by unit."""
-        import pandas as pd
-
-        _, gradient = self.loss.with_gradient(self.identity)
-        frames = []
-        for site, (scale, shift) in self.layout.parts(gradient.cpu()).items():
-            about = {"site": site.name, "layer": site.layer, "unit": range(site.width), "width": site.width}
-            values = {"scale": scale, "shift": shift, "norm": torch.hypot(scale, shift)}
-            frames.append(pd.DataFrame({**about, **{name: value.numpy() for name, value in values.items()}}))
-        return pd.concat(frames, ignore_index=True)
-
-    def intervention(self, outcome: Outcome, gamma: float | None = None, **more: Any) -> Intervention:
-        """Return the maps of an outcome with their provenance, to which `more` is added."""
-        maps = self.layout.maps(outcome.parameters.cpu())
-        edits = [Edit(site, DiagonalAffine(*pair)) for site, pair in maps.items()]
-        about: dict[str, Any] = method_provenance(self._method, self._contrast)
-        if gamma is not None:
-            about["settings"]["gamma"] = gamma
-        about["loss"] = {**outcome.losses, "identity": self.loss(self.identity)}
-        return Intervention.fitted(self._model, edits, **outcome.course, **about, **more)
-
-
-def _require_reach(model: nn.Module, edit_sites: Sequence[Site], loss_sites: Sequence[Site]) -> None:
-    """Refuse edits behind the last loss site: nothing would ever teach them."""
-    order = host_of(model).firing_order
-    last = max(loss_sites, key=lambda site: order(site.name))
-    blind = [site for site in edit_sites if order(site.name) > order(last.name)]
-    if blind:
-        raise SiteError(
-            f"{blind[0]} lies behind the last loss site {last}, so no loss reaches it: add a later loss site"
-        )
+def _tried(stops: Sequence[Stop], chosen: Stop) -> dict[str, Any]:
+    """Return what the provenance says of a choice."""
+    return {"choice": {"gamma_share": chosen.gamma_share, "path": [stop.row() for stop in stops]}}

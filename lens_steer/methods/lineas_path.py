@@ -1,24 +1,39 @@
-"""The gamma path of LinEAS: one intervention per penalty, from none to dense."""
+"""The gamma path of LinEAS: one intervention per penalty, from none to dense, and the choice of one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
+from lens_steer.errors import SettingError
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.statistics.jackknife import jackknife_errors
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class PathStep(NamedTuple):
-    """The fit at one gamma: its loss, its held-out loss (nan without held-out texts), and its maps."""
+    """The fit at one gamma: its loss, its held-out losses, and its maps.
+
+    `heldout_cases` holds the held-out loss of all texts and then of all but one group each time; empty without
+    held-out texts.
+    """
 
     gamma: float
     loss: float
-    heldout_loss: float
+    heldout_cases: Float[np.ndarray, " case"]
     intervention: Intervention
+
+    @property
+    def heldout_loss(self) -> float:
+        """The held-out loss of all texts; nan where there are none."""
+        return float(self.heldout_cases[0]) if len(self.heldout_cases) else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +45,10 @@ class LinEASPath:
     interventions:
         One per row of the frame.
     frame:
-        gamma, gamma_ratio (gamma / gamma_max; nan where gamma_max is 0, because source and target do not differ),
-        support (units moved), share (of all units of the edited sites), sites_used, loss, identity_loss, heldout_loss
-        (nan without held-out texts).
+        gamma, gamma_share (gamma / gamma_max; nan where gamma_max is 0, because source and target do not differ),
+        support (units moved), share (of all units of the edited sites), sites_used, loss, identity_loss, heldout_loss,
+        heldout_excess (over the smallest held-out loss of the path) and excess_se (the standard error of that
+        difference, by the jackknife over blocks of held-out texts); nan without held-out texts.
     interrupted:
         Whether Ctrl-C ended the path before its last gamma.
 
@@ -49,22 +65,40 @@ class LinEASPath:
         """Make the path of the fits that were done."""
         import pandas as pd
 
+        excess, errors = heldout_excess([step.heldout_cases for step in steps])
         rows = []
-        for step in steps:
+        for place, step in enumerate(steps):
             support = step.intervention.support()
             rows.append(
                 {
                     "gamma": step.gamma,
-                    "gamma_ratio": step.gamma / gamma_max if gamma_max > 0 else float("nan"),
+                    "gamma_share": step.gamma / gamma_max if gamma_max > 0 else math.nan,
                     "support": int(support["kept"].sum()),
                     "share": support["kept"].sum() / support["units"].sum(),
                     "sites_used": int((support["kept"] > 0).sum()),
                     "loss": step.loss,
                     "identity_loss": identity_loss,
                     "heldout_loss": step.heldout_loss,
+                    "heldout_excess": float(excess[place]),
+                    "excess_se": float(errors[place]),
                 }
             )
         return cls(tuple(step.intervention for step in steps), pd.DataFrame(rows), interrupted)
+
+    def best(self) -> Intervention:
+        """Return the sparsest fit whose held-out loss is within one standard error of the smallest.
+
+        The standard error is that of the difference, on the same texts. SettingError where the path has no held-out
+        loss.
+        """
+        if self.frame["heldout_loss"].isna().all():
+            raise SettingError("this path has no held-out loss to choose by: fit it with LinEAS(holdout=...)")
+        return self.interventions[within_one_error(self.frame["heldout_excess"], self.frame["excess_se"])]
+
+    def nearest(self, *, units: int) -> Intervention:
+        """Return the fit whose support is nearest to `units`, the sparser of two as near."""
+        distances = (self.frame["support"] - units).abs()
+        return self.interventions[int(np.argmin(distances.to_numpy()))]
 
     def plot(self) -> Any:
         """Return a figure of support and loss along gamma."""
@@ -73,6 +107,23 @@ class LinEASPath:
         return plot(self)
 
 
-def default_gammas(gamma_max: float, *, count: int = 8, ratio: float = 0.01) -> list[float]:
-    """Return `count` gammas, geometrically from gamma_max down to `ratio` of it."""
-    return [float(gamma_max * ratio ** (place / (count - 1))) for place in range(count)]
+def heldout_excess(
+    cases: Sequence[Float[np.ndarray, " case"]],
+) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, " step"]]:
+    """Return how far every step's held-out loss lies above the smallest, and the standard error of the difference."""
+    if not cases or not len(cases[0]):
+        nothing = np.full(len(cases), math.nan)
+        return nothing, nothing
+    losses = np.stack(cases)
+    differences = losses - losses[int(np.nanargmin(losses[:, 0]))]
+    return differences[:, 0], jackknife_errors(differences[:, 1:].T)
+
+
+def within_one_error(excess: Iterable[float], errors: Iterable[float]) -> int:
+    """Return the first step, from the sparsest, whose excess is at most its standard error."""
+    return next(place for place, (over, error) in enumerate(zip(excess, errors, strict=True)) if over <= error)
+
+
+def default_shares(*, count: int = 8, smallest: float = 0.01) -> list[float]:
+    """Return `count` shares of gamma_max, geometrically from 1 down to `smallest`."""
+    return [float(smallest ** (place / (count - 1))) for place in range(count)]

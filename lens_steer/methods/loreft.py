@@ -23,7 +23,8 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.low_rank import LowRankAffine, move_along
 from lens_steer.methods.choices import require_choices
-from lens_steer.methods.descent import Descent, Optimizer, descend, draw_rows, require_gradients
+from lens_steer.methods.descent import descend, draw_rows, require_gradients
+from lens_steer.methods.descent_run import Descent, Optimizer
 from lens_steer.methods.fitting import method_provenance
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.text_loss import EditOf, TextLoss

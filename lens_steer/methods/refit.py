@@ -9,7 +9,7 @@ from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.units import UnitsLike, as_units
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
-from lens_steer.methods.descent import Loss
+from lens_steer.methods.descent_run import Loss
 from lens_steer.methods.layout import Layout
 
 

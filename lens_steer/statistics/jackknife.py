@@ -62,8 +62,18 @@ def jackknife_intervals(
         return np.full((2, values.shape[1]), math.nan)
     estimate, left_out = values[0], values[1:]
     with np.errstate(invalid="ignore"):
-        error = np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean(0)).sum(0))
-        half = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * error
+        half = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * jackknife_errors(left_out)
         ends = np.stack([estimate - half, estimate + half])
     ends[:, ~np.isfinite(ends).all(0)] = math.nan
     return ends
+
+
+def jackknife_errors(left_out: Float[np.ndarray, "group column"]) -> Float[np.ndarray, " column"]:
+    """Return the standard errors of statistics from their values with one group of rows left out each time.
+
+    nan with fewer than two groups.
+    """
+    groups = len(left_out)
+    if groups < 2:
+        return np.full(left_out.shape[1], math.nan)
+    return np.asarray(np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean(0)).sum(0)))

@@ -306,14 +306,14 @@ class TestPath:
             same = replace(contrast, target=contrast.source)
         path = LinEAS(steps=2, progress=False).path(tiny, same)
         assert path.frame.gamma.tolist() == [0.0]
-        assert path.frame.gamma_ratio.isna().all()
+        assert path.frame.gamma_share.isna().all()
 
     def test_support_grows_as_gamma_falls(self, tiny: Any, contrast: ContrastSet) -> None:
         path = LinEAS(steps=30, progress=False).path(tiny, contrast)
         frame = path.frame
         assert len(frame) == len(path.interventions) == 8
-        assert frame.gamma_ratio.iloc[0] == pytest.approx(1.0)
-        assert frame.gamma_ratio.iloc[-1] == pytest.approx(0.01)
+        assert frame.gamma_share.iloc[0] == pytest.approx(1.0)
+        assert frame.gamma_share.iloc[-1] == pytest.approx(0.01)
         assert frame.support.iloc[0] == 0
         assert frame.support.iloc[-1] > 10
         assert (frame.loss <= frame.identity_loss + 1e-9).all()

@@ -62,7 +62,7 @@ def shift(texts: tuple[str, ...] = ("heldout", "neutral", "foreign"), *, judged:
 
 def path() -> LinEASPath:
     ratio = np.geomspace(1, 0.01, 5)
-    columns = {"gamma": ratio * 0.1, "gamma_ratio": ratio, "support": [0, 3, 20, 40, 50], "sites_used": [0, 1, 2, 3, 3]}
+    columns = {"gamma": ratio * 0.1, "gamma_share": ratio, "support": [0, 3, 20, 40, 50], "sites_used": [0, 1, 2, 3, 3]}
     losses = {"loss": [1.0, 0.8, 0.6, 0.5, 0.45], "identity_loss": 1.0, "heldout_loss": [1.0, 0.9, 0.8, 0.8, 0.85]}
     return LinEASPath(tuple(intervention() for _ in ratio), pd.DataFrame({**columns, **losses}))
 

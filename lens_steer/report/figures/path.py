@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def path_figure(path: LinEASPath) -> go.Figure:
     """Loss and support along gamma / gamma_max, on logarithmic axes."""
-    frame = path.frame[path.frame["gamma_ratio"] > 0].sort_values("gamma_ratio")
-    x = frame["gamma_ratio"]
+    frame = path.frame[path.frame["gamma_share"] > 0].sort_values("gamma_share")
+    x = frame["gamma_share"]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.09)
     losses = [("loss", "training texts"), ("heldout_loss", "held-out texts")]
     for place, (column, name) in enumerate(losses):
