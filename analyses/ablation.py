@@ -40,9 +40,6 @@ def run(
     draws: int = 20,
     fit_texts: int = 32,
     gamma_shares: tuple[float, ...] = (0.8, 0.6, 0.4),
-    steps: int = 60,
-    lr: float = 0.02,
-    optimizer: Literal["sgd", "adam"] = "adam",
     **measurement: Any,
 ) -> ls.Study:
     """Ablate ever more units of each choice and measure effect and cost on texts that no choice has seen.
@@ -67,9 +64,9 @@ def run(
     draws:
         Of every control, as many at every dose. With fewer than 20, whether a choice differs from a control cannot be
         judged.
-    fit_texts, gamma_shares, steps, lr, optimizer:
-        LinEAS's texts a side, gammas (shares of gamma_max), steps and rate. Its units come in the order in which they
-        enter the path, and within a step by how far they are moved. A dose above its support is left out.
+    fit_texts, gamma_shares:
+        LinEAS's texts a side, and its path in shares of gamma_max. Its units come in the order in which they enter
+        it, and within a step by how far they are moved. A dose above its support is left out.
     **measurement:
         See `Measurement`.
 
@@ -85,10 +82,8 @@ def run(
     activations = ls.collect(model, train, sites)
     ranking = ls.rank_experts(activations, holdout=ls.collect(model, experiment.held, sites), seed=seed)
     held_at = ls.collect(model, train, sites, pool="mean") if mode == "resample" else activations
-    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
     small = experiment.fit_texts(fit_texts)[0]
-    ceiling = lineas.gamma_max(model, small)
-    path = lineas.path(model, small, gammas=[share * ceiling for share in gamma_shares])
+    path = ls.LinEAS(sites=sites, seed=seed).path(model, small, shares=gamma_shares)
     selected = _entrance_order(path.interventions, activations)
     orders = _orders(train, ranking, selected, ks, draws, seed)
 

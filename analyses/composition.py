@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -38,9 +38,6 @@ def run(
     sites: str | Sequence[str] = "hook_resid_post",
     fit_texts: int = 32,
     gamma_share: float = 0.3,
-    steps: int = 150,
-    lr: float = 0.02,
-    optimizer: Literal["sgd", "adam"] = "adam",
     second_scorer: ls.Scorer | None = None,
     **measurement: Any,
 ) -> ls.Study:
@@ -69,8 +66,6 @@ def run(
         Texts a side of every fit.
     gamma_share:
         Penalty of the sparse edits, as a share of each one's gamma_max.
-    steps, lr, optimizer:
-        Of every fit.
     second_scorer:
         As `scorer`, of the second concept.
     **measurement:
@@ -94,7 +89,7 @@ def run(
     scorers = {name: given[name] or default_scorer(train[name], seed) for name in train}
     heldout = _heldout(experiment, held, scorers)
     small = {name: disjoint(texts, fit_texts, 1, seed=seed)[0] for name, texts in train.items()}
-    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
+    lineas = ls.LinEAS(sites=sites, seed=seed)
     edits = _edits(model, small, lineas, gamma_share, seed)
     measurements = Measurements.of(
         (heldout.measure(edit, label(kind, name)) for kind, named in edits.items() for name, edit in named.items()),
@@ -180,12 +175,11 @@ def _alternating(parts: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
 def _edits(model: Any, small: Mapping[str, ls.ContrastSet], lineas: ls.LinEAS, share: float, seed: int) -> Edits:
     """Fit both concepts and their shuffled labels, dense and sparse, and compose them."""
     one, two = small
-    ceilings = {name: lineas.gamma_max(model, each) for name, each in small.items()}
     edits: dict[str, dict[str, ls.Intervention]] = {}
     for kind in KINDS:
         fits = {}
         for name, each in small.items():
-            fit = replace(lineas, gamma=share * ceilings[name] if kind == "sparse" else 0.0)
+            fit = replace(lineas, gamma_share=share if kind == "sparse" else 0.0)
             fits[name] = fit.fit(model, each)
             fits[f"{name} shuffled"] = fit.fit(model, each.shuffled(seed))
         edits[kind] = {

@@ -8,11 +8,10 @@ same fit on shuffled labels and a fit of as many random units.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 from tqdm import tqdm
@@ -46,11 +45,8 @@ def run(
     out: str | Path | None,
     seed: int = 0,
     sites: str | Sequence[str] = "mlp.hook_post",
-    steps: int = 30,
-    lr: float = 0.2,
-    optimizer: Literal["sgd", "adam"] = "adam",
-    gamma_shares: tuple[float, ...] = (0.4, 0.07),
-    share: float = 0.3,
+    units: int = 240,
+    gamma_shares: tuple[float, ...] = (0.5, 0.25, 0.12, 0.06),
     fit_texts: int = 32,
     draws: int = 5,
     prompts: int = 60,
@@ -74,10 +70,10 @@ def run(
         Of the halves, the draws of texts, the prompts and the samples.
     sites:
         Where units are ranked, and where LinEAS edits and compares.
-    steps, lr, optimizer:
-        Of every fit. The paper's are 1000, 0.1 and SGD; a few steps of Adam make the demo short.
-    gamma_shares, share:
-        The path, in shares of gamma_max; the gamma that keeps the nearest share of units is the one that is studied.
+    units:
+        The most units that an edit changes.
+    gamma_shares:
+        The path that is shown, in shares of gamma_max.
     fit_texts:
         Texts a side of every fit, fewer where the training half does not suffice: no two draws share a text.
     draws:
@@ -104,11 +100,9 @@ def run(
     concept = experiment.concept
     texts = experiment.fit_texts(fit_texts, draws)
     ranking = ls.rank_experts(ls.collect(model, experiment.train, sites), seed=seed)
-    lineas = ls.LinEAS(sites=sites, steps=steps, lr=lr, optimizer=optimizer, seed=seed)
-    ceiling = lineas.gamma_max(model, texts[0])
-    path = lineas.path(model, texts[0], gammas=[ratio * ceiling for ratio in gamma_shares])
-    chosen = nearest(path.frame, share)
-    jobs = list(edits(model, replace(lineas, gamma=path.frame["gamma"][chosen]), texts, seed))
+    lineas = ls.LinEAS(sites=sites, units=units, seed=seed)
+    path = lineas.path(model, texts[0], shares=gamma_shares)
+    jobs = list(edits(model, lineas, texts, seed))
     held = experiment.held
     measurements, written = measure(
         model, jobs, concept, held.target[:neutral], prompts=prompts, max_new_tokens=max_new_tokens, seed=seed
@@ -130,20 +124,12 @@ def run(
         ls.Study(
             frames=frames,
             figures={**figures, "experts": ranking.plot()},
-            summary=summary(concept, frames, steps=steps, fit_texts=len(texts[0].source), units=len(ranking.frame)),
+            summary=summary(concept, frames, fit_texts=len(texts[0].source), units=len(ranking.frame)),
             tokens={"best_units": ls.show_units(model, held, ranking.top(3))},
             interventions={"lineas": jobs[0].edit},
-            captions=captions(concept, draws=draws, steps=steps, fit_texts=len(texts[0].source)),
+            captions=captions(concept, draws=draws, fit_texts=len(texts[0].source)),
         )
     )
-
-
-def nearest(path: pd.DataFrame, share: float) -> int:
-    """Return the row of the path that keeps the nearest share of units; LensSteerError where none keeps any."""
-    distance = (path["share"] - share).abs().where(path["support"] > 0)
-    if distance.isna().all():
-        raise ls.LensSteerError("no edit of the path moves a unit: more steps, or smaller gamma_shares, are needed")
-    return int(np.nanargmin(distance))
 
 
 def edits(model: Any, lineas: ls.LinEAS, texts: Sequence[ls.ContrastSet], seed: int) -> Iterator[Job]:
@@ -262,7 +248,7 @@ def effect_figure(effect: pd.DataFrame, concept: str) -> Any:
     )
 
 
-def summary(concept: str, frames: Mapping[str, pd.DataFrame], *, steps: int, fit_texts: int, units: int) -> list[str]:
+def summary(concept: str, frames: Mapping[str, pd.DataFrame], *, fit_texts: int, units: int) -> list[str]:
     """Return what was found, from the frames alone, the effect on open prompts first."""
     effect, experts = frames["effect"], frames["experts"]
     rows = {(row["edit"], row["prompts"], row["measure"]): row for row in effect.to_dict("records")}
@@ -293,7 +279,7 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], *, steps: int, fit
         f"AUROC {best['heldout_auroc']:.3f}."
     )
     sentences.append(
-        f"LinEAS learned each edit from {fit_texts} + {fit_texts} texts in {steps} steps (the paper takes 1,000); "
+        f"LinEAS learned each edit from {fit_texts} + {fit_texts} texts; "
         f"intervals are over {steered['draws']} draws of texts, prompts and samples."
     )
     for (edit, prompts), subject in subjects.items():
@@ -321,7 +307,7 @@ def overlap_sentence(agreement: pd.DataFrame) -> str:
     return f"Of the best experts by AUROC, the first edit moves: {each}."
 
 
-def captions(concept: str, *, draws: int, steps: int, fit_texts: int) -> dict[str, str]:
+def captions(concept: str, *, draws: int, fit_texts: int) -> dict[str, str]:
     """Say what every table and figure shows."""
     return {
         "effect": f"Mean posterior probability of “{concept}” in the continuations that can be read (concept), "
@@ -331,7 +317,7 @@ def captions(concept: str, *, draws: int, steps: int, fit_texts: int) -> dict[st
         "draws": "The same, draw by draw.",
         "texts": "The first draw's continuations of both kinds of prompts, with the oracle's probability of "
         f"“{concept}”; a missing score is an unreadable text.",
-        "path": f"The gamma path of the first draw, {steps} steps each: units kept and loss.",
+        "path": "The gamma path on the texts of the first draw: units kept and loss.",
         "experts": f"Units, by how well their largest activation tells “{concept}” texts from others.",
         "lineas": "What the edit of the first draw changes.",
         "overlap": f"Units that the edit of the first draw moves among the best experts of “{concept}”; low, high: 95 "

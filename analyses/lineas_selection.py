@@ -52,9 +52,6 @@ def run(
     draws: int = 4,
     share: float = 0.1,
     gamma_shares: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05),
-    steps: int = 100,
-    lr: float = 0.01,
-    optimizer: Literal["sgd", "adam"] = "adam",
     **measurement: Any,
 ) -> ls.Study:
     """Follow the gamma path, repeat the selection on other texts, and compare it with other choices of as many units.
@@ -84,9 +81,6 @@ def run(
         The path's gamma that keeps the nearest share of units is the one that is studied.
     gamma_shares:
         The path, in shares of gamma_max.
-    steps, lr, optimizer:
-        Of every fit. Not the paper's SGD by default: its step is as large for units of any size, so that choices would
-        differ by how far it overshoots on their units.
     **measurement:
         See `Measurement`.
 
@@ -100,10 +94,9 @@ def run(
     if draws < 2:
         raise ls.LensSteerError(f"draws={draws}: stability is seen over two or more draws of texts")
     held = experiment.held
-    lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, lr=lr, optimizer=optimizer, seed=seed, progress=False)
+    lineas = ls.LinEAS(sites=sites, pool=pool, seed=seed, progress=False)
     fits = experiment.fit_texts(fit_texts, draws)
-    ceiling = lineas.gamma_max(model, fits[0])
-    followed = lineas.path(model, fits[0], gammas=[ratio * ceiling for ratio in gamma_shares])
+    followed = lineas.path(model, fits[0], shares=gamma_shares)
     path = followed.frame.assign(
         heldout_loss=[lineas.loss_of(model, held, edit) for edit in followed.interventions],
         heldout_identity_loss=lineas.loss_of(model, held),
@@ -112,7 +105,7 @@ def run(
     sparse = replace(lineas, gamma=gamma)
     supports = [sparse.fit(model, texts) for texts in fits]
     if not all(edit.units() for edit in supports):
-        raise ls.LensSteerError(f"gamma={gamma:.3g} keeps no unit on some draw of texts: raise share, or steps")
+        raise ls.LensSteerError(f"gamma={gamma:.3g} keeps no unit on some draw of texts: raise share")
     nulls = [sparse.fit(model, texts.shuffled(seed)) for texts in fits]
     places = ls.find_sites(model, sites)
     scores = [unit_scores(lineas, model, texts, places) for texts in fits]
@@ -125,7 +118,7 @@ def run(
         for draw, named in enumerate(choices)
         for name, units in named.items()
     }
-    refits |= {(ALL, draw): lineas.fit(model, texts) for draw, texts in enumerate(fits)}
+    refits |= {(ALL, draw): replace(lineas, gamma_share=0.0).fit(model, texts) for draw, texts in enumerate(fits)}
     removed = _removed(model, refits, held, sites, pool)
     heldout = experiment.heldout()
     measurements = Measurements.of(
@@ -191,7 +184,7 @@ def _studied_gamma(path: pd.DataFrame, share: float) -> float:
     """Return the gamma of the path whose share of kept units is nearest to `share`."""
     kept = path[path["support"] > 0]
     if kept.empty:
-        raise ls.LensSteerError("no gamma of the path keeps a unit: add smaller gamma_shares, or more steps")
+        raise ls.LensSteerError("no gamma of the path keeps a unit: add smaller gamma_shares")
     nearest = int((kept["share"] - share).abs().to_numpy().argmin())
     return float(kept["gamma"].to_numpy()[nearest])
 
@@ -222,8 +215,7 @@ def _unfinished(table: pd.DataFrame) -> list[str]:
         return []
     return [
         f"The fits are not finished: {', '.join(better)} reach a lower loss on the fit's own texts than all units, "
-        "which hold them, so differences between choices are partly those of the descent: take more steps, or "
-        "another lr."
+        "which hold them, so differences between choices are partly those of the descent."
     ]
 
 

@@ -81,9 +81,9 @@ def run(
     fit_texts:
         Texts a side, the same for every method.
     steps:
-        Of LinEAS and LoReFT.
+        Of LoReFT.
     share:
-        Of all units, for the methods that choose k units; ITI takes a quarter of the heads.
+        Of all units, for LinEAS with few units and the methods that choose k; ITI takes a quarter of the heads.
     given:
         On a microworld model, the target's attributes: adds the steering error, in nats per token; nan for an edit of
         prompts alone, because the microworld's documents have none.
@@ -168,13 +168,6 @@ def _entries(model: Any, small: ls.ContrastSet, sites: Any, steps: int, share: f
     def k(place: Any) -> int:
         return max(1, round(share * sum(site.width for site in ls.find_sites(model, place))))
 
-    def lineas(place: Any, gamma_share: float) -> ls.LinEAS:
-        dense = ls.LinEAS(sites=place, steps=steps, progress=False, **at)
-        if gamma_share == 0:
-            return dense
-        gamma = gamma_share * dense.gamma_max(model, small)
-        return ls.LinEAS(sites=place, steps=steps, gamma=gamma, progress=False, **at)
-
     def layered(method: Callable[..., Any], **own: Any) -> Callable[[Any], Any]:
         return lambda place: method(**(place if isinstance(place, dict) else {"sites": place}), **own, **at)
 
@@ -198,8 +191,9 @@ def _entries(model: Any, small: ls.ContrastSet, sites: Any, steps: int, share: f
     pairing: dict[str, Any] = {"pairing": "random", "pool": "mean"}
     yield _Entry("RepE", layered(ls.RepE, **pairing), one)
     yield _Entry("RepE, projected out", layered(ls.RepE, mode="project_out", **pairing), one)
-    yield _Entry("LinEAS", lambda place: lineas(place, 0.0), "paper:lineas")
-    yield _Entry("LinEAS, sparse", lambda place: lineas(place, 0.4), "paper:lineas")
+    yield _Entry("LinEAS", lambda place: ls.LinEAS(sites=place, progress=False, **at), "paper:lineas")
+    few: dict[str, Any] = {"progress": False, **at}
+    yield _Entry("LinEAS, few units", lambda place: ls.LinEAS(sites=place, units=k(place), **few), "paper:lineas")
     yield _Entry("LoReFT", layered(ls.LoReFT, steps=steps, progress=False), one)
     yield _Entry("CAST of CAA", lambda place: ls.CAST(base=layered(ls.CAA, pool="mean")(place), **at), one)
     if small.control:

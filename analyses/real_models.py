@@ -105,13 +105,12 @@ def edits(model: Any, train: ls.ContrastSet) -> Iterator[tuple[str, str, int, ls
     yield "AurA", "", 0, ls.AurA().fit(model, train)
     yield "AurA, the paper's sites", "", 0, ls.AurA(sites="paper:aura").fit(model, train)
     lineas = ls.LinEAS(sites="hook_resid_post")
-    ceiling = lineas.gamma_max(model, small)
     kept = {}
     for label, share in (("dense", 0.0), ("middle", 0.1), ("sparse", 0.5)):
-        edit = replace(lineas, gamma=share * ceiling).fit(model, small)
+        edit = replace(lineas, gamma_share=share).fit(model, small)
         kept[label] = len(edit.units())
         yield f"LinEAS {label}", "", 0, edit
-    null = replace(lineas, gamma=0.1 * ceiling)
+    null = replace(lineas, gamma_share=0.1)
     for draw in range(NULLS):
         shuffled = train.shuffled(SEED + draw)
         yield "AurA", "shuffled labels", draw, ls.AurA().fit(model, shuffled)

@@ -61,6 +61,15 @@ class Layout:
         moved = [(scale.abs() > tol) | (shift.abs() > tol) for scale, shift in parts]
         return torch.cat([of_site for of_site in moved for _ in range(2)])
 
+    def furthest(self, parameters: Float[Tensor, " parameter"], units: int) -> Bool[Tensor, " parameter"]:
+        """Return which parameters are those of the `units` units moved furthest, and of no unit that is not moved."""
+        moved = [torch.hypot(scale, shift) for scale, shift in self.parts(parameters).values()]
+        places = torch.cat(moved).topk(units).indices
+        kept = torch.zeros(sum(len(part) for part in moved), dtype=torch.bool, device=parameters.device)
+        kept[places] = True
+        by_site = torch.split(kept, [len(part) for part in moved])
+        return torch.cat([of_site for of_site in by_site for _ in range(2)]) & self.edited(parameters)
+
     def vector(self, maps: Mapping[Site, ScaleAndShift]) -> Float[Tensor, " parameter"]:
         """Return the parameters of these scales and shifts; sites without any are left alone."""
         parts: list[Tensor] = []

@@ -31,9 +31,9 @@ from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
 from lens_steer.methods.fitting import matching
 from lens_steer.methods.lineas_choice import (
     SHARES,
-    Stop,
+    Choice,
     chosen_by_heldout,
-    nearest_below,
+    nearest_above,
     walk,
     walk_to_units,
 )
@@ -46,15 +46,15 @@ from lens_steer.texts.contrast import ContrastSet, Row
 if TYPE_CHECKING:
     import pandas as pd
 
-Maps = Mapping[Site, tuple[Tensor, Tensor]]
-"""Site -> scale and shift."""
+Solved = tuple[Outcome, float, dict[str, Any]]
+"""A fit, its gamma, and what the provenance says of how that was chosen."""
 LossName = Literal["wasserstein", "normalised"]
 ShiftsIn = Literal["spread", "activation"]
 _FEWEST_TEXTS = 4
 _FEWEST_TO_HOLD_OUT = 16  # texts a side of which a quarter can be held out
 _HELD_OUT = 0.25
 _SHARE_OF_FEW = 0.1  # gamma_share where there are too few texts to choose it
-_STEPS_ON_PATH, _TOLERANCE_ON_PATH = 20, 1e-5
+_STEPS_ON_PATH, _TOLERANCE_ON_PATH = 15, 1e-5
 _STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
 _RATES = {"adam": 0.1, "sgd": 0.1}
 
@@ -69,9 +69,10 @@ class LinEAS:
     keeps few units and few sites. Starts at the identity and never returns a map whose training loss is above its.
 
     How sparse the edit is, is said by one of `gamma_share`, `gamma` and `units`. With none of them a quarter of the
-    texts is held out (whole blocks), the maps are learned on the others along falling shares of `gamma_max`, the
-    sparsest share is taken whose held-out loss is within one standard error of the smallest, and the maps are learned
-    at that share on all texts; below 16 texts a side the share is 0.1.
+    texts is held out (whole blocks) and the maps are learned on the others along falling shares of `gamma_max`. The
+    sparsest share whose held-out loss is within one standard error of the smallest chooses the units, on all texts; at
+    the share of the smallest held-out loss, which shrinks them less, their maps are learned once more. Below 16 texts a
+    side the share is 0.1.
 
     The paper's own descent is `LinEAS.paper()`: numbers from one and the other are not on one scale.
 
@@ -93,11 +94,12 @@ class LinEAS:
     gamma:
         The same weight itself, which has no scale of its own.
     units:
-        The most units that are edited: gamma is searched along the path until 90 % of as many or more are, and the
-        units it keeps are learned once more without a penalty (see `relax`).
+        How many units are edited: gamma is searched along the path until it keeps as many or a few more, and the
+        maps of those that are moved furthest are learned once more without a penalty (see `relax`).
     relax:
-        Whether the units that the penalty keeps are learned once more without it, so that they are not shrunk
-        (Meinshausen 2007). None: where `units` is set.
+        Whether the units that the penalty keeps are learned once more without it, or, where the share is chosen, at the
+        share of the smallest held-out loss: the penalty that is needed to leave the others out shrinks these too far
+        (Meinshausen 2007). None: where `units` is set or the share is chosen.
     l1, group:
         Weight, inside the penalty, of absolute values and of the norms of groups: a site's scales, and its shifts.
     shifts:
@@ -107,7 +109,7 @@ class LinEAS:
         "spectral": proximal Barzilai-Borwein steps in the metric of the loss's Gauss-Newton diagonal, without a rate.
         "sgd" is the paper's; "adam" is for minibatches.
     steps:
-        Gradients of one descent, at most; on a path, for each gamma at most 20. None: 60 for "spectral", which stops
+        Gradients of one descent, at most; on a path, for each gamma at most 15. None: 60 for "spectral", which stops
         when the proximal gradient is as good as zero, 200 for "adam", 1000 for "sgd".
     lr:
         Rate of "sgd" and "adam". None: 0.1 for both; with shifts="activation" Adam needs a smaller one, such as 0.01.
@@ -203,68 +205,88 @@ class LinEAS:
 
         """
         require_gradients("LinEAS")
-        given = self._gamma_known
-        choice = None if given or self.units or self.holdout else self._choose(model, contrast)
-        about: dict[str, Any] = {}
         with self._problem(model, contrast, activations) as problem:
-            if given:
-                gamma = self.gamma if self.gamma is not None else self._share_of(problem)
-                outcome = self._descend(problem, problem.identity, gamma)
-            elif choice is not None:
-                maps, about = choice
-                gamma = about["choice"]["gamma_share"] * problem.gamma_max
-                outcome = self._descend(problem, problem.layout.vector(maps).to(problem.identity.device), gamma)
-            else:
-                outcome, gamma, about = self._picked(problem)
+            outcome, gamma, about = self._solved(problem, model, contrast)
             outcome.warn_if_nothing_moved("LinEAS", self._descent(problem, gamma))
-            if self._relaxes and bool(outcome.parameters.any()):
-                outcome = self._relaxed(problem, outcome)
-                about["relaxed"] = True
             return problem.intervention(self, outcome, gamma, **about)
+
+    def _solved(self, problem: Problem, model: nn.Module, contrast: ContrastSet) -> Solved:
+        """Return the fit as sparse as the settings ask, its gamma, and what was tried to find it."""
+        if self._gamma_known:
+            gamma = self._given_gamma(problem)
+            outcome = self._descend(problem, problem.identity, gamma)
+            return self._relaxed(problem, outcome, gamma, 0.0, {}) if self.relax else (outcome, gamma, {})
+        if self.units is not None:
+            return self._with_units(problem, self.units)
+        return self._chosen(problem, model, contrast)
 
     @property
     def _gamma_known(self) -> bool:
         return self.gamma is not None or self.gamma_share is not None
 
-    @property
-    def _relaxes(self) -> bool:
-        return self.units is not None if self.relax is None else self.relax
-
-    def _share_of(self, problem: Problem) -> float:
+    def _given_gamma(self, problem: Problem) -> float:
+        if self.gamma is not None:
+            return self.gamma
         return self.gamma_share * problem.gamma_max if self.gamma_share else 0.0
 
-    def _choose(self, model: nn.Module, contrast: ContrastSet) -> tuple[Maps, dict[str, Any]]:
-        """Return the maps of the best share on three quarters of the texts, and what was tried."""
-        if min(len(contrast.source), len(contrast.target)) < _FEWEST_TO_HOLD_OUT:
+    def _chosen(self, problem: Problem, model: nn.Module, contrast: ContrastSet) -> Solved:
+        """Choose the share on the holdout, or with a quarter of the texts held out, and fit at it on all texts."""
+        start = problem.identity
+        if self.holdout is not None:
+            choice = self._followed(problem)
+        elif min(problem.counts) >= _FEWEST_TO_HOLD_OUT:
+            train, held = contrast.split(_HELD_OUT, self.seed)
+            with replace(self, holdout=held)._problem(model, train, None) as part:
+                choice = self._followed(part)
+                start = problem.layout.vector(part.layout.maps(choice.sparsest.outcome.parameters))
+        else:
             warnings.warn(
-                f"LinEAS: {contrast!r} has too few texts to hold a quarter out for the choice of the penalty; "
+                f"LinEAS: {contrast!r} has too few texts to hold a quarter out for the choice of the penalty: "
                 f"gamma_share={_SHARE_OF_FEW} is taken",
                 LensSteerWarning,
-                3,
+                4,
             )
-            return {}, {"choice": {"gamma_share": _SHARE_OF_FEW, "path": []}}
-        train, held = contrast.split(_HELD_OUT, self.seed)
-        with replace(self, holdout=held)._problem(model, train, None) as problem:
-            stops = list(walk(problem, SHARES, partial(self._descend_on_path, problem, fits=len(SHARES))))
-            best = chosen_by_heldout(stops)
-            return problem.layout.maps(best.outcome.parameters), _tried(stops, best)
+            gamma = _SHARE_OF_FEW * problem.gamma_max
+            outcome = self._descend_on_path(problem, start, gamma)
+            return self._relaxed(problem, outcome, gamma, gamma, {})
+        gamma, about = choice.sparsest.gamma_share * problem.gamma_max, choice.about()
+        if choice.interrupted:
+            outcome = self._run(problem, replace(self._descent(problem, gamma), steps=0), start, problem.loss)
+            outcome.interrupted, outcome.stopped = True, "interrupted"
+            return outcome, gamma, about
+        outcome = self._descend_on_path(problem, start, gamma)
+        if self.relax is False:
+            return outcome, gamma, about
+        return self._relaxed(problem, outcome, gamma, choice.best.gamma_share * problem.gamma_max, about)
 
-    def _picked(self, problem: Problem) -> tuple[Outcome, float, dict[str, Any]]:
-        """Return the fit that has the wanted number of units, or is best on the holdout, and what was tried."""
-        if self.units is None:
-            stops = list(walk(problem, SHARES, partial(self._descend_on_path, problem, fits=len(SHARES))))
-            best = chosen_by_heldout(stops)
-        else:
-            total = len(problem.layout) // 2
-            if self.units > total:
-                raise SettingError(f"LinEAS: units={self.units}, and the edited sites have {total} units in all")
-            stops = walk_to_units(problem, self.units, partial(self._descend_on_path, problem))
-            best = nearest_below(stops, self.units)
-        return best.outcome, best.gamma_share * problem.gamma_max, _tried(stops, best)
+    def _followed(self, problem: Problem) -> Choice:
+        stops = list(walk(problem, SHARES, partial(self._descend_on_path, problem, fits=len(SHARES))))
+        return chosen_by_heldout(stops)
 
-    def _relaxed(self, problem: Problem, outcome: Outcome) -> Outcome:
-        kept = problem.layout.edited(outcome.parameters)
-        return self._descend(problem, outcome.parameters, 0.0, LossOnUnits(problem.loss, kept))
+    def _relaxed(
+        self, problem: Problem, outcome: Outcome, gamma: float, relaxed: float, about: dict[str, Any]
+    ) -> Solved:
+        """Learn the units that `gamma` kept once more at a smaller one."""
+        if relaxed >= gamma or outcome.interrupted or not bool(outcome.parameters.any()):
+            return outcome, gamma, about
+        loss = LossOnUnits(problem.loss, problem.layout.edited(outcome.parameters))
+        refitted = self._run(problem, self._descent(problem, relaxed), outcome.parameters, loss)
+        return refitted, gamma, {**about, "relaxed_gamma": relaxed}
+
+    def _with_units(self, problem: Problem, units: int) -> Solved:
+        total = len(problem.layout) // 2
+        if units > total:
+            raise SettingError(f"LinEAS: units={units}, and the edited sites have {total} units in all")
+        stops = walk_to_units(problem, units, partial(self._descend_on_path, problem))
+        near = nearest_above(stops, units)
+        gamma, about = near.gamma_share * problem.gamma_max, Choice(stops, near, near).about()
+        kept = problem.layout.furthest(near.outcome.parameters, units)
+        settings = self._descent(problem, gamma if self.relax is False else 0.0)
+        if near.outcome.interrupted:
+            settings = replace(settings, steps=0)
+        outcome = self._run(problem, settings, near.outcome.parameters * kept, LossOnUnits(problem.loss, kept))
+        outcome.interrupted |= near.outcome.interrupted
+        return outcome, gamma, about
 
     def refit(
         self,
@@ -477,8 +499,3 @@ class LinEAS:
     @staticmethod
     def _tokens(model: nn.Module, rows: Sequence[Row], contrast: ContrastSet) -> Tokens:
         return tokenize(model, rows, chat=contrast.chat)
-
-
-def _tried(stops: Sequence[Stop], chosen: Stop) -> dict[str, Any]:
-    """Return what the provenance says of a choice."""
-    return {"choice": {"gamma_share": chosen.gamma_share, "path": [stop.row() for stop in stops]}}

@@ -21,7 +21,7 @@ SHARES = (0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
 _FEWER = 0.7  # share of the last gamma at which the walk towards a number of units looks next
 _SMALLEST = 1e-3  # share of gamma_max at which that walk ends
 _HALVINGS = 6
-_CLOSE = 0.9  # share of the wanted units that is near enough
+_CLOSE = 1.25  # times the wanted units: near enough, since the furthest moved of them are taken
 
 DescendAt = Callable[[Tensor, float], Outcome]
 """Descends from some parameters at some gamma."""
@@ -44,12 +44,14 @@ class Stop:
 
 
 def walk(problem: Problem, shares: Sequence[float], descend_at: DescendAt) -> Iterator[Stop]:
-    """Fit at one share of gamma_max after the other, each started where the last one ended."""
+    """Fit at one share of gamma_max after the other, each started where the last one ended; end after an interrupt."""
     parameters = problem.identity
     for share in shares:
         outcome = descend_at(parameters, share * problem.gamma_max)
         parameters = outcome.parameters
         yield stop_of(problem, share, outcome)
+        if outcome.interrupted:
+            return
 
 
 def stop_of(problem: Problem, share: float, outcome: Outcome) -> Stop:
@@ -58,19 +60,39 @@ def stop_of(problem: Problem, share: float, outcome: Outcome) -> Stop:
     return Stop(share, outcome, support, problem.heldout_cases(outcome.parameters))
 
 
-def chosen_by_heldout(stops: Sequence[Stop]) -> Stop:
-    """Return the sparsest fit whose held-out loss is within one standard error of the smallest."""
-    return stops[within_one_error(*heldout_excess([stop.heldout_cases for stop in stops]))]
+@dataclass(frozen=True)
+class Choice:
+    """The fits that were made, the one whose units are taken, and the one whose penalty they are learned at."""
+
+    stops: Sequence[Stop]
+    sparsest: Stop
+    best: Stop
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the walk."""
+        return self.stops[-1].outcome.interrupted
+
+    def about(self) -> dict[str, Any]:
+        """Return what the provenance says of it."""
+        shares = {"gamma_share": self.sparsest.gamma_share, "best_gamma_share": self.best.gamma_share}
+        return {"choice": {**shares, "path": [stop.row() for stop in self.stops]}}
+
+
+def chosen_by_heldout(stops: Sequence[Stop]) -> Choice:
+    """Return the fit with the smallest held-out loss, and the sparsest within one standard error of that."""
+    excess, errors = heldout_excess([stop.heldout_cases for stop in stops])
+    return Choice(stops, stops[within_one_error(excess, errors)], stops[int(np.argmin(excess))])
 
 
 def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> list[Stop]:
-    """Fit at falling gamma until more than `units` are edited, then between the last two; return all fits made.
+    """Fit at falling gamma until `units` or more are edited, then between the last two; return all fits made.
 
-    SettingError where the path does not come to as many.
+    Ends where at most a quarter more are edited. SettingError where the path does not come to as many.
     """
     stops: list[Stop] = []
     share, start = 1.0, problem.identity
-    while not stops or stops[-1].support < _CLOSE * units:
+    while not stops or stops[-1].support < units:
         share *= _FEWER
         if share < _SMALLEST:
             most = max(stop.support for stop in stops)
@@ -80,23 +102,24 @@ def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> list[S
             )
         outcome = descend_at(start, share * problem.gamma_max)
         stops.append(stop_of(problem, share, outcome))
-        if stops[-1].support <= units:
+        if outcome.interrupted:
+            return stops
+        if stops[-1].support < units:
             start = outcome.parameters
-    if stops[-1].support <= units:
-        return stops
     low, high = share, share / _FEWER
     for _ in range(_HALVINGS):
+        if stops[-1].outcome.interrupted or units <= stops[-1].support <= _CLOSE * units:
+            break
         middle = (low * high) ** 0.5
         stops.append(stop_of(problem, middle, descend_at(start, middle * problem.gamma_max)))
-        if stops[-1].support > units:
+        if stops[-1].support >= units:
             low = middle
-        elif stops[-1].support >= _CLOSE * units:
-            break
         else:
             high, start = middle, stops[-1].outcome.parameters
     return stops
 
 
-def nearest_below(stops: Sequence[Stop], units: int) -> Stop:
-    """Return the fit with the largest support that is at most `units`."""
-    return max((stop for stop in stops if stop.support <= units), key=lambda stop: stop.support)
+def nearest_above(stops: Sequence[Stop], units: int) -> Stop:
+    """Return the fit with the smallest support of at least `units`; without one, as after an interrupt, the largest."""
+    enough = [stop for stop in stops if stop.support >= units]
+    return min(enough, key=lambda stop: stop.support) if enough else max(stops, key=lambda stop: stop.support)

@@ -96,7 +96,7 @@ def test_either_choice_has_matched_units_of_its_own(study: ls.Study, choice: str
 def test_a_selection_keeps_the_order_in_which_units_enter_the_path(tiny: Any) -> None:
     texts = contrast("sad", "happy")
     acts = ls.collect(tiny, texts, "mlp.hook_post")
-    lineas = ls.LinEAS(sites="mlp.hook_post", steps=6, lr=0.01)
+    lineas = ls.LinEAS.paper(sites="mlp.hook_post", steps=6, lr=0.01)
     path = lineas.path(tiny, texts, gammas=[share * lineas.gamma_max(tiny, texts) for share in (0.6, 0.2)])
     order = ablation._entrance_order(path.interventions, acts)
     first, second = (edit.units() for edit in path.interventions)

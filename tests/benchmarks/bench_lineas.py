@@ -12,7 +12,8 @@ from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.host.trunk import frozen
-from lens_steer.methods.descent import Descent, descend
+from lens_steer.methods.descent import descend
+from lens_steer.methods.descent_run import Descent
 from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.methods.sparse_group_lasso import SparseGroupLasso
 from lens_steer.texts.contrast import ContrastSet

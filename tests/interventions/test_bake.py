@@ -379,8 +379,8 @@ class TestRealModels:
             AurA(),
             AurA(sites="paper:aura"),
             CAA(),
-            LinEAS(sites="paper:lineas", steps=20, optimizer="adam", lr=0.02, progress=False),
-            LinEAS(sites=("mlp.hook_post", "hook_attn_out"), steps=20, optimizer="adam", lr=0.02, progress=False),
+            LinEAS.paper(sites="paper:lineas", steps=20, optimizer="adam", lr=0.02, progress=False),
+            LinEAS.paper(sites=("mlp.hook_post", "hook_attn_out"), steps=20, optimizer="adam", lr=0.02, progress=False),
         ],
         ids=["aura", "aura's own sites", "caa", "lineas", "lineas elsewhere"],
     )
@@ -485,7 +485,7 @@ class TestRefusals:
     def test_lineas_at_the_stream(self, tiny: Any) -> None:
         contrast = ContrastSet(sentences(8, must="sad"), sentences(8, seed=1, must="happy"))
         with pytest.raises(MapError, match=r"scales 32 units of the residual stream.*Nearest: .*paper:lineas"):
-            bake(tiny, LinEAS(steps=20, optimizer="adam", lr=0.02, progress=False).fit(tiny, contrast))
+            bake(tiny, LinEAS.paper(steps=20, optimizer="adam", lr=0.02, progress=False).fit(tiny, contrast))
 
     @pytest.mark.real
     def test_the_nearest_bias_is_named(self, tinytalk: Any) -> None:

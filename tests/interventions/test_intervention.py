@@ -220,7 +220,7 @@ class TestArtifact:
         """No NaN and no Infinity, which jq, JavaScript and Rust refuse, whatever the provenance holds."""
         contrast = ContrastSet(sentences(8, seed=1, must="sad"), sentences(8, seed=2, must="happy"))
         with pytest.warns(LensSteerWarning, match="moved nothing"):  # every loss behind the first is no number
-            lost = LinEAS(steps=3, lr=1e30, progress=False).fit(tiny, contrast)
+            lost = LinEAS.paper(steps=3, lr=1e30, progress=False).fit(tiny, contrast)
         edits = {
             "lineas": lost,
             "loreft": LoReFT(rank=1, steps=2, progress=False).fit(tiny, contrast),

@@ -19,9 +19,9 @@ from lens_steer.methods.self_conditioning import SelfCond
 METHODS: dict[str, Method] = {
     "aura": AurA(),
     "aura at the residual": AurA(sites="hook_resid_post"),
-    "lineas": LinEAS(steps=4, lr=1e-5, progress=False),
-    "lineas at the heads": LinEAS(sites="attn.hook_z", steps=4, lr=0.001, progress=False),
-    "lineas sparse": LinEAS(steps=4, gamma=1e-3, optimizer="adam", lr=0.01, progress=False),
+    "lineas": LinEAS.paper(steps=4, lr=1e-5, progress=False),
+    "lineas at the heads": LinEAS.paper(sites="attn.hook_z", steps=4, lr=0.001, progress=False),
+    "lineas sparse": LinEAS.paper(steps=4, gamma=1e-3, optimizer="adam", lr=0.01, progress=False),
     "det0": Det0(k=10),
     "damp": Damp(k=20),
     "selfcond": SelfCond(k=5),

@@ -56,7 +56,7 @@ def test_every_setting_is_refused_with_its_values() -> None:
     assert messages["ablate mode"] == (
         "SettingError: ablate: mode is 'zero', 'mean', 'target_mean', 'resample' or 'value', not 'Zero'"
     )
-    assert "'sgd' or 'adam', not 'median'" in messages["LinEAS optimizer median"]
+    assert "'adam' or 'sgd', not 'median'" in messages["LinEAS optimizer median"]
 
 
 def test_a_choice_is_compared_by_value() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_steer.methods.descent import Descent, Outcome, descend, draw_rows
+from lens_steer.methods.descent import descend, draw_rows
+from lens_steer.methods.descent_run import Descent, Outcome
 
 SETTINGS = Descent(steps=40, lr=0.1, optimizer="sgd", evaluate_every=2, patience=3)
 

@@ -91,6 +91,27 @@ def test_micro_batches_give_the_full_gradient(tiny: Any, contrast: ContrastSet, 
 
 
 @pytest.mark.compat
+@pytest.mark.parametrize("micro_batch", [4, 32])
+def test_the_curvature_is_the_gauss_newton_diagonal(tiny: Any, contrast: ContrastSet, micro_batch: int) -> None:
+    """2 / (n sites) times the squared derivatives of all pooled values, summed: one row of J after the other."""
+    loss = make_loss(tiny, contrast, micro_batch=micro_batch)
+    with frozen(tiny):
+        estimate = loss.curvature(probes=400)
+        leaf = torch.zeros(len(loss.layout), requires_grad=True)
+        exact = torch.zeros_like(leaf)
+        for chunk in loss._all_chunks:
+            with torch.enable_grad():
+                values = torch.cat([part.flatten() for part in loss._forward(leaf, chunk).values()])
+            for value in values:
+                exact += torch.autograd.grad(value, leaf, retain_graph=True)[0].detach().square()
+    exact = exact.detach() * 2 / (len(contrast.source) * 2)
+    ratio = (estimate / exact)[exact > 0.01 * exact.max()]
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float((ratio - 1).abs().max()) < 0.35
+    assert bool((estimate >= 0).all())
+
+
+@pytest.mark.compat
 def test_gamma_max_separates_nothing_from_something(family: Any, contrast: ContrastSet) -> None:
     method = LinEAS(steps=5, progress=False)
     ceiling = method.gamma_max(family, contrast)
@@ -100,7 +121,7 @@ def test_gamma_max_separates_nothing_from_something(family: Any, contrast: Contr
 
 
 def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
-    method = LinEAS(steps=20, optimizer="adam", lr=0.01, progress=False)
+    method = LinEAS.paper(steps=20, optimizer="adam", lr=0.01, progress=False)
     ceiling = method.gamma_max(tiny, contrast)
     with pytest.warns(LensSteerWarning, match="lets nothing move"):
         assert replace(method, gamma=1.01 * ceiling).fit(tiny, contrast).support()["kept"].sum() == 0
@@ -121,7 +142,7 @@ def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
 )
 @pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
-    edit = LinEAS(steps=40, progress=False, **settings).fit(tiny, contrast)
+    edit = LinEAS.paper(steps=40, progress=False, **settings).fit(tiny, contrast)
     loss = edit.provenance["loss"]
     assert loss["training"] <= loss["identity"]
     assert torch.isfinite(edit.edits[0].map.scale).all()
@@ -131,7 +152,9 @@ def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, setting
 def test_minibatches_learn_and_are_judged_by_their_own_texts(tiny: Any, settings: dict[str, Any]) -> None:
     """The distance of few texts is biased upwards: against the identity's over all texts each step would overshoot."""
     texts = ContrastSet(sentences(24, seed=1, must="sad"), sentences(24, seed=2, must="happy"))
-    whole, few = (LinEAS(steps=60, batch_size=size, progress=False, **settings).fit(tiny, texts) for size in (None, 3))
+    whole, few = (
+        LinEAS.paper(steps=60, batch_size=size, progress=False, **settings).fit(tiny, texts) for size in (None, 3)
+    )
     identity = few.provenance["loss"]["identity"]
     assert few.history.loss[:10].mean() > identity  # the bias
     assert (few.history.event == "").all()
@@ -152,15 +175,15 @@ def test_the_identitys_loss_over_any_texts_needs_no_pass(tiny: Any, contrast: Co
 
 @pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_a_step_far_above_the_start_goes_back_at_once(tiny: Any, contrast: ContrastSet) -> None:
-    history = LinEAS(steps=12, lr=1e4, progress=False).fit(tiny, contrast).history
+    history = LinEAS.paper(steps=12, lr=1e4, progress=False).fit(tiny, contrast).history
     assert history.loss[1] > 10 * history.loss[0]
     assert history.event[1].startswith("loss far above its start: back to the best point")
     assert history.lr[2] < history.lr[1] / 3.9
 
 
 def test_a_fit_that_moved_nothing_says_so(tiny: Any, contrast: ContrastSet) -> None:
-    method = LinEAS(steps=3, progress=False)
-    with pytest.warns(LensSteerWarning, match=r"moved nothing.* [12] of 3 steps overshot: lower lr=1e\+30, or set opt"):
+    method = LinEAS.paper(steps=3, progress=False)
+    with pytest.warns(LensSteerWarning, match=r"moved nothing.* [12] of 3 steps overshot: lower lr=1e\+30"):
         assert not replace(method, lr=1e30).fit(tiny, contrast).units()
     with pytest.warns(LensSteerWarning, match=r"moved nothing.*gamma=1e\+06 lets nothing move"):
         assert not replace(method, gamma=1e6).fit(tiny, contrast).units()
@@ -170,7 +193,7 @@ def test_a_long_fit_is_announced_after_two_steps(
     tiny: Any, contrast: ContrastSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lens_steer.methods.descent._LONG", 1e-3)
-    method = LinEAS(steps=4, lr=1e-4, progress=False)
+    method = LinEAS.paper(steps=4, lr=1e-4, progress=False)
     with pytest.warns(LensSteerWarning, match=r"LinEAS: 4 steps of \S+ s take about .* interrupting keeps the best"):
         method.fit(tiny, contrast)
     with pytest.warns(LensSteerWarning, match="LinEAS: 2 fits of 4 steps"):
@@ -181,7 +204,13 @@ def test_a_long_fit_is_announced_after_two_steps(
 
 
 def test_gradients_ruled_out_by_the_caller(tiny: Any, contrast: ContrastSet) -> None:
-    for call in (LinEAS(steps=1).fit, LinEAS().gamma_max, LinEAS().sensitivity, LinEAS().path, LoReFT(steps=1).fit):
+    for call in (
+        LinEAS(gamma=0.0, steps=1).fit,
+        LinEAS().gamma_max,
+        LinEAS().sensitivity,
+        LinEAS().path,
+        LoReFT(steps=1).fit,
+    ):
         with torch.inference_mode(), pytest.raises(ModelError, match="inference_mode.. rules out: leave it"):
             call(tiny, contrast)
 
@@ -199,7 +228,7 @@ def test_graphs_are_bounded_by_tokens(tiny: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_reported_loss_is_that_of_the_returned_map(tiny: Any, contrast: ContrastSet) -> None:
-    edit = LinEAS(steps=30, progress=False).fit(tiny, contrast)
+    edit = LinEAS.paper(steps=30, progress=False).fit(tiny, contrast)
     loss = make_loss(tiny, contrast)
     parameters = torch.cat([part for e in edit.edits for part in (e.map.scale - 1, e.map.shift)])
     assert loss(parameters) == pytest.approx(edit.provenance["loss"]["training"], rel=1e-4)
@@ -208,7 +237,7 @@ def test_the_reported_loss_is_that_of_the_returned_map(tiny: Any, contrast: Cont
 
 @pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) -> None:
-    history = LinEAS(steps=40, lr=1e6, progress=False).fit(tiny, contrast).history
+    history = LinEAS.paper(steps=40, lr=1e6, progress=False).fit(tiny, contrast).history
     events = history[history.event != ""]
     assert len(events) >= 1
     assert events.event.str.contains("learning rate / 4").all()
@@ -217,7 +246,7 @@ def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) ->
 
 
 def test_history_has_a_row_per_step_and_a_cosine_rate(tiny: Any, contrast: ContrastSet) -> None:
-    history = LinEAS(steps=50, lr=0.01, progress=False).fit(tiny, contrast).history
+    history = LinEAS.paper(steps=50, lr=0.01, progress=False).fit(tiny, contrast).history
     assert list(history.columns) == ["step", "loss", "support", "lr", "event", "heldout_loss"]
     assert history.step.tolist() == list(range(50))
     assert history.lr.iloc[0] == pytest.approx(0.01)
@@ -228,7 +257,7 @@ def test_history_has_a_row_per_step_and_a_cosine_rate(tiny: Any, contrast: Contr
 def test_held_out_texts_stop_the_fit(tiny: Any, contrast: ContrastSet) -> None:
     holdout = ContrastSet(sentences(30, seed=11, must="sad"), sentences(30, seed=12, must="happy"))
     train = ContrastSet(sentences(30, seed=13, must="sad"), sentences(30, seed=14, must="happy"))
-    method = LinEAS(steps=400, lr=0.005, holdout=holdout, evaluate_every=2, patience=3, progress=False)
+    method = LinEAS.paper(steps=400, lr=0.005, holdout=holdout, evaluate_every=2, patience=3, progress=False)
     edit = method.fit(tiny, train)
     history = edit.history
     best = history.heldout_loss.min()
@@ -239,7 +268,7 @@ def test_held_out_texts_stop_the_fit(tiny: Any, contrast: ContrastSet) -> None:
 
 
 def test_the_same_seed_gives_the_same_map(tiny: Any, contrast: ContrastSet) -> None:
-    method = LinEAS(steps=10, batch_size=4, seed=3, progress=False)
+    method = LinEAS.paper(steps=10, batch_size=4, seed=3, progress=False)
     assert method.fit(tiny, contrast) == method.fit(tiny, contrast)
     assert method.fit(tiny, contrast) != replace(method, seed=4).fit(tiny, contrast)
 
@@ -262,7 +291,7 @@ class TestInterruption:
     def test_a_fit_keeps_the_best_map_where_it_is_asked_to(self, tiny: Any, contrast: ContrastSet) -> None:
         with interrupted_at(tiny, 25), on_interrupt("keep"):
             with pytest.warns(LensSteerWarning, match=r"interrupted after \d+ of 1000 steps"):
-                edit = LinEAS(progress=False).fit(tiny, contrast)
+                edit = LinEAS.paper(progress=False).fit(tiny, contrast)
         assert edit.provenance["interrupted"]
         assert edit.provenance["steps_done"] == len(edit.history)
         assert edit.provenance["loss"]["training"] < edit.provenance["loss"]["identity"]
@@ -271,7 +300,7 @@ class TestInterruption:
     def test_a_session_with_a_prompt_keeps_and_a_script_does_not(
         self, tiny: Any, contrast: ContrastSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        method = LinEAS(progress=False)
+        method = LinEAS.paper(progress=False)
         monkeypatch.delattr(sys, "ps1", raising=False)
         with interrupted_at(tiny, 25) as passes, pytest.raises(KeyboardInterrupt):
             method.fit(tiny, contrast)
@@ -293,7 +322,7 @@ class TestInterruption:
         assert len(passes) < 50
         with interrupted_at(tiny, 45), on_interrupt("raise"), pytest.raises(KeyboardInterrupt):
             method.path(tiny, contrast)
-        with interrupted_at(tiny, 8), on_interrupt("keep"), pytest.raises(KeyboardInterrupt):
+        with interrupted_at(tiny, 4), on_interrupt("keep"), pytest.raises(KeyboardInterrupt):
             method.path(tiny, contrast)  # nothing is done that could be kept
 
 
@@ -337,11 +366,19 @@ class TestRefusals:
         "wrong",
         [
             {"steps": 0},
-            {"lr": -1.0},
+            {"optimizer": "adam", "lr": -1.0},
+            {"lr": 0.1},
+            {"batch_size": 4},
+            {"gamma": 0.1, "gamma_share": 0.1},
+            {"gamma_share": 0.1, "units": 3},
+            {"units": 0},
+            {"gamma_share": -0.1},
+            {"shifts": "sd"},
             {"gamma": -0.1},
             {"batch_size": 0},
             {"optimizer": "lbfgs"},
             {"gamma": 1.0, "l1": 0.0, "group": 0.0},
+            {"units": 3, "l1": 0.0, "group": 0.0},
         ],
     )
     def test_settings_out_of_range(self, wrong: dict[str, Any]) -> None:
@@ -372,7 +409,7 @@ class TestRefusals:
 
 def test_given_activations_change_nothing(tiny: Any, contrast: ContrastSet) -> None:
     acts = collect(tiny, contrast, "hook_resid_post", pool="mean")
-    method = LinEAS(steps=5, progress=False)
+    method = LinEAS(gamma=0.0, steps=5, progress=False)
     with_them, without = method.fit(tiny, contrast, activations=acts), method.fit(tiny, contrast)
     for one, other in zip(with_them.edits, without.edits, strict=True):
         torch.testing.assert_close(one.map.shift, other.map.shift, rtol=1e-3, atol=1e-5)
@@ -382,7 +419,7 @@ def test_flags_of_a_foreign_model_are_restored(tiny: Any, contrast: ContrastSet)
     parameters = list(tiny.parameters())
     parameters[0].requires_grad_(True)
     try:
-        LinEAS(optimizer="adam", lr=0.01, steps=2, progress=False).fit(tiny, contrast)
+        LinEAS.paper(optimizer="adam", lr=0.01, steps=2, progress=False).fit(tiny, contrast)
         assert parameters[0].requires_grad
         assert parameters[0].grad is None
         assert not any(parameter.requires_grad for parameter in parameters[1:])

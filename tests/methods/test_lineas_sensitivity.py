@@ -30,7 +30,7 @@ def nudged(site: Site, unit: int, what: str, by: float) -> Intervention:
 
 @pytest.mark.parametrize("what", ["scale", "shift"])
 def test_sensitivity_is_the_slope_of_the_loss(tiny: Any, contrast: ContrastSet, what: str) -> None:
-    lineas = LinEAS()
+    lineas = LinEAS(shifts="activation")
     frame = lineas.sensitivity(tiny, contrast)
     assert len(frame) == sum(site.width for site in find_sites(tiny, "hook_resid_post"))
     row = frame.loc[frame["norm"].idxmax()]
@@ -40,7 +40,7 @@ def test_sensitivity_is_the_slope_of_the_loss(tiny: Any, contrast: ContrastSet, 
 
 
 def test_the_loss_of_a_fit_is_what_the_fit_says(tiny: Any, contrast: ContrastSet) -> None:
-    lineas = LinEAS(steps=4, lr=0.001, progress=False)
+    lineas = LinEAS.paper(steps=4, lr=0.001, progress=False)
     edit = lineas.fit(tiny, contrast)
     about = edit.provenance["loss"]
     assert lineas.loss_of(tiny, contrast, edit) == pytest.approx(about["training"], rel=1e-4)

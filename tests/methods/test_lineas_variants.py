@@ -27,7 +27,7 @@ from lens_steer.statistics.wasserstein import wasserstein
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
 
-NORMALISED = LinEAS(loss="normalised", steps=8, optimizer="adam", lr=0.01, progress=False)
+NORMALISED = LinEAS.paper(loss="normalised", steps=8, optimizer="adam", lr=0.01, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ class TestNormalisedLoss:
 class TestRefit:
     @pytest.fixture(scope="class")
     def sparse(self, tiny: Any, contrast: ContrastSet) -> tuple[LinEAS, Intervention]:
-        method = LinEAS(steps=15, lr=0.02, progress=False)
+        method = LinEAS.paper(steps=15, lr=0.02, progress=False)
         method = replace(method, gamma=0.3 * method.gamma_max(tiny, contrast))
         edit = method.fit(tiny, contrast)
         assert 0 < len(edit.units()) < 64
@@ -109,7 +109,7 @@ class TestRefit:
         assert refitted.units() == edit.units()
         assert refitted.provenance["loss"]["training"] < edit.provenance["loss"]["training"]
         assert refitted.provenance["refitted"] == len(edit.units())
-        assert refitted.provenance["settings"]["gamma"] == 0.0
+        assert refitted.provenance["gamma"] == 0.0
         for e in refitted.edits:  # the identity everywhere else, to the bit
             still = ~e.map.moved(1e-5)
             assert not e.map.moved(0.0)[still].any()
@@ -124,7 +124,7 @@ class TestRefit:
         assert loss["training"] <= edit.provenance["loss"]["training"] * (1 + 1e-6)
 
     def test_any_choice_of_units_will_do(self, tiny: Any, contrast: ContrastSet) -> None:
-        method = LinEAS(sites="mlp.hook_post", steps=10, lr=0.01, progress=False)
+        method = LinEAS.paper(sites="mlp.hook_post", steps=10, lr=0.01, progress=False)
         ranking = rank_experts(collect(tiny, contrast), holdout=None)
         chosen = ranking.units(5)
         edits = [method.refit(tiny, contrast, units) for units in (chosen, [str(unit) for unit in chosen])]

@@ -1,0 +1,187 @@
+"""How sparse a LinEAS edit becomes: by a share of gamma_max, by held-out loss, by a number of units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lens_steer.errors import LensSteerWarning, SettingError
+from lens_steer.host.load import load_model
+from lens_steer.interruption import on_interrupt
+from lens_steer.methods.lineas import LinEAS
+from lens_steer.methods.lineas_path import heldout_excess, within_one_error
+from lens_steer.texts.contrast import ContrastSet
+from tests.families import make_tokenizer, random_model, sentences
+from tests.methods.test_lineas import interrupted_at
+
+QUIET: dict[str, Any] = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def texts() -> ContrastSet:
+    return ContrastSet(sentences(32, seed=1, must="sad"), sentences(32, seed=2, must="happy"))
+
+
+@pytest.fixture(scope="module")
+def others() -> ContrastSet:
+    return ContrastSet(sentences(40, seed=11, must="sad"), sentences(40, seed=12, must="happy"))
+
+
+def test_a_share_is_a_share_of_gamma_max(tiny: Any, texts: ContrastSet) -> None:
+    by_share = LinEAS(gamma_share=0.3, **QUIET).fit(tiny, texts)
+    gamma = 0.3 * LinEAS().gamma_max(tiny, texts)
+    assert by_share == LinEAS(gamma=gamma, **QUIET).fit(tiny, texts)
+    assert by_share.provenance["gamma"] == pytest.approx(gamma)
+    with pytest.warns(LensSteerWarning, match="lets nothing move"):
+        assert not LinEAS(gamma_share=1.01, **QUIET).fit(tiny, texts).units()
+
+
+def test_the_fit_says_why_it_stopped(tiny: Any, texts: ContrastSet) -> None:
+    done = LinEAS(gamma_share=0.5, **QUIET).fit(tiny, texts)
+    assert done.provenance["stopped"].startswith("converged")
+    assert done.history.event.iloc[-1] == done.provenance["stopped"]
+    cut = LinEAS(gamma_share=0.0, steps=3, **QUIET).fit(tiny, texts)
+    assert cut.provenance["stopped"] == "all 3 steps are done"
+
+
+class TestChoice:
+    def test_units_and_penalty_are_chosen_on_texts_held_out(
+        self, tiny: Any, texts: ContrastSet, others: ContrastSet
+    ) -> None:
+        edit = LinEAS(**QUIET).fit(tiny, texts)
+        choice = edit.provenance["choice"]
+        path = choice["path"]
+        assert [row["gamma_share"] for row in path] == sorted((row["gamma_share"] for row in path), reverse=True)
+        best = min(path, key=lambda row: row["heldout_loss"])
+        assert choice["best_gamma_share"] == best["gamma_share"] <= choice["gamma_share"]
+        measure = LinEAS()
+        dense = LinEAS(gamma_share=0.0, **QUIET).fit(tiny, texts)
+        assert len(edit.units()) < len(dense.units())
+        assert measure.loss_of(tiny, others, edit) < measure.loss_of(tiny, others)
+        assert measure.loss_of(tiny, others, edit) < 1.05 * measure.loss_of(tiny, others, dense)
+
+    def test_nothing_is_there(self, tiny: Any) -> None:
+        """Of two sides drawn from one kind of text little is edited: the held-out loss does not fall."""
+        null = ContrastSet(sentences(32, seed=1), sentences(32, seed=2))
+        edit = LinEAS(**QUIET).fit(tiny, null)
+        assert edit.provenance["choice"]["gamma_share"] == 0.5
+
+    def test_few_texts_get_a_fixed_share_and_hear_of_it(self, tiny: Any, texts: ContrastSet) -> None:
+        few = texts.subsample(10, seed=0)
+        with pytest.warns(LensSteerWarning, match="too few texts to hold a quarter out.*gamma_share=0.1 is taken"):
+            edit = LinEAS(**QUIET).fit(tiny, few)
+        assert edit.provenance["gamma"] == pytest.approx(0.1 * LinEAS().gamma_max(tiny, few))
+
+    def test_a_holdout_chooses_in_place_of_the_quarter(
+        self, tiny: Any, texts: ContrastSet, others: ContrastSet
+    ) -> None:
+        method = LinEAS(holdout=others, **QUIET)
+        edit, path = method.fit(tiny, texts), method.path(tiny, texts)
+        assert edit.provenance["choice"]["path"][0]["heldout_loss"] > 0
+        assert path.frame.heldout_excess.min() == 0.0
+        assert path.frame.excess_se[path.frame.heldout_excess == 0].iloc[0] == 0.0
+        place = within_one_error(path.frame.heldout_excess, path.frame.excess_se)
+        assert path.best() is path.interventions[place]
+        with pytest.raises(SettingError, match="no held-out loss to choose by"):
+            LinEAS(**QUIET).path(tiny, texts, shares=(0.5,)).best()
+
+    def test_an_interrupt_in_the_choice_ends_the_fit(self, tiny: Any, texts: ContrastSet) -> None:
+        with interrupted_at(tiny, 40) as passes, on_interrupt("keep"):
+            with pytest.warns(LensSteerWarning, match="was interrupted after"):
+                edit = LinEAS(**QUIET).fit(tiny, texts)
+        assert edit.provenance["interrupted"]
+        assert edit.provenance["loss"]["training"] <= edit.provenance["loss"]["identity"]
+        assert len(passes) < 50
+
+
+class TestUnits:
+    @pytest.mark.parametrize("units", [3, 12, 40])
+    def test_as_many_as_asked_for(self, tiny: Any, texts: ContrastSet, units: int) -> None:
+        edit = LinEAS(units=units, **QUIET).fit(tiny, texts)
+        assert len(edit.units()) == units
+        assert edit.provenance["loss"]["training"] < edit.provenance["loss"]["identity"]
+
+    def test_what_is_kept_is_learned_without_the_penalty(self, tiny: Any, texts: ContrastSet) -> None:
+        sparse = LinEAS(units=12, relax=False, **QUIET).fit(tiny, texts)
+        relaxed = LinEAS(units=12, **QUIET).fit(tiny, texts)
+        assert set(relaxed.units()) == set(sparse.units())
+        assert relaxed.provenance["loss"]["training"] < sparse.provenance["loss"]["training"]
+
+    def test_more_than_there_are(self, tiny: Any, texts: ContrastSet) -> None:
+        with pytest.raises(SettingError, match="units=65, and the edited sites have 64 units in all"):
+            LinEAS(units=65, **QUIET).fit(tiny, texts)
+
+    def test_more_than_the_path_gives(self, tiny: Any, texts: ContrastSet, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lens_steer.methods.lineas_choice._SMALLEST", 0.5)
+        with pytest.raises(SettingError, match=r"units=60 is more than the path gives \(\d+ at gamma_share"):
+            LinEAS(units=60, **QUIET).fit(tiny, texts)
+
+    def test_nearest_on_a_path(self, tiny: Any, texts: ContrastSet) -> None:
+        path = LinEAS(**QUIET).path(tiny, texts)
+        support = path.frame.support.to_numpy()
+        for units in (0, 10, 64):
+            nearest = len(path.nearest(units=units).units())
+            assert abs(nearest - units) == np.abs(support - units).min()
+
+
+def test_one_standard_error_is_that_of_the_difference() -> None:
+    """Losses that differ by a constant differ for sure, however much both vary over texts."""
+    noise = np.array([0.0, 3.0, -3.0, 1.0, -1.0])
+    excess, errors = heldout_excess([10 + noise, 9 + noise, 9.5 + 2 * noise])
+    assert excess.tolist() == [1.0, 0.0, 0.5]
+    assert errors[:2].tolist() == [0.0, 0.0]
+    groups = noise[1:]
+    assert errors[2] == pytest.approx(np.sqrt(3 / 4 * np.square(groups - groups.mean()).sum()))
+    assert within_one_error(excess, errors) == 1
+    assert within_one_error(excess[1:][::-1], errors[1:][::-1]) == 0
+
+
+@pytest.fixture(scope="module")
+def in_other_units() -> list[Any]:
+    """One network three times, its residual stream times 1, 0.01 and 100: RMSNorm takes the factor out again."""
+    models = []
+    for factor in (1.0, 0.01, 100.0):
+        model = random_model("llama")
+        with torch.no_grad():
+            model.model.embed_tokens.weight *= factor
+            for layer in model.model.layers:
+                for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                    writer.weight *= factor
+        for module in model.modules():
+            if hasattr(module, "variance_epsilon"):
+                module.variance_epsilon *= factor**2
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        models.append(load_model(model, tokenizer=make_tokenizer()))
+    return models
+
+
+@pytest.mark.parametrize("settings", [{"gamma_share": 0.3}, {"gamma_share": 0.0}, {"units": 12}, {}])
+def test_the_scale_of_the_stream_changes_nothing(
+    in_other_units: list[Any], texts: ContrastSet, settings: dict[str, Any]
+) -> None:
+    plain, *scaled = (LinEAS(**settings, **QUIET).fit(model, texts) for model in in_other_units)
+    for edit, factor in zip(scaled, (0.01, 100.0), strict=True):
+        assert [str(unit) for unit in edit.units()] == [str(unit) for unit in plain.units()]
+        assert len(edit.history) == pytest.approx(len(plain.history), abs=2)
+        loss = {name: edit.provenance["loss"][name] / factor**2 for name in ("training", "identity")}
+        assert loss["training"] == pytest.approx(plain.provenance["loss"]["training"], rel=1e-2)
+        assert loss["identity"] == pytest.approx(plain.provenance["loss"]["identity"], rel=1e-3)
+
+
+def test_the_papers_penalty_depends_on_the_scale(in_other_units: list[Any], texts: ContrastSet) -> None:
+    plain, small, _ = (
+        LinEAS(gamma_share=0.3, shifts="activation", **QUIET).fit(model, texts) for model in in_other_units
+    )
+    assert {str(unit) for unit in small.units()} != {str(unit) for unit in plain.units()}
+
+
+def test_paper_settings(tiny: Any, texts: ContrastSet) -> None:
+    paper = LinEAS.paper()
+    assert (paper.optimizer, paper.lr, paper.steps, paper.gamma, paper.shifts) == ("sgd", 0.1, 1000, 0.0, "activation")
+    assert LinEAS.paper(gamma_share=0.1).gamma is None
+    edit = LinEAS.paper(steps=2, lr=0.01, **QUIET).fit(tiny, texts)
+    assert edit.provenance["settings"]["optimizer"] == "sgd"
+    assert torch.isfinite(edit.edits[0].map.scale).all()
