@@ -158,7 +158,15 @@ def _scrambled(texts: Iterable[Any], seed: int) -> list[Any]:
     def shuffle(text: str) -> str:
         return " ".join(random.permutation(text.split()).tolist())
 
-    return [shuffle(row) if isinstance(row, str) else (row[0], shuffle(row[1])) for row in texts]
+    def scrambled(row: Any) -> Any:
+        if isinstance(row, str):
+            return shuffle(row)
+        if isinstance(row[0], str):
+            return (row[0], shuffle(row[1]))
+        messages = [{"role": role, "content": content} for role, content in row]
+        return [*messages[:-1], {**messages[-1], "content": shuffle(messages[-1]["content"])}]
+
+    return [scrambled(row) for row in texts]
 
 
 def _measured(

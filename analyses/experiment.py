@@ -183,7 +183,7 @@ class Experiment:
         edit prompts alone, or decide on them, and plain texts have none.
         """
         m, step = self.measurement, slice(None) if half is None else slice(half, None, 2)
-        prompts = m.prompts
+        prompts: Sequence[Any] | None = m.prompts
         if prompts is None:
             prompts = ls.beginnings(self.held.source, words=m.prompt_words, most=m.most_prompts)
         neutral, neutral_name = neutral_texts(self.held, m.most_neutral)

@@ -13,6 +13,7 @@ from cyclopts import Parameter, Token, validators
 from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
+    from lens_steer.evaluation.generation import Prompt
     from lens_steer.evaluation.scorers import Scorer
     from lens_steer.texts.contrast import ContrastSet
 
@@ -268,13 +269,13 @@ class ScoringOptions(SamplingOptions):
         if self.words is not None:
             words_of(self.words)
 
-    def read_prompts(self, held: ContrastSet) -> list[str]:
+    def read_prompts(self, held: ContrastSet) -> Sequence[Prompt]:
         """Return the prompts of the file, or the beginnings of held-out source texts."""
         if self.prompts is not None:
             return lines_of(self.prompts)
         from lens_steer.texts.beginnings import beginnings
 
-        return list(beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS))
+        return beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
 
     def scorer(self, train: ContrastSet, seed: int) -> Scorer:
         """Return the word list, the oracle of a microworld contrast, or a classifier trained on `train`."""

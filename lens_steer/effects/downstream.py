@@ -24,6 +24,7 @@ from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import verdict_of
 from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.messages import Conversation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,7 @@ def downstream_shift(
     *,
     sites: SitePattern = "hook_resid_post",
     pool: Pool = "mean",
-    neutral: Sequence[Row] = (),
+    neutral: Sequence[Row | Conversation] = (),
     foreign: ContrastSet | None = None,
     strength: float = 1.0,
     by_layer: bool = True,

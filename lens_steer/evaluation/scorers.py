@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lens_steer.errors import ContrastError, SettingError
-from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.blocks import pooled_text
+from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.scripts import composed, whole_word, word_features
 
 
@@ -120,7 +121,6 @@ class ConceptClassifier:
 
 
 def _labelled(contrast: ContrastSet) -> tuple[list[str], list[int]]:
-    """Return the texts (of pairs: the completions) with 1 for source and 0 for target."""
-    rows: list[Row] = [*contrast.source, *contrast.target]
-    texts = [row if isinstance(row, str) else row[1] for row in rows]
+    """Return the words that pools cover, as texts, with 1 for source and 0 for target."""
+    texts = [pooled_text(row) for row in contrast.source + contrast.target]
     return texts, [1] * len(contrast.source) + [0] * len(contrast.target)

@@ -20,6 +20,7 @@ from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.fitting import Method, method_provenance
 from lens_steer.methods.repe import first_component
 from lens_steer.ranking.halves import block_folds, halves
+from lens_steer.texts.blocks import prompt_of
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms, pack, seen_forms
 
@@ -173,7 +174,7 @@ class CAST:
 def _prompts(condition: ContrastSet) -> LabelledTexts:
     """Return the condition with each pair's prompt in its place: a text of its own."""
     texts = condition.labelled
-    rows = tuple(row if isinstance(row, str) else row[0] for row in texts.texts)
+    rows = tuple(prompt_of(row) for row in texts.texts)
     return replace(texts, texts=rows)
 
 
