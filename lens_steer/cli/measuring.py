@@ -156,7 +156,7 @@ def ablate(
     hosted = model.load()
     wanted = sorted({unit.site.name for unit in chosen})
     activations = None if mode == "zero" else collect(hosted, train, wanted, batch_size=batch_size)
-    edit = ablate_units(chosen, mode=mode, activations=activations)
+    edit = ablate_units(chosen, mode=mode, activations=activations, model=hosted)
     result, scorer = evaluate_edit(hosted, edit, (train, held), scoring, seed=seed, batch_size=batch_size)
     study = evaluation_study(result, edit)
     show_evaluation(result, scorer, edit, study)
