@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from contextlib import redirect_stdout
 from importlib.metadata import version
@@ -255,6 +257,44 @@ def test_an_interrupted_fit_keeps_nothing(
     assert capsys.readouterr().err.splitlines()[-1] == "lens-steer: interrupted; nothing unfinished was kept"
     assert len(steps) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+_SAYS_WHEN_IT_FITS = """
+from lens_steer import cli
+from lens_steer.methods import descent
+
+step = descent._Run.step
+
+def first(self, *given):
+    print("fitting", flush=True)
+    step(self, *given)
+
+descent._Run.step = first
+cli.main()
+"""
+
+
+def test_a_terminated_fit_keeps_nothing(place: Path, tmp_path: Path) -> None:
+    words = f"fit {TEXTS} --steps 100000 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
+    command = [sys.executable, "-c", _SAYS_WHEN_IT_FITS, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "fitting\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "lens-steer: terminated; nothing unfinished was kept"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_handler_of_sigterm_is_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert status_of(lambda _: None, "lens-steer", []) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    worker = threading.Thread(target=status_of, args=(lambda _: None, "lens-steer", []))
+    worker.start()
+    worker.join()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("n", [None, 6])
