@@ -55,6 +55,12 @@ class PoolingMethod(Method, Protocol):
         ...
 
 
+def layers_of(method: Method) -> tuple[int, ...] | None:
+    """Return the layers that a method keeps of its sites; None for all, and for a method without that setting."""
+    layers: tuple[int, ...] | None = getattr(method, "layers", None)
+    return layers
+
+
 def activations_for(
     model: nn.Module, contrast: ContrastSet, method: PoolingMethod, given: Activations | None
 ) -> Activations:
@@ -63,7 +69,7 @@ def activations_for(
     First the sites are tried, once per state of the model and site: SiteError where an edit of one would not do what it
     says.
     """
-    sites = find_sites(model, method.sites, layers=getattr(method, "layers", None))
+    sites = find_sites(model, method.sites, layers=layers_of(method))
     check_edit_sites(model, sites)
     if given is None:
         names = [site.name for site in sites]
