@@ -88,7 +88,7 @@ def run(
     orders = _orders(train, ranking, selected, ks, draws, seed)
 
     def ablated(units: Choice) -> ls.Intervention:
-        return ls.ablate(units, mode=mode, activations=held_at, seed=seed)
+        return ls.ablate(units, mode=mode, activations=held_at, seed=seed, model=model)
 
     heldout = experiment.heldout()
     edits = [

@@ -9,7 +9,7 @@ import pandas as pd
 
 import lens_steer as ls
 from analyses.measurements import PERPLEXITY, change_of
-from analyses.sentences import by_verdict, sentence
+from analyses.sentences import PLURAL, by_verdict, sentence
 
 KINDS = ("dense", "sparse")
 NULL = "shuffled labels"
@@ -28,15 +28,15 @@ def summary(frames: Mapping[str, pd.DataFrame], one: str, two: str, neutral: str
         chosen = (table["kind"] == kind) & (table["edit"] == edit) & (table["measure"] == measure)
         return table[chosen].iloc[0]
 
-    def clause(kind: str, edit: str, measure: str, subject: str) -> str:
+    def clause(kind: str, edit: str, measure: str, subject: str, **verbs: Any) -> str:
         called = f"the perplexity of {neutral}" if measure == PERPLEXITY else f"the mean score of {measure}"
-        return change_of(cell(kind, edit, measure)).sentence(subject, called)
+        return change_of(cell(kind, edit, measure)).sentence(subject, called, **verbs)
 
     sentences = [_title(table, one, two)]
     for kind in KINDS:
         order = then(one, two)
         composed = f"{kind} edits composed ({cell(kind, order, one)['units']} units; {order})".replace("; ", ", ")
-        sentences += [sentence(clause(kind, order, measure, composed)) for measure in (one, two, PERPLEXITY)]
+        sentences += [sentence(clause(kind, order, measure, composed, **PLURAL)) for measure in (one, two, PERPLEXITY)]
         sentences += [
             sentence(
                 clause(kind, concept, concept, f"the {kind} edit of {concept} alone ({_units(cell, kind, concept)})")
@@ -47,7 +47,10 @@ def summary(frames: Mapping[str, pd.DataFrame], one: str, two: str, neutral: str
     sentences.append(_interference_sentence(frames["interference"]))
     sentences += [
         sentence(
-            *(clause(kind, NULL, concept, f"the {kind} fits on shuffled labels, composed,") for concept in (one, two))
+            *(
+                clause(kind, NULL, concept, f"the {kind} fits on shuffled labels, composed,", **PLURAL)
+                for concept in (one, two)
+            )
         )
         for kind in KINDS
     ]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import lens_steer as ls
 from analyses.experiment import MICROWORLD, Experiment, as_study
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
-from analyses.sentences import sentence
+from analyses.sentences import PLURAL, sentence
 from lens_steer import microworld
 
 LINEAS, SHUFFLED, RANDOM = "LinEAS", "LinEAS, shuffled labels", "LinEAS on random units"
@@ -264,7 +264,8 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], *, fit_texts: int,
             PERPLEXITY: "the perplexity of held-out target texts",
         }[measure]
         style: Any = "number" if measure == PERPLEXITY else "share"
-        return change_of(rows[edit, prompts, measure]).sentence(subject, called, style=style)
+        verbs = {} if (edit, prompts) == (LINEAS, OPEN) else PLURAL
+        return change_of(rows[edit, prompts, measure]).sentence(subject, called, style=style, **verbs)
 
     subjects = {
         (LINEAS, OPEN): f"editing {edited}, after open prompts,",

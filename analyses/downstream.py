@@ -20,7 +20,7 @@ import lens_steer as ls
 from analyses.experiment import Experiment, as_study, neutral_texts
 from analyses.levels import Cases, change_over_fits, value_over_fits
 from analyses.measurements import change_of
-from analyses.sentences import by_verdict, interval, sentence
+from analyses.sentences import PLURAL, by_verdict, interval, sentence
 
 APART, CAUSAL, END_TO_END = "mean differences", "mean differences in turn", "LinEAS"
 NULLS = (f"{APART}, shuffled labels", f"{END_TO_END}, shuffled labels")
@@ -156,7 +156,15 @@ def _scrambled(texts: Iterable[Any], seed: int) -> list[Any]:
     def shuffle(text: str) -> str:
         return " ".join(random.permutation(text.split()).tolist())
 
-    return [shuffle(row) if isinstance(row, str) else (row[0], shuffle(row[1])) for row in texts]
+    def scrambled(row: Any) -> Any:
+        if isinstance(row, str):
+            return shuffle(row)
+        if isinstance(row[0], str):
+            return (row[0], shuffle(row[1]))
+        messages = [{"role": role, "content": content} for role, content in row]
+        return [*messages[:-1], {**messages[-1], "content": shuffle(messages[-1]["content"])}]
+
+    return [scrambled(row) for row in texts]
 
 
 def _measured(
@@ -281,7 +289,9 @@ def summary(frames: Mapping[str, pd.DataFrame], concept: str, neutral: str) -> l
         for row in compared[compared["edit"] == edit].to_dict("records"):
             subject = f"at the last layer, {edit} instead of {APART} fitted apart ({concept})"
             sentences.append(
-                sentence(change_of(row).sentence(subject, _MEASURES[row["measure"]].format(neutral=neutral)))
+                sentence(
+                    change_of(row).sentence(subject, _MEASURES[row["measure"]].format(neutral=neutral), **_verbs(edit))
+                )
             )
     sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in (APART, CAUSAL, END_TO_END)]
     sentences += [_left_sentence(frames["left"], edit) for edit in (APART, END_TO_END)]
@@ -289,6 +299,11 @@ def summary(frames: Mapping[str, pd.DataFrame], concept: str, neutral: str) -> l
     sentences += [_moved_sentence(frames["carried"], texts, neutral) for texts in ("neutral", "foreign")]
     sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in NULLS]
     return sentences
+
+
+def _verbs(edit: str) -> dict[str, Any]:
+    """The verbs of an edit's name, which is a plural or none."""
+    return PLURAL if edit in (APART, CAUSAL) else {}
 
 
 def _overshoot_sentence(overshoot: pd.DataFrame, edit: str) -> str:
@@ -316,10 +331,11 @@ def _left_sentence(left: pd.DataFrame, edit: str) -> str:
 def _removed_sentence(carried: pd.DataFrame, edit: str) -> str:
     rows = carried[(carried["texts"] == "heldout") & (carried["measure"] == "removed") & (carried["edit"] == edit)]
     row = rows.sort_values("layer").iloc[-1]
+    s, was = ("", "were") if _verbs(edit) else ("s", "was")
     said = {
-        ls.Verdict.HIGHER: f"{edit} brings source and target nearer",
-        ls.Verdict.LOWER: f"{edit} drives source and target apart",
-        ls.Verdict.NOT_SHOWN: f"{edit} was not shown to change the distance between source and target",
+        ls.Verdict.HIGHER: f"{edit} bring{s} source and target nearer",
+        ls.Verdict.LOWER: f"{edit} drive{s} source and target apart",
+        ls.Verdict.NOT_SHOWN: f"{edit} {was} not shown to change the distance between source and target",
         ls.Verdict.CANNOT_JUDGE: f"{edit}: whether the distance between source and target changes cannot be judged",
     }[ls.verdict_of(row["low"], row["high"])]
     return sentence(f"{said} at layer {row['layer']}, share of the distance removed {interval(row)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -100,7 +100,7 @@ class Experiment:
     name, model, contrast, out, seed:
         Of the study; `out` is a new run folder, or None.
     settings:
-        Everything else that it was called with, as `run.json` keeps it.
+        Everything else that it was called with.
     measurement:
         How edits are measured.
 
@@ -142,7 +142,7 @@ class Experiment:
             given["contrast"],
             None if given["out"] is None else Path(given["out"]),
             given["seed"],
-            {key: described(value) for key, value in settings.items()} | {"call": _call(name, given["seed"], settings)},
+            settings,
             measurement,
         )
 
@@ -183,7 +183,7 @@ class Experiment:
         edit prompts alone, or decide on them, and plain texts have none.
         """
         m, step = self.measurement, slice(None) if half is None else slice(half, None, 2)
-        prompts = m.prompts
+        prompts: Sequence[Any] | None = m.prompts
         if prompts is None:
             prompts = ls.beginnings(self.held.source, words=m.prompt_words, most=m.most_prompts)
         neutral, neutral_name = neutral_texts(self.held, m.most_neutral)
@@ -250,35 +250,6 @@ def _check_choices(run: Callable[..., Any], given: Mapping[str, Any]) -> None:
         if choices and parameter.name in given and given[parameter.name] not in choices:
             listed = ", ".join(map(repr, choices))
             raise ls.LensSteerError(f"{parameter.name}={given[parameter.name]!r}: choose one of {listed}")
-
-
-def described(value: Any) -> Any:
-    """Return a setting as `run.json` keeps it: with the words of a word list and the hash of a contrast's texts."""
-    if isinstance(value, ls.ContrastSet | ls.LabelledTexts):
-        return {"name": value.name, "data": value.data_hash}
-    if is_dataclass(value) and not isinstance(value, type):
-        # Of a scorer or a method: what it was made with, less what was fitted.
-        content = {each.name: getattr(value, each.name) for each in fields(value)}
-        plain = {key: described(each) for key, each in content.items() if _is_plain(each)}
-        return {"kind": type(value).__name__, "name": getattr(value, "name", type(value).__name__), **plain}
-    if isinstance(value, Mapping):
-        return {str(key): described(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [described(each) for each in value]
-    return value if _is_plain(value) else getattr(value, "name", repr(value))
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or value is MISSING or isinstance(value, bool | int | float | str)
-
-
-def _call(name: str, seed: int, settings: Mapping[str, Any]) -> str:
-    """Return the call as Python would have it; what is no plain value stands as its name."""
-    given = {"seed": seed, **settings}
-    listed = (f"{key}={value!r}" if _is_plain(value) else f"{key}=<{key}>" for key, value in given.items())
-    return f"analyses.{name}.run(model, contrast, {', '.join(listed)})"
 
 
 def disjoint(texts: ls.ContrastSet, most: int, draws: int, *, seed: int) -> tuple[ls.ContrastSet, ...]:

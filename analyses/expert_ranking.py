@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,19 +124,14 @@ def _check(*, shuffles: int, **counts: int) -> None:
 
 
 def shuffled_labels(activations: ls.Activations, *, holdout: float, draws: int, seed: int) -> pd.DataFrame:
-    """Search again with shuffled labels, each concept's among the texts that take part in it.
+    """Search again with shuffled labels, each concept's among the texts that take part in it, block by block.
 
     Columns: concept, draw, site, unit (the best by the selection half), heldout_auroc, best_auroc (the highest AUROC of
     any unit on all texts: what a search without held-out texts would have reported).
     """
     rows = []
     for draw in range(draws):
-        labels = activations.labels.clone()
-        generator = torch.Generator().manual_seed(seed + draw)
-        for column in labels.T:
-            part = (column >= 0).nonzero()[:, 0]
-            column[part] = column[part[torch.randperm(len(part), generator=generator)]]
-        ranking = ls.rank_experts(replace(activations, labels=labels, moments=None), holdout=holdout, seed=seed)
+        ranking = ls.rank_experts(activations.shuffled(seed + draw), holdout=holdout, seed=seed)
         best = ranking.top(1)[["concept", "site", "unit", "heldout_auroc"]]
         largest = ranking.frame.groupby("concept")["auroc"].max().rename("best_auroc")
         rows.append(best.join(largest, on="concept").assign(draw=draw))

@@ -181,7 +181,7 @@ class HeldOut:
     """
 
     model: Any
-    prompts: tuple[str, ...]
+    prompts: tuple[Any, ...]
     scorers: Mapping[str, ls.Scorer]
     neutral: tuple[Any, ...]
     neutral_name: str

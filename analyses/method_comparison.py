@@ -26,6 +26,7 @@ COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
 CONCEPT = "concept"
 _SHARES = ("unreadable", "grammatical")
+_ERRORS = ("error_before", "error_after", "error_change", "error_change_se")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def run(
     share:
         Of all units, for LinEAS with few units and the methods that choose k; ITI takes a quarter of the heads.
     given:
-        On a microworld model, the target's attributes: adds the steering error, in nats per token; nan for an edit of
-        prompts alone, because the microworld's documents have none.
+        On a microworld model, the target's attributes: adds the steering error, in nats per token, before, after, and
+        its change with the standard error over documents, paired; nan for an edit of prompts alone, because the
+        microworld's documents have none.
     **measurement:
         See `Measurement`.
 
@@ -239,10 +241,11 @@ def _steering_error(
     if given is None:
         return {}
     if any(one.gate is not None or one.scope.name == "prompt" for one in edit.edits):
-        before = ls.steering_error(model, given=given, n=64, seed=seed + 1).before
-        return {"error_before": before.nats.mean, "error_after": float("nan")}  # its documents have no prompt
+        before = ls.steering_error(model, given=given, n=64, seed=seed + 1).before  # its documents have no prompt
+        return {"error_before": before.nats.mean, **dict.fromkeys(_ERRORS[1:], float("nan"))}
     errors = ls.steering_error(model, given=given, intervention=edit, strength=strength, n=64, seed=seed + 1)
-    return {"error_before": errors.before.nats.mean, "error_after": errors.nats}
+    row = errors.frame.set_index("measure").loc["nats"]
+    return dict(zip(_ERRORS, map(float, row[["before", "after", "change", "change_se"]]), strict=True))
 
 
 def _size(model: Any, edit: ls.Intervention) -> dict[str, Any]:
@@ -326,8 +329,8 @@ def _captions(test: HeldOut, budget: float, texts: int) -> dict[str, str]:
             f"{test.about} (behind their first words). low, high: interval of the change over prompts, which "
             "holds at 95 % for all methods together (Bonferroni). within_budget: perplexity at most "
             f"{budget:g} times the unedited model's on the validation texts; validation_after: the score there. "
-            "units: moved, of those at the sites. error: steering "
-            "error in nats per token."
+            "units: moved, of those at the sites. error: steering error in nats per token; error_change_se: standard "
+            "error of its change, over the same documents before and after."
         ),
         "strengths": "Every strength that was tried, on the validation prompts and texts.",
         "texts": "Continuations of the first prompts, before and after every edit at its strength.",

@@ -7,6 +7,8 @@ from typing import Any
 
 import lens_steer as ls
 
+PLURAL: dict[str, Any] = {"verbs": ("lower", "raise"), "doubt": "were not shown to change"}
+"""Of `Change.sentence`, for a subject such as "dense edits"."""
 _ORDER = (ls.Verdict.LOWER, ls.Verdict.HIGHER, ls.Verdict.NOT_SHOWN, ls.Verdict.CANNOT_JUDGE)
 
 

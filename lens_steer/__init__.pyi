@@ -81,6 +81,7 @@ from .statistics.verdict import Change as Change
 from .statistics.verdict import Verdict as Verdict
 from .statistics.verdict import verdict_of as verdict_of
 from .texts.beginnings import beginnings as beginnings
+from .texts.blocks import pooled_text as pooled_text
 from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
 from .texts.readers import read_contrast as read_contrast

@@ -18,6 +18,7 @@ from lens_steer.activations.pooling import Pool, checked_pool
 from lens_steer.activations.store import load_activations, save_activations
 from lens_steer.errors import ActivationError
 from lens_steer.host.sites import Site, split_name
+from lens_steer.statistics.design import Design
 
 Side = Literal["source", "target", "all"]
 
@@ -156,6 +157,21 @@ class Activations:
     def token_std(self, site: Site | str, side: Literal["source", "target"]) -> Float[Tensor, " unit"]:
         """Return the standard deviation of every unit over the tokens of one side's texts, whatever the pool."""
         return self._token_moments(site).std[0, _SIDES[side]]
+
+    def shuffled(self, seed: int = 0) -> Activations:
+        """Return a null control: the same values, the labels of every concept permuted among its texts.
+
+        What is not independent moves together, as in `ContrastSet.shuffled`: a block of one side as a whole, copies of
+        a text too, and inside a block of both sides its different texts. Token moments are of the true labels and go.
+        """
+        labels = self.labels.clone()
+        for place, column in enumerate(labels.T):
+            part = (column >= 0).nonzero()[:, 0]
+            copies = None if self.hashes is None else self.hashes[part, 0].numpy()
+            design = Design.of(column[part].numpy() == 1, self.blocks[part].numpy(), copies)
+            draw = int(np.random.default_rng([seed, place]).integers(2**31))
+            column[part] = torch.from_numpy(design.relabelled(1, draw)[0]).to(labels.dtype)
+        return replace(self, labels=labels, moments=None)
 
     def save(self, directory: str | Path) -> Path:
         """Write `activations.safetensors` and `activations.json` into a new directory."""

@@ -115,7 +115,10 @@ def write_activations(activations: _Stored, place: Path) -> None:
 
 
 def load_activations(directory: Path, build: Callable[..., _Result]) -> _Result:
-    """Open saved activations and build the result; ArtifactError if they are missing, damaged or of another format."""
+    """Open saved activations and build the result; ArtifactError if they are missing, damaged or of another format.
+
+    Every site is read once, for ArtifactError where a value is no finite number; none is kept in memory.
+    """
     about = read_record(directory / _ABOUT, ActivationsRecord, form=FORMAT)
     data = directory / _DATA
     if not data.is_file() or data.stat().st_size != about.bytes:
@@ -126,6 +129,8 @@ def load_activations(directory: Path, build: Callable[..., _Result]) -> _Result:
         rows: dict[str, Tensor] = {name: handle.get_tensor(name) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
         sites = tuple(Site(*row) for row in about.sites)
         _check_shapes(handle, about, sites)
+        for site in sites:
+            _check_finite(handle, site, str(data), moments=about.moments)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{data} is damaged: {error}") from error
 
@@ -163,6 +168,21 @@ def _check_shapes(handle: Any, about: ActivationsRecord, sites: tuple[Site, ...]
         raise ArtifactError(f"{_ABOUT} does not fit {_DATA}: the activations are damaged")
     if not bool(((labels >= -1) & (labels <= 1)).all()):
         raise ArtifactError(f"{_DATA} is damaged: labels are 1, 0 and -1")
+
+
+def _check_finite(handle: Any, site: Site, where: str, *, moments: bool) -> None:
+    values: Tensor = handle.get_tensor(f"values/{site}")
+    bad = (~torch.isfinite(values)).nonzero()
+    if len(bad):
+        row, unit = bad[0].tolist()
+        raise ArtifactError(
+            f"{where}: {site.name}[{unit}] of text {row} is {float(values[row, unit])}, and {len(bad) - 1} more values "
+            "there are no finite numbers: collect the activations anew"
+        )
+    if moments:  # of a side without a token there are none
+        count, *parts = (handle.get_tensor(f"{part}/{site}") for part in ("count", "mean", "std"))
+        if not all(bool(torch.isfinite(part[count > 0]).all()) for part in (count, *parts)):
+            raise ArtifactError(f"{where}: token means of {site.name} are no finite numbers: collect them anew")
 
 
 def _row_shape(handle: Any, name: str, texts: int, concepts: int) -> tuple[str, list[int]]:

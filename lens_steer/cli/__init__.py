@@ -22,5 +22,5 @@ app.command(study_app())
 
 
 def main() -> None:
-    """Run the command line: exit status 1 for a user's mistake, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run the command line: exit status 1 for a user's mistake, 2 for wrong usage, 130 on Ctrl-C, 143 on SIGTERM."""
     run(app, "lens-steer")

@@ -34,6 +34,7 @@ from lens_steer.cli.runs import (
     show_evaluation,
     unseen_half,
     warn_of_nothing,
+    warn_of_strength,
     write_run,
 )
 from lens_steer.errors import SettingError, UnitError
@@ -86,7 +87,10 @@ def generate(
         raise SettingError(f"--strength {strength}: there is no --intervention for it to act on")
     require_free_place(out)
     rows, chat_format = lines_of(prompts), chat_of(chat)
-    edits = {"plain": None} if intervention is None else {"plain": None, "edited": Intervention.load(intervention)}
+    edits: dict[str, Intervention | None] = {"plain": None}
+    if intervention is not None:
+        edits["edited"] = edit = Intervention.load(intervention)
+        warn_of_strength(edit, 1.0 if strength is None else strength)
     hosted = model.load()
     columns = {
         name: generate_texts(
@@ -156,7 +160,7 @@ def ablate(
     hosted = model.load()
     wanted = sorted({unit.site.name for unit in chosen})
     activations = None if mode == "zero" else collect(hosted, train, wanted, batch_size=batch_size)
-    edit = ablate_units(chosen, mode=mode, activations=activations)
+    edit = ablate_units(chosen, mode=mode, activations=activations, model=hosted)
     result, scorer = evaluate_edit(hosted, edit, (train, held), scoring, seed=seed, batch_size=batch_size)
     study = evaluation_study(result, edit)
     show_evaluation(result, scorer, edit, study)

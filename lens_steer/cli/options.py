@@ -13,6 +13,7 @@ from cyclopts import Parameter, Token, validators
 from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
+    from lens_steer.evaluation.generation import Prompt
     from lens_steer.evaluation.scorers import Scorer
     from lens_steer.texts.contrast import ContrastSet
 
@@ -28,6 +29,12 @@ FROM_ONE = validators.Number(gte=1, lt=2**31)
 def whole(_: Any, tokens: Sequence[Token]) -> int:
     """Read a whole number; cyclopts itself would take 2.5 for 2."""
     return int(tokens[0].value)
+
+
+def each_finite(_: Any, values: Sequence[float] | None) -> None:
+    """Refuse numbers that are not finite, as cyclopts' own validators of single numbers do."""
+    if bad := [value for value in values or () if not math.isfinite(value)]:
+        raise ValueError(f"must be finite, not {bad[0]}.")
 
 
 Count = Annotated[int, Parameter(converter=whole, validator=FROM_ONE)]
@@ -115,6 +122,19 @@ class TextOptions:
         Label of the source: what to move away from.
     target:
         Label of the target; every other label when left out.
+    threshold:
+        The label is a score: at least this is the source, less the target. With two, low and high: from the high one
+        on the source, up to the low one the target, and what lies between is left out.
+    prompt:
+        Column of the prompts that the texts complete.
+    source_text:
+        Column of the source texts, of a table that holds both sides in a row.
+    target_text:
+        Column of the target texts of such a table.
+    paired:
+        The two files, or the sides of a concept file, belong together line by line.
+    config:
+        Configuration of a data set that has several, such as sst2 of nyu-mll/glue.
     chat:
         "template", or a format such as "User: {text}\\nBot:".
 
@@ -126,12 +146,24 @@ class TextOptions:
     label: str | None = None
     source: str | None = None
     target: str | None = None
+    threshold: Annotated[list[float] | None, Parameter(consume_multiple=True, validator=each_finite)] = None
+    prompt: str | None = None
+    source_text: str | None = None
+    target_text: str | None = None
+    paired: bool = False
+    config: str | None = None
     chat: str | None = None
 
     @property
-    def columns(self) -> dict[str, str]:
-        """The options that name columns and labels, as far as they were given."""
-        given = {name: getattr(self, name) for name in ("text", "label", "source", "target")}
+    def reading(self) -> dict[str, Any]:
+        """The options that say how a contrast is read, as far as they were given, by their names in `read_contrast`."""
+        named = ("text", "label", "source", "target", "prompt", "source_text", "target_text", "config")
+        given: dict[str, Any] = {name: getattr(self, name) for name in named}
+        if self.threshold is not None:
+            if len(self.threshold) > 2:
+                raise SettingError(f"--threshold takes one score, or a low and a high one, not {len(self.threshold)}")
+            given["threshold"] = self.threshold[0] if len(self.threshold) == 1 else tuple(self.threshold)
+        given["paired"] = True if self.paired else None
         return {name: value for name, value in given.items() if value is not None}
 
     @property
@@ -152,26 +184,29 @@ class TextOptions:
         if len(names) > 1:
             raise SettingError(f"this takes one concept, not {len(names)}: give one --contrast")
         files = [str(path) for path in self.texts or []]
-        return read_texts(names or files, self.columns, chat_of(self.chat), n=n, seed=seed)
+        return read_texts(names or files, self.reading, chat_of(self.chat), n=n, seed=seed)
 
     def read_all(self, *, n: int | None, seed: int) -> list[ContrastSet]:
         """Read every contrast that is named."""
         if len(self.names) < 2:
             return [self.read(n=n, seed=seed)]
         chat = chat_of(self.chat)
-        return [read_texts([name], self.columns, chat, n=n, seed=seed) for name in self.names]
+        return [read_texts([name], self.reading, chat, n=n, seed=seed) for name in self.names]
 
 
 def read_texts(
     files: Sequence[str],
-    columns: dict[str, Any],
+    reading: dict[str, Any],
     chat: bool | str | None,
     *,
     n: int | None,
     seed: int,
     option: str = "--texts",
 ) -> ContrastSet:
-    """Read a contrast from one file or name, or from two files of texts; `option` is what gave them."""
+    """Read a contrast from one file or name, or from two files of texts; `option` is what gave them.
+
+    `reading`: settings of `read_contrast`.
+    """
     from lens_steer.texts.readers import read_contrast
 
     if len(files) > 2 or not all(files):
@@ -179,13 +214,14 @@ def read_texts(
             f"give {option} once (a table, concept JSON or a name) or twice (source texts, target texts)"
         )
     plain = len(files) == 2 or files[0].startswith(MICROWORLD)
+    columns = [name for name in reading if not (name == "paired" and len(files) == 2)]
     if plain and columns:
         what = "two text files" if len(files) == 2 else files[0]
-        named = ", ".join(f"--{name}" for name in columns)
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in columns)
         swap = "; for the other direction give the two files the other way round" if len(files) == 2 else ""
         raise SettingError(f"{named}: {what} have no columns or labels to choose from{swap}")
     where = (files[0], files[1]) if len(files) == 2 else files[0]
-    return read_contrast(where, chat=chat, n=n, seed=seed, **columns)
+    return read_contrast(where, chat=chat, n=n, seed=seed, **reading)
 
 
 @Parameter(name="*")
@@ -268,13 +304,13 @@ class ScoringOptions(SamplingOptions):
         if self.words is not None:
             words_of(self.words)
 
-    def read_prompts(self, held: ContrastSet) -> list[str]:
+    def read_prompts(self, held: ContrastSet) -> Sequence[Prompt]:
         """Return the prompts of the file, or the beginnings of held-out source texts."""
         if self.prompts is not None:
             return lines_of(self.prompts)
         from lens_steer.texts.beginnings import beginnings
 
-        return list(beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS))
+        return beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
 
     def scorer(self, train: ContrastSet, seed: int) -> Scorer:
         """Return the word list, the oracle of a microworld contrast, or a classifier trained on `train`."""

@@ -37,6 +37,7 @@ def evaluate_edit(
     from lens_steer.evaluation.evaluation import evaluate
 
     train, held = halves
+    warn_of_strength(edit, scoring.strength)
     scorer = scoring.scorer(train, seed)
     result = evaluate(
         hosted,
@@ -77,6 +78,20 @@ def show_pairs(texts: pd.DataFrame) -> None:
 def _cut(text: str) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST_TEXT else line[:_LONGEST_TEXT] + " ..."
+
+
+def warn_of_strength(edit: Intervention, strength: float) -> None:
+    """Warn of a strength that goes away from the target, or beyond what was measured to be of use."""
+    if strength < 0:
+        what = f"--strength {strength:g} is below 0: it goes away from the target, as positive ones go towards it"
+    elif edit.strengths is not None and strength > max(edit.strengths):
+        what = (
+            f"--strength {strength:g} lies above the range that was measured to be of use, {min(edit.strengths):g} to "
+            f"{max(edit.strengths):g}"
+        )
+    else:
+        return
+    warnings.warn(what, LensSteerWarning, stacklevel=2)
 
 
 def warn_of_nothing(edit: Intervention, remedy: str) -> None:

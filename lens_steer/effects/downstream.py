@@ -24,6 +24,7 @@ from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import verdict_of
 from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.messages import Conversation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +51,10 @@ class DownstreamShift:
         floor, and is not 0 between samples of one law); gap (the target's mean less the source's, unedited); moved (how
         far the edit moves the source's mean: beyond gap it overshoots); collateral (how far a text of the target, or a
         neutral text, moves: mean absolute size); sd (standard deviation of the held-out contrast's source and target
-        texts taken together, unedited: one ruler for all texts; nan where the unit is constant). Neutral texts have no
-        sides: wasserstein_before and gap are 0, wasserstein_after is the distance of the edited texts from the unedited
-        ones. Sites that the forward pass reaches before the edit are left out: nothing can change there.
+        texts taken together, unedited: one ruler for all texts; nan where the unit is constant); counted (whether the
+        unit counts in `measures`). Neutral texts have no sides: wasserstein_before and gap are 0, wasserstein_after is
+        the distance of the edited texts from the unedited ones. Sites that the forward pass reaches before the edit are
+        left out: nothing can change there.
     estimates:
         (texts, edited, layer, measure) -> the measure's value on all texts, then with one group of texts left out each.
     settings:
@@ -76,6 +78,9 @@ class DownstreamShift:
         at the edited layer itself (one layer's edits alone). moved: size of the mean move of source or neutral texts,
         root mean square over units, in sd, less what chance adds to it. collateral: how far each text that should have
         stayed moves (target; of neutral texts themselves), mean over units, in sd.
+
+        Units whose sd is below a tenth of their site's median do not count, before and after alike: an edit moves them
+        by thousands of their sd, and sums over units would be about them alone. They are told by `counted` in `frame`.
 
         Intervals are of a delete-a-group jackknife over blocks of texts: a text and its edited self, equal texts and
         pairs are left out together. removed and arrived are nan where source and target are not shown to differ.
@@ -168,7 +173,7 @@ def downstream_shift(
     *,
     sites: SitePattern = "hook_resid_post",
     pool: Pool = "mean",
-    neutral: Sequence[Row] = (),
+    neutral: Sequence[Row | Conversation] = (),
     foreign: ContrastSet | None = None,
     strength: float = 1.0,
     by_layer: bool = True,

@@ -39,7 +39,8 @@ class Interaction:
     """What several interventions do alone and two by two, at every site that any of them can reach.
 
     The effect of an intervention on a text is e = h_edited - h_unedited, pooled over the text's tokens, each unit in
-    its standard deviation over the unedited texts of both sides. Sizes are root mean squares over a site's units.
+    its standard deviation over the unedited texts of both sides. Sizes are root mean squares over a site's units; those
+    whose standard deviation is below a tenth of the site's median are left out.
 
     Attributes
     ----------

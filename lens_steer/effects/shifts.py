@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lens_steer.effects.text_groups import Sides, TextGroup
@@ -18,6 +18,7 @@ from lens_steer.statistics.distances import (
     ratio_of_shown,
     squared_gap,
     squared_size,
+    varying,
 )
 from lens_steer.statistics.jackknife import leave_groups_out
 from lens_steer.statistics.wasserstein import wasserstein
@@ -41,11 +42,13 @@ def deviations(sides: Sides) -> Ruler:
 class Untouched:
     """The values of one kind of texts in the unedited model: what every edited run is held against.
 
-    Samples are in standard deviations of the `ruler`, constant units left out, with every case of the jackknife.
+    Samples are in standard deviations of the `ruler`, units that hardly vary left out (`varying`: by the ruler, so the
+    same before and after an edit and for all kinds of texts), with every case of the jackknife.
     """
 
     def __init__(self, group: TextGroup, sides: Sides, ruler: Ruler) -> None:
         self.sides, self.ruler = sides, ruler
+        self.counted = {site: torch.from_numpy(varying(sd.numpy())) for site, sd in ruler.items()}
         self.blocks = group.blocks
         self.kept = dict(zip(group.blocks, leave_groups_out(*group.blocks.values()), strict=True))
         self._wasserstein: dict[Site, Tensor] = {}
@@ -55,8 +58,7 @@ class Untouched:
         """Return values of one side's texts at several sites as one sample."""
         columns = []
         for site in sites:
-            sd = self.ruler[site]
-            columns.append((values[site].double() / sd)[:, ~sd.isnan()].numpy())
+            columns.append((values[site].double() / self.ruler[site])[:, self.counted[site]].numpy())
         return Sample(np.concatenate(columns, axis=1), self.blocks[side], self.kept[side])
 
     def effects(self, edited: Sides, sites: Sequence[Site], side: str) -> Sample:
@@ -89,8 +91,8 @@ class Untouched:
             "collateral": _mean_move(self.effects(edited, sites, "target")),
         }
 
-    def units(self, edited: Sides, site: Site) -> dict[str, Float[Tensor, " unit"]]:
-        """Return the columns of a `DownstreamShift` at one site, float64."""
+    def units(self, edited: Sides, site: Site) -> dict[str, Shaped[Tensor, " unit"]]:
+        """Return the columns of a `DownstreamShift` at one site."""
         source, moved_source = self.sides["source"][site], edited["source"][site]
         gap = before = torch.zeros(site.width, dtype=torch.float64)
         bystander = "target" if "target" in edited else "source"
@@ -109,6 +111,7 @@ class Untouched:
             "moved": moved_source.double().mean(0) - source.double().mean(0),
             "collateral": (edited[bystander][site].double() - self.sides[bystander][site]).abs().mean(0),
             "sd": self.ruler[site],
+            "counted": self.counted[site],
         }
 
 

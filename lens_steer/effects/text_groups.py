@@ -18,6 +18,7 @@ from lens_steer.host.sites import Site
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.texts.blocks import blocks_of
 from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.messages import Conversation
 
 Texts = Literal["heldout", "neutral", "foreign"]
 Sides = Mapping[str, Mapping[Site, Tensor]]
@@ -37,7 +38,7 @@ class TextGroup:
 
 
 def tokenized_groups(
-    model: nn.Module, contrast: ContrastSet, neutral: Sequence[Row], foreign: ContrastSet | None
+    model: nn.Module, contrast: ContrastSet, neutral: Sequence[Row | Conversation], foreign: ContrastSet | None
 ) -> list[TextGroup]:
     """Return the held-out group first, then neutral texts (without any, the contrast's control), then foreign."""
     if isinstance(neutral, str):
@@ -60,7 +61,7 @@ def _sided(model: nn.Module, name: Texts, contrast: ContrastSet) -> TextGroup:
 
 
 def _neutral(
-    model: nn.Module, rows: Sequence[Row], contrast: ContrastSet, blocks: Int[np.ndarray, " text"]
+    model: nn.Module, rows: Sequence[Row | Conversation], contrast: ContrastSet, blocks: Int[np.ndarray, " text"]
 ) -> TextGroup:
     return TextGroup("neutral", {"source": tokenize(model, rows, chat=contrast.chat)}, {"source": blocks})
 

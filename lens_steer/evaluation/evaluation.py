@@ -29,6 +29,7 @@ from lens_steer.statistics.intervals import (
 )
 from lens_steer.statistics.verdict import Change
 from lens_steer.texts.contrast import ChatFormat, Row
+from lens_steer.texts.messages import Conversation, messages_of
 from lens_steer.texts.seen import require_unseen, seen_in
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def evaluate(
     *,
     prompts: Sequence[Prompt],
     scorer: Scorer | Callable[[Sequence[str]], Any],
-    neutral: Sequence[Row],
+    neutral: Sequence[Row | Conversation],
     strength: float = 1.0,
     seed: int = 0,
     samples: int = 1,
@@ -145,7 +146,8 @@ def evaluate(
     scorer = _named(scorer)
     seen = seen_in(intervention.provenance)
     for texts in (prompts, neutral):
-        require_unseen([row for row in texts if isinstance(row, str | tuple)], seen, "the intervention")
+        rows = [row for row in texts if isinstance(row, str | tuple) or messages_of(row) is not None]
+        require_unseen(rows, seen, "the intervention")
     sampling: dict[str, Any] = {
         "seed": seed,
         "max_new_tokens": max_new_tokens,

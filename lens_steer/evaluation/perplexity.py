@@ -20,6 +20,7 @@ from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ChatFormat, Row
+from lens_steer.texts.messages import Conversation
 
 Reduction = Literal["token", "text"]
 _LOGIT_BUDGET = 2**26  # numbers in the logits of one batch: 256 MiB in float32
@@ -41,7 +42,7 @@ class TextLosses:
 
 def perplexity(
     model: nn.Module,
-    texts: Sequence[Row],
+    texts: Sequence[Row | Conversation],
     *,
     intervention: Intervention | None = None,
     strength: float = 1.0,
@@ -93,7 +94,7 @@ def perplexity(
 
 def text_losses(
     model: nn.Module,
-    texts: Sequence[Row],
+    texts: Sequence[Row | Conversation],
     *,
     intervention: Intervention | None = None,
     strength: float = 1.0,

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from lens_steer.errors import ContrastError, SettingError
-from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.errors import ContrastError, LensSteerWarning, SettingError, require_choice
+from lens_steer.statistics.scores import auroc
+from lens_steer.statistics.significance import auroc_interval
+from lens_steer.statistics.verdict import Verdict, verdict_of
+from lens_steer.texts.blocks import pooled_text
+from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.scripts import composed, whole_word, word_features
+
+Unproven = Literal["refuse", "warn"]
+"""What becomes of a classifier that was not shown to tell the sides apart."""
 
 
 @runtime_checkable
@@ -67,30 +77,44 @@ class ConceptClassifier:
 
     Of scripts without spaces between words, n-grams of one to three characters stand for words.
 
-    Made by `fit`. `heldout_accuracy` (share of texts on the right side of 1/2) and `heldout_auroc` say, on the texts
-    that were kept out of the training, how far its scores can be trusted.
+    Made by `fit`. `heldout_accuracy` (share of texts on the right side of 1/2) and `heldout_auroc` with its 95 %
+    interval, `heldout_low` to `heldout_high`, say, on the texts that were kept out of the training, how far its scores
+    can be trusted; `verdict` whether they can at all.
     """
 
     name: str
     heldout_accuracy: float
     heldout_auroc: float
     pipeline: Any
+    heldout_low: float = math.nan
+    heldout_high: float = math.nan
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether its held-out AUROC was shown to lie above 1/2 (HIGHER): only then can it judge a text."""
+        return verdict_of(self.heldout_low, self.heldout_high, reference=0.5)
 
     @classmethod
-    def fit(cls, contrast: ContrastSet, *, seed: int = 0, test: float = 0.5) -> ConceptClassifier:
+    def fit(
+        cls, contrast: ContrastSet, *, seed: int = 0, test: float = 0.5, unproven: Unproven = "refuse"
+    ) -> ConceptClassifier:
         """Train on one part of the contrast and measure on the other, a share `test`.
 
-        Fit an intervention on texts that the classifier did not see, or it judges its own teacher's examples.
+        Fit an intervention on texts that the classifier did not see, or it judges its own teacher's examples. One that
+        was not shown to tell the sides apart cannot judge: what it says of an edit is noise. `unproven="warn"` returns
+        it all the same, with a warning (LensSteerWarning).
 
         Raises
         ------
         ContrastError
-            A part lacks a side, or the training texts hold no word.
+            A part lacks a side, the training texts hold no word, or the interval of the held-out AUROC is not above
+            1/2.
 
         """
+        require_choice("ConceptClassifier: unproven", unproven, Unproven)
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
-        from sklearn.metrics import accuracy_score, roc_auc_score
+        from sklearn.metrics import accuracy_score
         from sklearn.pipeline import make_pipeline
 
         train, heldout = contrast.split(test=test, seed=seed)
@@ -106,12 +130,35 @@ class ConceptClassifier:
             raise ContrastError(f"no classifier can be trained on {contrast!r}: {error}") from error
         texts, labels = _labelled(heldout)
         scores = pipeline.predict_proba(texts)[:, 1]
-        return cls(
+        source, target = (torch.from_numpy(part[:, None]) for part in np.split(scores, [len(heldout.source)]))
+        blocks = heldout.blocks[: len(scores)]
+        apart = len(np.unique(blocks)) == len(blocks)
+        clusters = None if apart else (blocks[: len(source)], blocks[len(source) :])
+        area = auroc(source, target)
+        interval = auroc_interval(source, target, area, confidence=0.95, clusters=clusters)
+        classifier = cls(
             name=f"{contrast.name} classifier",
             heldout_accuracy=float(accuracy_score(labels, scores > 0.5)),
-            heldout_auroc=float(roc_auc_score(labels, scores)),
+            heldout_auroc=float(area),
             pipeline=pipeline,
+            heldout_low=float(interval.low),
+            heldout_high=float(interval.high),
         )
+        if classifier.verdict is not Verdict.HIGHER:
+            classifier._say_unproven(len(scores), unproven)
+        return classifier
+
+    def _say_unproven(self, texts: int, unproven: Unproven) -> None:
+        said = (
+            f"the {self.name} cannot judge: on {texts} held-out texts its AUROC is {self.heldout_auroc:.2f} "
+            f"[{self.heldout_low:.2f}, {self.heldout_high:.2f}], not shown to be above .5"
+        )
+        if unproven == "refuse":
+            raise ContrastError(
+                f"{said}: give more texts or another scorer, such as a word list, or fit it yourself with "
+                'ConceptClassifier.fit(..., unproven="warn")'
+            )
+        warnings.warn(said, LensSteerWarning, stacklevel=3)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Return the probability of source per text."""
@@ -120,7 +167,6 @@ class ConceptClassifier:
 
 
 def _labelled(contrast: ContrastSet) -> tuple[list[str], list[int]]:
-    """Return the texts (of pairs: the completions) with 1 for source and 0 for target."""
-    rows: list[Row] = [*contrast.source, *contrast.target]
-    texts = [row if isinstance(row, str) else row[1] for row in rows]
+    """Return the words that pools cover, as texts, with 1 for source and 0 for target."""
+    texts = [pooled_text(row) for row in contrast.source + contrast.target]
     return texts, [1] * len(contrast.source) + [0] * len(contrast.target)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
+from lens_steer.activations.origin import require_of_model, require_one_origin
 from lens_steer.errors import ActivationError, SettingError, UnitError, require_choice
 from lens_steer.host.sites import Site, all_sites
 from lens_steer.host.units import Unit, UnitsLike, as_units
@@ -15,6 +18,7 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.resample import Resample
+from lens_steer.texts.seen import pack, seen_forms
 
 AblationMode = Literal["zero", "mean", "target_mean", "resample", "value"]
 
@@ -45,11 +49,13 @@ def ablate(
     value:
         The constant of mode "value".
     activations:
-        From `collect`; needed by the means and, with `pool="mean"`, by resample.
+        From `collect`; needed by the means and, with `pool="mean"`, by resample. Their texts, and those that chose the
+        order of a ranking, are recorded as seen: `evaluate` refuses to score them.
     seed:
         Of the draws of mode "resample", which depend on it and on a row's number alone (see `Resample`).
     model:
-        Only to look up the width of sites that are given by name.
+        Where widths of sites that are given by name are looked up. With the activations of a mean it must be the model
+        that they come from, and the ablation is refused on others (as after a fit).
 
     Raises
     ------
@@ -60,6 +66,7 @@ def ablate(
         it.
     ActivationError
         Mode "resample", and the activations are pooled otherwise than by the mean: no text's token means are in them.
+        The activations are of another model, or of other edits, than `model`, or than those of the ranking.
 
     """
     require_choice("ablate: mode", mode, AblationMode)
@@ -79,9 +86,15 @@ def ablate(
     by_site: dict[Site, list[int]] = {}
     for unit in chosen:
         by_site.setdefault(unit.site, []).append(unit.index)
+    used = activations if mode in ("mean", "target_mean", "resample") else None
+    ranked = getattr(units, "activations", None)
+    if used is not None and isinstance(ranked, Activations):
+        require_one_origin(used, ranked, "the ranking")
+    if used is not None and model is not None:
+        require_of_model(used, model)
     edits = [
-        _draw(site, indices, activations, seed)
-        if mode == "resample" and activations is not None
+        _draw(site, indices, used, seed)
+        if mode == "resample" and used is not None
         else _hold(site, indices, _constant(site, mode, value, activations))
         for site, indices in sorted(by_site.items(), key=_order)
     ]
@@ -90,7 +103,21 @@ def ablate(
         provenance["seed"] = seed
     if activations is not None:
         provenance["activations"] = {k: v for k, v in activations.provenance.items() if k != "fingerprint"}
+    seen = _seen(units, used)
+    if seen.size:
+        provenance["seen"] = pack(seen)
+    if used is not None and model is not None:
+        return Intervention.fitted(model, edits, **provenance)
     return Intervention(tuple(edits), provenance)
+
+
+def _seen(units: UnitsLike, used: Activations | None) -> Int[np.ndarray, " hash"]:
+    """The hashes of the texts that chose the units, and of those that the constants are means of."""
+    chose = getattr(units, "seen", None)
+    parts = [chose if isinstance(chose, np.ndarray) else np.empty(0, dtype=np.int64)]
+    if used is not None and used.hashes is not None:
+        parts.append(seen_forms(used.hashes.numpy()))
+    return np.unique(np.concatenate(parts))
 
 
 def _known_sites(activations: Activations | None, model: nn.Module | None) -> tuple[Site, ...]:

@@ -17,9 +17,11 @@ from lens_steer.host.scope import ALL_TOKENS, Scope, special_ids
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate, Side, Similarity
-from lens_steer.methods.fitting import Method, method_provenance
+from lens_steer.methods.choices import require_choices
+from lens_steer.methods.fitting import Method, layers_of, method_provenance
 from lens_steer.methods.repe import first_component
 from lens_steer.ranking.halves import block_folds, halves
+from lens_steer.texts.blocks import prompt_of
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms, pack, seen_forms
 
@@ -77,15 +79,19 @@ class CAST:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.direction not in ("component", "mean_difference"):
-            raise SettingError(f"CAST: direction is 'component' or 'mean_difference', not {self.direction!r}")
-        if self.similarity not in ("projection", "cosine"):
-            raise SettingError(f"CAST: similarity is 'projection' or 'cosine', not {self.similarity!r}")
+        require_choices(self)
+        if not isinstance(self.base, Method):
+            raise SettingError(f"CAST: base is a method such as CAA(), not {self.base!r}")
 
     @property
     def sites(self) -> SitePattern:
         """Where the base method edits."""
         return self.base.sites
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layers of them that the base method keeps; None for all."""
+        return layers_of(self.base)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return the base method's intervention with the gate on every edit.
@@ -173,7 +179,7 @@ class CAST:
 def _prompts(condition: ContrastSet) -> LabelledTexts:
     """Return the condition with each pair's prompt in its place: a text of its own."""
     texts = condition.labelled
-    rows = tuple(row if isinstance(row, str) else row[0] for row in texts.texts)
+    rows = tuple(prompt_of(row) for row in texts.texts)
     return replace(texts, texts=rows)
 
 

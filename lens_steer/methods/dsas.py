@@ -21,7 +21,8 @@ from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.methods.fitting import Method, method_provenance
+from lens_steer.methods.choices import require_choices
+from lens_steer.methods.fitting import Method, layers_of, method_provenance
 from lens_steer.methods.transport_maps import without_spread
 from lens_steer.ranking.halves import block_folds
 from lens_steer.texts.contrast import ContrastSet, Row
@@ -63,6 +64,7 @@ class DSAS:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if not isinstance(self.base, Method):
             raise SettingError(f"DSAS: base is a method such as CAA(), not {self.base!r}")
         if self.components < 1:
@@ -72,6 +74,11 @@ class DSAS:
     def sites(self) -> SitePattern:
         """Where the base method edits."""
         return self.base.sites
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layers of them that the base method keeps; None for all."""
+        return layers_of(self.base)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return the base method's intervention with every map behind its site's gate.

@@ -10,9 +10,9 @@ from torch import nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
+from lens_steer.activations.origin import require_of_model
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import ActivationError
-from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
@@ -55,6 +55,12 @@ class PoolingMethod(Method, Protocol):
         ...
 
 
+def layers_of(method: Method) -> tuple[int, ...] | None:
+    """Return the layers that a method keeps of its sites; None for all, and for a method without that setting."""
+    layers: tuple[int, ...] | None = getattr(method, "layers", None)
+    return layers
+
+
 def activations_for(
     model: nn.Module, contrast: ContrastSet, method: PoolingMethod, given: Activations | None
 ) -> Activations:
@@ -63,7 +69,7 @@ def activations_for(
     First the sites are tried, once per state of the model and site: SiteError where an edit of one would not do what it
     says.
     """
-    sites = find_sites(model, method.sites, layers=getattr(method, "layers", None))
+    sites = find_sites(model, method.sites, layers=layers_of(method))
     check_edit_sites(model, sites)
     if given is None:
         names = [site.name for site in sites]
@@ -93,7 +99,7 @@ def matching(
             "the given activations are of other texts than the contrast: collect them anew, or leave them out"
         )
     _require_same_tokens(given)
-    _require_same_model(given, model)
+    require_of_model(given, model)
     return given.at(tuple(sites))
 
 
@@ -107,18 +113,6 @@ def _require_same_tokens(given: Activations) -> None:
         raise ActivationError(
             "the given activations have BOS and other special tokens in their pools, a fit leaves them out: collect "
             "them without special_in_pool=, or leave them out"
-        )
-
-
-def _require_same_model(given: Activations, model: nn.Module) -> None:
-    content = given.provenance.get("fingerprint")
-    if content is None:
-        return
-    difference = ModelFingerprint.rebuilt(content).difference(model_fingerprint(model))
-    if difference:
-        raise ActivationError(
-            f"the given activations are of another model, or of this one under other edits: {difference}. Collect them "
-            "anew, or leave them out"
         )
 
 

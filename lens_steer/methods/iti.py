@@ -22,6 +22,7 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units
+from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.ranking.halves import block_folds, halves
 from lens_steer.texts.contrast import ContrastSet
@@ -54,6 +55,8 @@ class ITI:
         one prompt, a group, a pair). The paper's is a fifth.
     sites:
         Pattern for `find_sites`, of sites with heads. At queries and values a head is one of theirs; keys are refused.
+    layers:
+        Keep only these layers of it; negative numbers count from the last. None keeps all.
     pool:
         The value of a text; the paper takes its last token.
     seed:
@@ -68,17 +71,17 @@ class ITI:
     direction: Literal["mass_mean", "probe"] = "mass_mean"
     holdout: float = 0.2
     sites: SitePattern = "attn.hook_z"
+    layers: tuple[int, ...] | None = None
     pool: Pool = "last"
     seed: int = 0
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if self.k < 1:
             raise SettingError(f"ITI: k is the number of heads to edit, 1 or more, not {self.k}")
         if not math.isfinite(self.alpha):
             raise SettingError(f"ITI: alpha is a finite number, not {self.alpha}")
-        if self.direction not in ("mass_mean", "probe"):
-            raise SettingError(f"ITI: direction is 'mass_mean' or 'probe', not {self.direction!r}")
         if not 0 < self.holdout < 1:
             raise SettingError(f"ITI: holdout is a share between 0 and 1, not {self.holdout}")
 
@@ -101,7 +104,7 @@ class ITI:
             `activations` are of other sites, another pool or other texts.
 
         """
-        _require_heads(find_sites(model, self.sites), self.k)
+        _require_heads(find_sites(model, self.sites, layers=self.layers), self.k)
         given = activations_for(model, contrast, self, activations)
         remedy = "give more texts or groups, or set holdout nearer to a half"
         kept, held = (given.rows(half) for half in halves(given, self.holdout, self.seed, what="ITI", remedy=remedy))

@@ -147,15 +147,14 @@ def recorded(value: Any) -> Any:
         return value
     if isinstance(value, PurePath):
         return str(value)
-    return value.item() if hasattr(value, "item") else repr(value)
+    return value.item() if hasattr(value, "item") else getattr(value, "name", repr(value))
 
 
 def python_call(name: str, seed: int | None, settings: Mapping[str, Any]) -> str:
     """Return the call that a notebook would make again; model, contrast and long settings stand in run.json."""
-    given = {"seed": seed, **{option: value for option, value in settings.items() if option != "call"}}
-    shown = {option: repr(value) for option, value in given.items()}
+    shown = {option: repr(value) for option, value in {"seed": seed, **settings}.items()}
     short = (f"{option}={text if len(text) <= _LONG_TEXT else '...'}" for option, text in shown.items())
-    return f"{name}({', '.join(['model', 'contrast', *short])})"
+    return f"{name}.run({', '.join(['model', 'contrast', *short])})"
 
 
 def _contrast(contrast: ContrastSet | LabelledTexts | None) -> dict[str, Any] | None:

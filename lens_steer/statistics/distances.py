@@ -12,12 +12,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
 from lens_steer.errors import ActivationError
 from lens_steer.statistics.intervals import Interval
 from lens_steer.statistics.jackknife import jackknife_interval, leave_groups_out
+
+_HARDLY = 0.1  # of the median spread
+
+
+def varying(spread: Float[np.ndarray, " unit"]) -> Bool[np.ndarray, " unit"]:
+    """Return which units of a site vary enough to be counted in their own standard deviation, given by `spread`.
+
+    Those with at least a tenth of the site's median spread, taken over the units that vary at all (`spread` is not nan,
+    and not 0). An edit that moves every unit by the usual spread moves a unit that hardly varies by thousands of its
+    own, and a sum over units would be about that unit alone; here such a move is of ten at most.
+    """
+    known = np.nan_to_num(spread)
+    usual = float(np.median(known[known > 0])) if known.any() else 0.0
+    return np.asarray((known > 0) & (known >= _HARDLY * usual))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +102,8 @@ def removed_share(
     ----------
     before, after:
         The source's values [text, unit], unedited and edited, text by text; units on one scale, such as the standard
-        deviation.
+        deviation. Units add up, so one that hardly varies and is moved far decides alone: `downstream_shift` leaves
+        those out whose standard deviation is below a tenth of their site's median.
     target:
         The unedited target's values. Where they differ from what the edit was fitted on, 1 is reached on average by an
         edit that brings the source onto the target's law, whatever the number of texts.

@@ -8,11 +8,12 @@ from functools import cache
 
 from lens_steer.errors import SettingError
 from lens_steer.texts.contrast import Row
+from lens_steer.texts.messages import ConversationRow
 from lens_steer.texts.scripts import CHARACTERS_PER_WORD, UNSPACED, combining_marks
 
 
-def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> tuple[str, ...]:
-    """Return the first words of texts, or the prompts of pairs, as prompts to generate from.
+def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> tuple[str | ConversationRow, ...]:
+    """Return the first words of texts, the prompts of pairs, or what conversations ask, as prompts to generate from.
 
     A word is what stands between spaces. Scripts that put none between words are counted in characters: two of Chinese
     or Japanese stand for a word, five of Thai, Lao, Khmer, Burmese or Tibetan; a combining mark stays with its
@@ -22,7 +23,8 @@ def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> t
     Parameters
     ----------
     rows:
-        Texts, or (prompt, completion) pairs, whose prompts are returned as they are.
+        Texts; (prompt, completion) pairs, whose prompts are returned as they are; or conversations, of which the
+        messages before the assistant's last words are.
     words:
         How many words of each text.
     most:
@@ -38,7 +40,13 @@ def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> t
         if value is not None and value < 1:
             raise SettingError(f"{name} must be 1 or more, not {value}")
     listed = list(rows)[:most]
-    return tuple(_first_words(row, words) if isinstance(row, str) else row[0] for row in listed)
+    return tuple(_beginning(row, words) for row in listed)
+
+
+def _beginning(row: Row, words: int) -> str | ConversationRow:
+    if isinstance(row, ConversationRow):
+        return row.asked
+    return _first_words(row, words) if isinstance(row, str) else row[0]
 
 
 def _first_words(text: str, words: int) -> str:

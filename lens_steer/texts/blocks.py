@@ -13,9 +13,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lens_steer.errors import ContrastError, SettingError
+from lens_steer.texts.messages import Conversation, ConversationRow
 
-# A text, or a (prompt, completion) pair whose pools cover the completion only; the prompt may be empty.
-Row = str | tuple[str, str]
+# A text, a conversation, or a (prompt, completion) pair whose pools cover the completion only; the prompt may be empty.
+Row = str | tuple[str, str] | ConversationRow
 _SIDES = {1: "source", 0: "target"}
 
 
@@ -25,19 +26,20 @@ def text_hash(*texts: str) -> int:
     return int.from_bytes(hashlib.sha256(whole).digest()[:8], "big", signed=True)
 
 
-def row_hashes(rows: Sequence[Row]) -> Int[np.ndarray, " text"]:
+def row_hashes(rows: Sequence[Row | Conversation]) -> Int[np.ndarray, " text"]:
     """Return one stable int64 per row; equal rows have equal ones, and a pair without a prompt is its completion."""
-    return np.array([text_hash(*_parts(row)) for row in rows], dtype=np.int64)
+    return np.array([text_hash(*row_parts(row)) for row in rows], dtype=np.int64)
 
 
-def blocks_of(rows: Sequence[Row], *memberships: Iterable[Hashable | None]) -> Int[np.ndarray, " text"]:
+def blocks_of(rows: Sequence[Row | Conversation], *memberships: Iterable[Hashable | None]) -> Int[np.ndarray, " text"]:
     """Number the blocks of the rows: 0, 1, ... in the order in which they begin.
 
     Two rows are of one block where they are the same, are pairs with the same prompt (not an empty one), or where a
     membership names the same for both (its group, its pair; None joins nothing); and so on along the chain.
     """
-    prompts = [_parts(row)[0] if len(_parts(row)) > 1 else None for row in rows]
-    named: list[Iterable[Hashable | None]] = [[_parts(row) for row in rows], prompts, *memberships]
+    parts = [row_parts(row) for row in rows]
+    prompts = [part[0] if len(part) > 1 else None for part in parts]
+    named: list[Iterable[Hashable | None]] = [parts, prompts, *memberships]
     number: dict[Hashable, int] = {}
     links = [
         (row, number.setdefault((kind, name), len(rows) + len(number)))
@@ -132,6 +134,25 @@ def _nearest(counts: list[list[int]], sizes: list[int], share: float) -> list[bo
     return chosen
 
 
-def _parts(row: Row) -> tuple[str, ...]:
-    """A pair, or the one text of a row that has no prompt."""
-    return (row,) if isinstance(row, str) else row if row[0] else row[1:]
+def row_parts(row: Row | Conversation) -> tuple[str, ...]:
+    """Return prompt and completion, or the one text of a row that has no prompt."""
+    if isinstance(row, str):
+        return (row,)
+    conversation = ConversationRow.of(row)
+    prompt, *rest = tuple(map(str, row)) if conversation is None else conversation.parts
+    return (prompt, *rest) if prompt else tuple(rest)
+
+
+def prompt_of(row: Row) -> Row:
+    """Return a pair's prompt, or what a conversation asks, as a row of its own; a text is returned as it is."""
+    if isinstance(row, ConversationRow):
+        return row.asked
+    return row if isinstance(row, str) else row[0]
+
+
+def pooled_text(row: Row | Conversation) -> str:
+    """Return the words of a row that pools cover: a text, a pair's completion, a conversation's last message."""
+    if isinstance(row, str):
+        return row
+    conversation = ConversationRow.of(row)
+    return str(row[-1]) if conversation is None else conversation[-1][1]  # type: ignore[index]

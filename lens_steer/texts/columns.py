@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from lens_steer.errors import ContrastError
+from lens_steer.errors import ContrastError, SettingError
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row, first_few
+from lens_steer.texts.messages import ConversationRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +130,27 @@ def rows_of(frame: pd.DataFrame, named: tuple[str | None, str | None], where: st
     for place, (column, values) in enumerate(zip(columns, cells)):
         rows = frame.index.tolist()
         refuse_blank(values, f"{where}, {column!r} in row", rows, prompt=place < len(columns) - 1, column=column)
-    return list(cells[0]) if len(columns) == 1 else list(zip(*cells))
+    rows = [_row(*values) for values in zip(*cells)]
+    if mixed := [row for row, given in zip(frame.index.tolist(), rows) if given is None]:
+        raise ContrastError(
+            f"{where}, {' and '.join(map(repr, columns))} in row {first_few(mixed)}: a text beside a list of messages; "
+            "write both as texts or both as messages"
+        )
+    return [row for row in rows if row is not None]
+
+
+def _row(*cells: Any) -> Row | None:
+    """The row of a cell, or of a prompt and a completion, which may be messages too; None where one is and one not."""
+    conversations = [ConversationRow.of(as_messages(cell)) for cell in cells]
+    if all(one is None for one in conversations):
+        return cells[0] if len(cells) == 1 else tuple(cells)
+    known = [one for one in conversations if one is not None]
+    return ConversationRow(message for one in known for message in one) if len(known) == len(cells) else None
+
+
+def as_messages(cell: Any) -> Any:
+    """Return a cell that holds an array, as tables of arrow do, as a list; any other as it is."""
+    return cell.tolist() if hasattr(cell, "tolist") and cell.ndim else cell
 
 
 def home_of(column: str, present: Iterable[str]) -> str | None:
@@ -253,8 +274,18 @@ def refuse_blank(
             f"with a dot, such as {f'{column}.{keys[0]}' if keys else column!r}"
         )
     numbered = zip(rows or range(1, len(values) + 1), values)
-    if bad := [row for row, value in numbered if not isinstance(value, str) or not (prompt or value.strip())]:
+    if bad := [row for row, value in numbered if not _holds_text(value, f"{where} {row}", prompt=prompt)]:
         raise ContrastError(f"{where} {first_few(bad)}: blank, missing or not a text; {TAKE_OUT}")
+
+
+def _holds_text(value: object, where: str, *, prompt: bool) -> bool:
+    if isinstance(value, str):
+        return prompt or bool(value.strip())
+    try:
+        conversation = ConversationRow.of(as_messages(value))
+    except SettingError as error:
+        raise ContrastError(f"{where}: {error}") from None
+    return conversation is not None and (prompt or bool(conversation[-1][1].strip()))
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
 from lens_steer.statistics.design import Design
 from lens_steer.texts.blocks import Row as Row
 from lens_steer.texts.blocks import block_draws, blocks_of, row_hashes, split_blocks
+from lens_steer.texts.messages import Conversation, ConversationRow
 from lens_steer.texts.rows import checked_names, checked_rows, numbered_copies
 from lens_steer.texts.rows import first_few as first_few
 
@@ -30,6 +31,11 @@ def _chat(chat: Any) -> ChatFormat:
     if not isinstance(chat, bool | None) and "{text}" not in str(chat):
         raise ContrastError(f"chat must be None, True or a format such as 'User: {{text}}\nBot:', not {chat!r}")
     return chat or None
+
+
+def _require_template(rows: Iterable[Row], chat: ChatFormat) -> None:
+    if isinstance(chat, str) and any(isinstance(row, ConversationRow) for row in rows):
+        raise ContrastError("conversations are laid into the tokenizer's template: leave chat away, or set it True")
 
 
 def _labels(values: object, shape: tuple[int, int]) -> Int8[np.ndarray, "text concept"]:
@@ -61,8 +67,8 @@ class LabelledTexts:
     Booleans do as labels, and a flat list for one concept; they are kept as read-only int8. `groups` name a subgroup
     per text (None: it has none), `pairs` [text, concept] number the pairs of a paired concept (-1: no pair), and
     `blocks` number what belongs together (see `blocks_of`): what is given is joined with equal texts, prompts, groups
-    and pairs. Equal by value. Refused (`ContrastError`): blank rows, texts mixed with pairs, other labels or shapes, a
-    concept without both sides.
+    and pairs. Equal by value. Refused (`ContrastError`): blank rows, rows of several kinds, conversations with a format
+    of their own (`chat`), other labels or shapes, a concept without both sides.
     """
 
     texts: tuple[Row, ...]
@@ -78,6 +84,7 @@ class LabelledTexts:
 
     def __post_init__(self) -> None:
         (texts,) = checked_rows(texts=self.texts)
+        _require_template(texts, self.chat)
         concepts = checked_names(self.concepts, "concepts")
         if not concepts or len(set(concepts)) < len(concepts):
             raise ContrastError(f"concepts must be different names, one or more, not {concepts}")
@@ -193,9 +200,14 @@ class ContrastSet:
     """Source rows show the concept that a method moves away from, target rows what it moves towards.
 
     `control` holds neutral texts, `paired` keeps source[i] and target[i] together, groups name a subgroup per row (on
-    both sides or neither), `chat` is recorded for the host. Rows of one block (`blocks`) are never parted. Refused
-    (`ContrastError`): an empty side, blank rows, texts mixed with pairs, paired sides of unequal length. A text on both
-    sides is warned about, once.
+    both sides or neither), `chat` is recorded for the host. Rows of one block (`blocks`) are never parted.
+
+    Rows are texts, (prompt, completion) pairs, or conversations: lists of {"role", "content"}, kept as
+    `ConversationRow`, which the host lays into the tokenizer's chat template. One that ends with the assistant's words
+    is a pair of what was asked and the answer; of another the last message enters the pools.
+
+    Refused (`ContrastError`): an empty side, blank rows, rows of several kinds, conversations beside a `chat` format,
+    paired sides of unequal length. A text on both sides is warned about, once.
     """
 
     source: tuple[Row, ...]
@@ -213,10 +225,10 @@ class ContrastSet:
 
         def __init__(
             self,
-            source: Sequence[Row],
-            target: Sequence[Row],
+            source: Sequence[Row | Conversation],
+            target: Sequence[Row | Conversation],
             *,
-            control: Sequence[Row] = (),
+            control: Sequence[Row | Conversation] = (),
             paired: bool = False,
             name: str = "contrast",
             source_groups: Sequence[str] | None = None,
@@ -227,6 +239,7 @@ class ContrastSet:
     def __post_init__(self) -> None:
         source, target, control = checked_rows(source=self.source, target=self.target, control=self.control)
         self.__dict__.update(source=source, target=target, control=control, chat=_chat(self.chat))
+        _require_template(source + target + control, self.chat)
         if not source or not target:
             raise ContrastError(f"both sides need texts, not so in {self!r}")
         if self.paired and len(source) != len(target):

@@ -57,7 +57,8 @@ def read_contrast(
         - `"microworld:NAME"`: a contrast of the embedded language.
         - anything else: a directory or a hub name of a data set; its split is `train`, or that of `"name:split"`.
     text:
-        Column of the texts, or columns of prompts and completions.
+        Column of the texts, or columns of prompts and completions. Cells may be conversations, lists of {"role",
+        "content"}; a prompt and a completion that both are make one.
     label:
         Column of the labels, or with `threshold` of the scores.
     source, target:

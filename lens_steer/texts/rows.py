@@ -4,14 +4,27 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lens_steer.errors import ContrastError
-from lens_steer.texts.blocks import Row
+from lens_steer.errors import ContrastError, SettingError
+from lens_steer.texts.blocks import Row, pooled_text
+from lens_steer.texts.messages import ConversationRow
 
 
-def _pooled(row: object) -> str | None:
-    """The text of `row` that pools cover; None where `row` is neither a text nor a pair of texts."""
-    parts: tuple[object, ...] = row if isinstance(row, tuple) and len(row) == 2 else (row,)
-    return str(parts[-1]) if all(isinstance(part, str) for part in parts) else None
+def _row(given: object, place: str) -> Row | None:
+    """A text, a pair or a conversation as it is kept; None for anything else, ContrastError for a bad conversation."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, str) for part in given):
+        return given
+    try:
+        return ConversationRow.of(given)
+    except SettingError as error:
+        raise ContrastError(f"{place}: {error}") from None
+
+
+def _kind(row: Row) -> str:
+    if isinstance(row, ConversationRow):
+        return "conversations that end with an answer" if row.answered else "conversations that end with a question"
+    return "texts" if isinstance(row, str) else "(prompt, completion) pairs"
 
 
 def numbered_copies(rows: Sequence[Row]) -> list[tuple[Row, int]]:
@@ -31,21 +44,37 @@ def first_few(places: Sequence[object]) -> str:
 
 
 def checked_rows(**sides: Any) -> list[tuple[Row, ...]]:
-    """Return every side as a tuple; ContrastError for blank rows, and for anything but texts alone or pairs alone."""
+    """Return every side as a tuple; ContrastError for blank rows, for what is no row, and for rows of several kinds."""
     for side, rows in sides.items():
         if isinstance(rows, str | bytes | dict) or not isinstance(rows, Iterable):
             raise ContrastError(f"{side} must be a list, not one {type(rows).__name__}; write a single text as [text]")
-    listed = {side: tuple(rows) for side, rows in sides.items()}
-    placed = [(f"{side}[{index}]", row) for side, rows in listed.items() for index, row in enumerate(rows)]
-    if foreign := [place for place, row in placed if _pooled(row) is None]:
-        raise ContrastError(f"neither a text nor a (prompt, completion) pair of texts: {first_few(foreign)}")
-    if blank := [place for place, row in placed if not (_pooled(row) or "").strip()]:
+    listed = {
+        side: [(place := f"{side}[{index}]", _row(row, place)) for index, row in enumerate(rows)]
+        for side, rows in sides.items()
+    }
+    placed = [one for rows in listed.values() for one in rows]
+    if foreign := [place for place, row in placed if row is None]:
+        raise ContrastError(
+            "neither a text nor a (prompt, completion) pair of texts, nor a conversation (a list of messages): "
+            f"{first_few(foreign)}"
+        )
+    known = [(place, row) for place, row in placed if row is not None]
+    if blank := [place for place, row in known if not pooled_text(row).strip()]:
         raise ContrastError(f"blank rows have nothing to pool, leave them out: {first_few(blank)}")
-    pairs = [place for place, row in placed if not isinstance(row, str)]
-    if 0 < len(pairs) < len(placed):
-        what = f"{len(pairs)} of {len(placed)} rows are (prompt, completion) pairs, the others texts"
-        raise ContrastError(f"{what}; write every text as ('', text), or no pairs: {first_few(pairs)}")
-    return list(listed.values())
+    _require_one_kind(known)
+    return [tuple(row for _, row in rows if row is not None) for rows in listed.values()]
+
+
+def _require_one_kind(placed: Sequence[tuple[str, Row]]) -> None:
+    counts = Counter(_kind(row) for _, row in placed)
+    if len(counts) > 1:
+        fewest = min(counts, key=lambda kind: (counts[kind], kind == "texts"))
+        others = " and ".join(kind for kind in counts if kind != fewest)
+        remedy = "; write every text as ('', text), or no pairs" if len(counts) == 2 and "texts" in counts else ""
+        places = [place for place, row in placed if _kind(row) == fewest]
+        raise ContrastError(
+            f"{counts[fewest]} of {len(placed)} rows are {fewest}, the others {others}{remedy}: {first_few(places)}"
+        )
 
 
 def checked_names(names: Iterable[object], what: str, count: int | None = None) -> tuple[str, ...]:

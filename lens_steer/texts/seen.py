@@ -13,25 +13,27 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lens_steer.errors import ContrastError
-from lens_steer.texts.blocks import Row, row_hashes, text_hash
+from lens_steer.texts.blocks import Row, row_hashes, row_parts, text_hash
 from lens_steer.texts.contrast import ContrastSet, first_few
+from lens_steer.texts.messages import Conversation
 
 # Words of the beginnings that are kept. Shorter ones may belong to any text, longer ones hold these.
 _WORDS = range(6, 13)
 
 
-def known_forms(rows: Sequence[Row]) -> Int[np.ndarray, "text form"]:
+def known_forms(rows: Sequence[Row | Conversation]) -> Int[np.ndarray, "text form"]:
     """Return, per row, the hashes by which it is known again; 0 where it has no such form.
 
     Columns: the row itself; the prompt of a pair; a pair's prompt and completion as one text; the beginnings of 6 to 12
-    words (between spaces) that are shorter than the text.
+    words (between spaces) that are shorter than the text. A conversation is the pair, or the text, of its `parts`.
     """
     forms = np.zeros((len(rows), 3 + len(_WORDS)), dtype=np.int64)
     forms[:, 0] = row_hashes(rows)
     for place, row in enumerate(rows):
-        prompt, whole = ("", row) if isinstance(row, str) else (row[0], row[0] + row[1])
-        if prompt:
-            forms[place, 1:3] = text_hash(prompt), text_hash(whole)
+        parts = row_parts(row)
+        whole = "".join(parts)
+        if len(parts) > 1:
+            forms[place, 1:3] = text_hash(parts[0]), text_hash(whole)
         words = whole.split(maxsplit=_WORDS.stop)
         for column, count in enumerate(_WORDS, 3):
             if count < len(words):
@@ -51,7 +53,7 @@ def seen_forms(forms: Int[np.ndarray, "text form"]) -> Int[np.ndarray, " hash"]:
     return seen
 
 
-def was_seen(rows: Sequence[Row], seen: Int[np.ndarray, " hash"]) -> Bool[np.ndarray, " text"]:
+def was_seen(rows: Sequence[Row | Conversation], seen: Int[np.ndarray, " hash"]) -> Bool[np.ndarray, " text"]:
     """Return which rows are known from `seen`.
 
     A row is where it is a seen row, or the prompt or the beginning (6 to 12 whole words, of no other seen row) of one;
@@ -60,11 +62,14 @@ def was_seen(rows: Sequence[Row], seen: Int[np.ndarray, " hash"]) -> Bool[np.nda
     """
     forms = known_forms(rows)[:, :2]
     # Beginnings were kept with one space between words.
-    spaced = row_hashes([" ".join(row.split()) if isinstance(row, str) else row for row in rows])
+    parts = [row_parts(row) for row in rows]
+    spaced = np.array(
+        [text_hash(*(part if len(part) > 1 else [" ".join(part[0].split())])) for part in parts], dtype=np.int64
+    )
     return np.asarray(np.isin(np.column_stack([forms, spaced]), seen).any(axis=1))
 
 
-def require_unseen(rows: Sequence[Row], seen: Int[np.ndarray, " hash"], what: str) -> None:
+def require_unseen(rows: Sequence[Row | Conversation], seen: Int[np.ndarray, " hash"], what: str) -> None:
     """Raise a ContrastError where `what` has seen some of the rows that are to be scored.
 
     `what` begins the sentence: "the intervention", "the ranking". See `was_seen` for when a row counts as seen.

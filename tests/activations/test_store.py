@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lens_steer.activations import store as store_module
 from lens_steer.activations.activations import Activations
@@ -113,3 +114,27 @@ def test_the_size_of_the_file_is_checked(tiny: Any, tmp_path: Path) -> None:
         file.write(b"more")
     with pytest.raises(ArtifactError, match="does not have the .* bytes that were written"):
         Activations.load(place)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_saved_values_that_are_no_finite_numbers_are_refused_by_site_and_text(
+    tiny: Any, tmp_path: Path, bad: float
+) -> None:
+    collect(tiny, CONTRAST, [SITE, "blocks.1.mlp.hook_post"]).save(tmp_path / "acts")
+    data = tmp_path / "acts" / store_module._DATA
+    whole = load_file(data)
+
+    def damaged(name: str, *places: tuple[int, ...]) -> None:
+        tensors = {key: value.clone() for key, value in whole.items()}
+        for place in places:
+            tensors[name][place] = bad
+        save_file(tensors, data)
+
+    damaged(f"values/{SITE}", (3, 7), (5, 0))
+    with pytest.raises(ArtifactError, match=rf"{SITE}\[7\] of text 3 is (nan|-inf), and 1 more"):
+        Activations.load(tmp_path / "acts")
+    damaged("mean/blocks.1.mlp.hook_post", (0, 1, 2))
+    with pytest.raises(ArtifactError, match=r"token means of blocks\.1\.mlp\.hook_post"):
+        Activations.load(tmp_path / "acts")
+    damaged(f"values/{SITE}")
+    assert torch.equal(Activations.load(tmp_path / "acts").values[SITE], whole[f"values/{SITE}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy import stats
 
 import lens_steer as ls
 from analyses.controls import random_choices
-from analyses.experiment import Experiment, Measurement, described
+from analyses.experiment import Experiment, Measurement
 from analyses.measurements import COLUMNS, PERPLEXITY, HeldOut, Measurements
 from tests.analyses.contrasts import contrast
 
@@ -90,7 +91,7 @@ def heldout(tiny: Any) -> HeldOut:
 
 
 def test_values_are_those_of_the_evaluation(tiny: Any, heldout: HeldOut) -> None:
-    activations = ls.collect(tiny, contrast("sad", "happy"), "mlp.hook_post")
+    activations = ls.collect(tiny, contrast("cat", "tree", seed=7), "mlp.hook_post")
     choices = random_choices(activations.sites, 8, draws=3, seed=0)
     edits = [ls.ablate(units, mode="mean", activations=activations) for units in choices]
     measurements = Measurements.of(
@@ -124,19 +125,21 @@ def test_a_random_choice_of_units_is_one_of_twenty_others(tiny: Any, heldout: He
         assert row["draws"] == 20
 
 
-def test_a_run_keeps_what_repeats_it(tiny: Any, tmp_path: Any) -> None:
+def test_a_run_keeps_what_repeats_it(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     words, texts = ls.WordList(["sad", "cry"], name="sad words"), contrast("sad", "happy")
-    kept = described({"scorer": words, "second": texts, "ks": (1, 2)})
-    assert kept["scorer"]["words"] == ["sad", "cry"]
-    assert kept["second"]["data"] == texts.data_hash
-    assert kept["ks"] == [1, 2]
 
-    def run(model: Any, contrast: Any, *, out: Any, seed: int = 0, ks: tuple[int, ...] = (1,)) -> Any: ...
+    def run(model: Any, contrast: Any, *, out: Any, scorer: Any, second: Any, ks: Any, seed: int = 0) -> Any: ...
 
     given = {"model": tiny, "contrast": texts, "out": tmp_path / "run", "seed": 3, "ks": (1, 2)}
-    experiment = Experiment.begin("ablation", run, given)
-    assert experiment.settings["call"] == "analyses.ablation.run(model, contrast, seed=3, ks=(1, 2))"
+    experiment = Experiment.begin("ablation", run, {**given, "scorer": words, "second": texts})
     assert experiment.measurement == Measurement()
+    monkeypatch.setattr("sys.argv", ["-c"])  # a notebook: there is no command line
+    experiment.keep(ls.Study({}, {}, ["nothing was asked"]))
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert kept["settings"]["scorer"] == {"type": "WordList", "words": ["sad", "cry"], "name": "sad words"}
+    assert kept["settings"]["second"]["data"] == kept["contrast"]["data"] == texts.data_hash
+    assert kept["settings"]["ks"] == [1, 2]
+    assert kept["command"].startswith("ablation.run(model, contrast, seed=3, ks=(1, 2), scorer=WordList(")
 
 
 def test_an_occupied_place_is_refused_before_the_work(

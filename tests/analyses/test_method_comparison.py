@@ -149,3 +149,17 @@ def test_texts_are_measured_behind_their_first_words() -> None:
     assert as_pairs(rows, 2) == (("the sad", " dog ran home"), ("the bird", " flew"))
     with pytest.raises(ls.LensSteerError, match="lower prompt_words"):
         as_pairs(rows[:2], 4)
+
+
+def test_the_steering_error_comes_with_the_paired_error_of_its_change(embedded_host: Any) -> None:
+    site = ls.find_sites(embedded_host, "blocks.3.hook_resid_post")
+    edit = ls.ablate(ls.random_units(site, 30, seed=0))
+    row = method_comparison._steering_error(embedded_host, edit, 1.0, {"register": "plain"}, 0)
+    frame = ls.steering_error(embedded_host, given={"register": "plain"}, intervention=edit, n=64, seed=1).frame
+    nats = frame.set_index("measure").loc["nats"]
+    assert row["error_change"] == pytest.approx(row["error_after"] - row["error_before"])
+    assert row["error_change_se"] == pytest.approx(nats["change_se"])
+    assert 0 < row["error_change_se"] < nats["before_se"] + nats["after_se"]
+    prompts = method_comparison._steering_error(embedded_host, edit.scoped("prompt"), 1.0, {"register": "plain"}, 0)
+    assert prompts["error_before"] == row["error_before"]
+    assert all(prompts[name] != prompts[name] for name in ("error_after", "error_change", "error_change_se"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 import lens_steer as ls
-from analyses.sentences import by_verdict, listed, sentence
+from analyses.sentences import PLURAL, by_verdict, listed, sentence
 from tests.analyses.verbs import check_verbs
 
 
@@ -39,3 +41,14 @@ def test_every_clause_with_an_interval_is_counted() -> None:
     rows = [(-0.3, -0.1), (0.1, 0.3), (-0.1, 0.1), (float("nan"), float("nan"))]
     clauses = [ls.Change(0.5, 0.4, low, high).sentence("it", "the share") for low, high in rows]
     assert check_verbs([sentence(*clauses[:2]), sentence(*clauses[2:])]) == 4
+
+
+def test_a_plural_subject_has_plural_verbs() -> None:
+    said = [ls.Change(0.5, after, low, high).sentence("edits", "the share", **PLURAL) for after, low, high in _CHANGES]
+    assert [text.partition(" the share")[0] for text in said] == [
+        "edits lower", "edits raise", "edits were not shown to change", "edits: whether",
+    ]  # fmt: skip
+    assert check_verbs(f"{text}." for text in said) == 4
+
+
+_CHANGES = ((0.2, -0.4, -0.2), (0.9, 0.3, 0.5), (0.5, -0.1, 0.1), (0.5, math.nan, math.nan))

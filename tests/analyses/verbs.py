@@ -15,8 +15,8 @@ import lens_steer as ls
 
 FEW = settings(max_examples=25)
 """Tables are slow to draw, and each holds many rows."""
-LOWER = ("lowers", "leaves less", "decays", "falls")
-HIGHER = ("raises", "leaves more", "grows", "goes beyond")
+LOWER = ("lowers", "lower the", "leaves less", "decays", "falls")
+HIGHER = ("raises", "raise the", "leaves more", "grows", "goes beyond")
 DOUBT = ("not shown",)
 NONE = ("cannot be judged",)
 _NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|nan|inf)"

@@ -36,6 +36,7 @@ REAL = ["nan", "inf", "-inf", "much", ""]
 FILES = ["@missing", "@folder", "@binary.txt", "@empty.txt", ""]
 PLACES = ["@sad.txt", "@sad.txt/below", "@folder", "/proc/results", ".", ""]
 ANY_REAL = {"--strength", "--doses"}
+READER = ("--prompt", "--source-text", "--target-text", "--config")
 FREE = {"--title"}  # whatever is written there is a heading
 NEEDS_MODEL = {"--model", "--pattern", "--sites"}  # a site's name or a model's can be right in another model
 
@@ -46,7 +47,7 @@ def bad_values(option: str, kind: Any, choices: tuple[str, ...] | None) -> list[
         return [value for value in FILES if (option, value) != ("", "")]
     if option == "--out":
         return PLACES
-    if option in ("--texts", "--contrast", "--text", "--label", "--source", "--target"):
+    if option in ("--texts", "--contrast", "--text", "--label", "--source", "--target", *READER):
         return ["@missing.txt", "@binary.txt", "@folder", ""]
     if choices:
         return ["bogus", "", "1"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from contextlib import redirect_stdout
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from lens_steer import cli
 from lens_steer.cli.running import status_of
 from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, SettingError
 from lens_steer.host.load import load_model
+from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods import descent
 from lens_steer.methods.aura import AurA
@@ -257,6 +261,44 @@ def test_an_interrupted_fit_keeps_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+_SAYS_WHEN_IT_FITS = """
+from lens_steer import cli
+from lens_steer.methods import descent
+
+step = descent._Run.step
+
+def first(self, *given):
+    print("fitting", flush=True)
+    step(self, *given)
+
+descent._Run.step = first
+cli.main()
+"""
+
+
+def test_a_terminated_fit_keeps_nothing(place: Path, tmp_path: Path) -> None:
+    words = f"fit {TEXTS} --steps 100000 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
+    command = [sys.executable, "-c", _SAYS_WHEN_IT_FITS, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "fitting\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "lens-steer: terminated; nothing unfinished was kept"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_handler_of_sigterm_is_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert status_of(lambda _: None, "lens-steer", []) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    worker = threading.Thread(target=status_of, args=(lambda _: None, "lens-steer", []))
+    worker.start()
+    worker.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("n", [None, 6])
 @pytest.mark.parametrize("holdout", [0.5, 0.4])
 def test_rank_fit_evaluate_and_ablate_part_the_texts_alike(
@@ -300,3 +342,33 @@ def test_texts_that_were_seen_are_left_out_and_named(place: Path, tmp_path: Path
     with pytest.raises(ContrastError, match="was made from 1 of these 1 texts"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lens_steer(tmp_path, f"{measure} {given} --seed 0 --prompts @prompts.txt --out @other")
+
+
+@pytest.mark.parametrize(
+    ("strength", "measured", "said"),
+    [
+        (-0.5, None, "--strength -0.5 is below 0: it goes away from the target"),
+        (-0.5, (0.0, 1.0), "--strength -0.5 is below 0: it goes away from the target"),
+        (1.75, (0.5, 1.5), "--strength 1.75 lies above the range that was measured to be of use, 0.5 to 1.5"),
+        (1.5, (0.5, 1.5), None),
+        (1.75, None, None),
+        (0.0, (0.5, 1.5), None),
+    ],
+)
+def test_a_strength_that_leads_elsewhere_is_told_in_one_line(
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    strength: float,
+    measured: tuple[float, float] | None,
+    said: str | None,
+) -> None:
+    hosted = load_model(place / "model")
+    edit = ablate([("blocks.0.mlp.hook_post", 1)], model=hosted)
+    replace(edit, strengths=measured).save(tmp_path / "edit")
+    words = f"generate --model @model --prompts @prompts.txt --max-new-tokens 1 --strength {strength}"
+    words = words.replace("@", f"{place}/") + f" --intervention {tmp_path}/edit --out {tmp_path}/texts"
+    assert status_of(cli.app, "lens-steer", words.split()) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == (said is not None)
+    assert all(str(said) in line for line in warned)

@@ -274,6 +274,30 @@ def test_a_constant_unit_has_no_standard_deviation_and_drops_out_of_sums(tiny: A
     assert np.isfinite(result.matrix().loc["all", 0])
 
 
+def test_a_unit_that_hardly_varies_does_not_decide(tiny: Any) -> None:
+    """Unit 3 is squeezed to a thousandth of its spread; an edit moves it as far as any other unit."""
+    site = find_sites(tiny, "blocks.0.hook_resid_post")[0]
+    scale = torch.ones(site.width)
+    scale[3] = 1e-3
+    squeezed = Intervention((Edit(site, DiagonalAffine(scale, torch.zeros(site.width))),))
+    usual = downstream_shift(tiny, random_edit(tiny), CONTRAST, sites=site.name).frame["sd"].median()
+    away, others = torch.zeros(site.width), torch.full((site.width,), float(usual))
+    away[3], others[3] = usual, 0.0
+    moves = [Intervention((Edit(site, DiagonalAffine(torch.ones(site.width), shift)),)) for shift in (away, others)]
+    with squeezed.on(tiny):
+        near_constant, rest = (downstream_shift(tiny, e, CONTRAST, sites=site.name, by_layer=False) for e in moves)
+        perfect = moment_match(tiny, CONTRAST, site.name)
+        matched = downstream_shift(tiny, perfect, CONTRAST, sites=site.name, by_layer=False)
+    row = near_constant.frame.set_index("unit").loc[3]
+    assert row["moved"] / row["sd"] > 100
+    assert not row["counted"]
+    assert near_constant.frame["counted"].sum() == site.width - 1
+    idle = near_constant.measures.query("measure in ('removed', 'arrived', 'moved', 'collateral')")
+    assert idle["value"].abs().max() < 1e-4
+    assert (rest.measures.query("measure == 'collateral'")["value"] > 0.5).all()
+    assert 0.95 < matched.matrix().loc["all", 0] < 1.3
+
+
 def test_bad_input_is_named(tiny: Any) -> None:
     edit = random_edit(tiny)
     foreign_site = Site("blocks.7.hook_resid_post", 7, "hook_resid_post", 32)

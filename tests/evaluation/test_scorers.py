@@ -1,11 +1,14 @@
 import json
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lens_steer.errors import ContrastError, SettingError
+from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
 from lens_steer.evaluation.scorers import ConceptClassifier, Scorer, WordList
+from lens_steer.statistics.verdict import Verdict
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
@@ -52,8 +55,25 @@ def test_classifier_is_reproducible_and_judged_on_texts_it_never_saw() -> None:
     texts = sentences(20, seed=5)
     np.testing.assert_array_equal(one(texts), again(texts))
     assert not np.array_equal(one(texts), other(texts))
-    null = ConceptClassifier.fit(contrast.shuffled(3), seed=0)
-    assert null.heldout_auroc < 0.8
+    assert one.verdict is Verdict.HIGHER
+    assert one.heldout_low < one.heldout_auroc <= one.heldout_high
+
+
+def test_a_classifier_that_tells_nothing_cannot_judge() -> None:
+    """Of classifiers of labels by chance nearly all are refused: an error of 2.5 % on their side of 1/2."""
+    contrast, refused = toy(60), 0
+    for draw in range(20):
+        try:
+            ConceptClassifier.fit(contrast.shuffled(draw))
+        except ContrastError as error:
+            assert re.search(r"cannot judge: on 60 held-out texts its AUROC is 0\.\d\d \[.*unproven=", str(error))
+            refused += 1
+    assert refused >= 17
+    null = contrast.shuffled(0)
+    with pytest.warns(LensSteerWarning, match="cannot judge"):
+        asked = ConceptClassifier.fit(null, unproven="warn")
+    assert asked.verdict is not Verdict.HIGHER
+    assert asked(["a sad dog"]).shape == (1,)
 
 
 def test_classifier_of_topics_with_sides_by_chance_is_right_half_of_the_time() -> None:
@@ -71,7 +91,9 @@ def test_classifier_of_topics_with_sides_by_chance_is_right_half_of_the_time() -
         rows = [[(form.format(name), name) for name in half for form in forms] for half in (order[:10], order[10:])]
         (source, source_groups), (target, target_groups) = (zip(*half, strict=True) for half in rows)
         topics = ContrastSet(source, target, source_groups=source_groups, target_groups=target_groups)
-        accuracies.append(ConceptClassifier.fit(topics, seed=seed).heldout_accuracy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LensSteerWarning)
+            accuracies.append(ConceptClassifier.fit(topics, seed=seed, unproven="warn").heldout_accuracy)
     assert abs(np.mean(accuracies) - 0.5) < 3 * max(np.std(accuracies, ddof=1), 0.02) / 4
 
 

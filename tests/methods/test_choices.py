@@ -33,6 +33,11 @@ for method in (ls.Damp, ls.Det0, ls.SelfCond):
     for name in ("pool", "value", "statistic"):
         if name in method.__dataclass_fields__:
             calls[f"{method.__name__} {name}"] = lambda m=method, n=name: m(k=3, **{n: ["max"]})
+for name, settings in {"ITI": {"k": 3}, "CAST": {"base": ls.CAA()}, "DSAS": {"base": ls.CAA()}}.items():
+    for setting in ("pool", "direction", "similarity"):
+        if setting in getattr(ls, name).__dataclass_fields__:
+            calls[f"{name} {setting}"] = lambda n=name, s=settings, f=setting: getattr(ls, n)(**s, **{f: "Mean"})
+calls["ConceptClassifier unproven"] = lambda: ls.ConceptClassifier.fit(None, unproven="no")
 said = {}
 for name, call in calls.items():
     try:
@@ -48,6 +53,7 @@ def test_every_setting_is_refused_with_its_values() -> None:
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     messages = json.loads(run.stdout)
     assert len(messages) > 25
+    assert {"ITI pool", "ITI direction", "CAST direction", "CAST similarity", "DSAS pool"} < messages.keys()
     for name, message in messages.items():
         who, setting, *_ = name.split()
         assert message.startswith(f"SettingError: {who}: {setting} is '"), (name, message)

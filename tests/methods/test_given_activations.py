@@ -8,7 +8,8 @@ import pytest
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
-from lens_steer.errors import ActivationError
+from lens_steer.errors import ActivationError, ArtifactError, ContrastError
+from lens_steer.evaluation.evaluation import evaluate
 from lens_steer.host.scope import Scope
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
@@ -16,7 +17,9 @@ from lens_steer.methods.activation_transport import LinearAcT
 from lens_steer.methods.aura import AurA
 from lens_steer.methods.caa import CAA
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.ranking.experts import rank_experts
 from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.seen import seen_in, was_seen
 from tests.families import make_tiny, sentences
 
 CONTRAST = ContrastSet(sentences(8, seed=1, must="sad"), sentences(8, seed=2, must="happy"))
@@ -88,3 +91,40 @@ def test_the_artifact_says_how_it_was_pooled(tiny: Any, tmp_path: Any) -> None:
     pooled = {"pool": "max", "scope": repr(Scope()), "bos": "not pooled", "batch": 3}
     assert edit.provenance["activations"] == pooled
     assert Intervention.load(edit.save(tmp_path / "edit")).provenance["activations"] == pooled
+
+
+def test_of_another_model_for_an_ablation(tiny: Any, other: Any) -> None:
+    values = collect(tiny, CONTRAST, SITE)
+    ranking = rank_experts(values, holdout=None)
+    edit = ablate(ranking.top(3), mode="mean", activations=values, model=tiny)
+    assert edit == ablate(ranking.top(3), mode="mean", activations=values)
+    with edit.on(tiny):
+        pass
+    with pytest.raises(ArtifactError, match="other weights"), edit.on(other):
+        pass
+    with pytest.raises(ActivationError, match="another model"):
+        ablate(ranking.top(3), mode="mean", activations=values, model=other)
+    elsewhere = collect(other, CONTRAST, SITE)
+    with pytest.raises(ActivationError, match="those of the ranking are of two models"):
+        ablate(ranking, mode="target_mean", activations=elsewhere)
+    with ablate([(SITE, 5)], model=tiny).on(tiny):
+        edited = collect(tiny, CONTRAST, SITE)
+    with pytest.raises(ActivationError, match="under other edits"):
+        ablate(ranking, mode="mean", activations=edited)
+    with pytest.raises(ActivationError, match="under other edits"):
+        ablate([(SITE, 5)], mode="mean", activations=edited, model=tiny)
+    ablate(ranking, mode="zero", activations=edited)  # looked up for widths alone
+
+
+def test_an_ablation_has_seen_the_texts_of_its_ranking_and_of_its_means(tiny: Any) -> None:
+    train, held = CONTRAST.split(0.5, seed=0)
+    values = collect(tiny, train, SITE)
+    ranking, units = rank_experts(values, holdout=None), [(SITE, 5)]
+    run: dict[str, Any] = {"scorer": lambda texts: [0.0] * len(texts), "max_new_tokens": 2, "progress": False}
+    for edit in (ablate(ranking), ablate(units, mode="mean", activations=values)):
+        assert was_seen(train.source + train.target, seen_in(edit.provenance)).all()
+        assert not was_seen(held.source + held.target, seen_in(edit.provenance)).any()
+        with pytest.raises(ContrastError, match="the intervention was made from 2 of these 2 texts"):
+            evaluate(tiny, edit, prompts=held.source[:2], neutral=train.target[:2], **run)
+        evaluate(tiny, edit, prompts=held.source[:2], neutral=held.target[:2], **run)
+    assert not seen_in(ablate(units, activations=values).provenance).size

@@ -14,6 +14,9 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.methods.caa import CAA
+from lens_steer.methods.cast import CAST
+from lens_steer.methods.dsas import DSAS
 from lens_steer.methods.iti import ITI
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import make_tiny, sentences
@@ -197,3 +200,21 @@ def test_refusals(tiny: Any, contrast: ContrastSet) -> None:
         ITI(k=1).fit(tiny, ContrastSet(sentences(7, must="sad"), sentences(20, must="happy")))
     with pytest.raises(ActivationError, match="pooled by max"):
         ITI(k=1).fit(tiny, contrast, activations=collect(tiny, contrast, "attn.hook_z"))
+
+
+def test_layers_keep_the_heads_of_some_layers(tiny: Any) -> None:
+    contrast = ContrastSet(sentences(16, seed=1, must="sad"), sentences(16, seed=2, must="happy"))
+    edit = ITI(k=2, alpha=1.0, layers=(-1,)).fit(tiny, contrast)
+    assert {site.layer for site in edit.sites} == {1}
+    assert edit == ITI(k=2, alpha=1.0, sites="blocks.1.attn.hook_z").fit(tiny, contrast)
+    with pytest.raises(SettingError, match="more than the"):
+        ITI(k=9, layers=(0,)).fit(tiny, contrast)
+
+
+def test_a_gated_method_keeps_the_layers_of_its_base(tiny: Any) -> None:
+    rows = [sentences(16, seed=seed, must=must) for seed, must in ((1, "sad"), (2, "happy"), (3, "dog"))]
+    contrast = ContrastSet(rows[0], rows[1], control=rows[2])
+    base = CAA(pool="mean", layers=(1,))
+    for method in (CAST(base=base), DSAS(base=base)):
+        assert (method.sites, method.layers) == (base.sites, (1,))
+        assert {site.layer for site in method.fit(tiny, contrast).sites} == {1}

@@ -47,7 +47,7 @@ def test_run_json_says_how_to_repeat_it(tiny: Any, folder: Path) -> None:
     assert "logits" in about["fingerprint"]["readings"]
     assert {"python", "torch", "lens-steer"} <= set(about["versions"])
     # A worker of pytest-xdist has no command line of its own: then the call in Python stands there.
-    assert "pytest" in about["command"] or about["command"].startswith("a_study(model, contrast, seed=7")
+    assert "pytest" in about["command"] or about["command"].startswith("a_study.run(model, contrast, seed=7")
 
 
 def test_settings_keep_the_words_of_a_list_and_the_texts_of_a_second_contrast(tiny: Any, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_notebook_has_a_call_in_place_of_a_command(
 ) -> None:
     monkeypatch.setattr("sys.argv", [""])
     about = json.loads((save(study_of(tiny), tmp_path / "run", tiny, settings={"k": 3}) / "run.json").read_text())
-    assert about["command"] == "a_study(model, contrast, seed=7, k=3)"
+    assert about["command"] == "a_study.run(model, contrast, seed=7, k=3)"
 
 
 def test_names_that_would_be_one_file_are_refused(tiny: Any) -> None:

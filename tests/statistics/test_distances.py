@@ -17,6 +17,7 @@ from lens_steer.statistics.distances import (
     removed_share,
     squared_gap,
     squared_size,
+    varying,
 )
 from lens_steer.statistics.jackknife import leave_groups_out
 
@@ -184,6 +185,16 @@ def test_dependent_texts_give_the_wider_interval_of_fewer_texts() -> None:
     assert removed_share(*fourfold, blocks=blocks).low == pytest.approx(once.low)
     assert removed_share(*fourfold).low > once.low
     assert removed_share(source, after, target, confidence=0.8).low > once.low
+
+
+def test_a_unit_counts_that_varies_a_tenth_as_much_as_the_usual_one() -> None:
+    spread = np.array([4.0, 1, 2, 3, 0.16, 0.14, 0.0, np.nan])
+    assert varying(spread).tolist() == [True] * 5 + [False] * 3
+    assert varying(1e-9 * spread).tolist() == varying(spread).tolist()
+    # One massive unit does not leave the others out, and units that are dead do not pull the usual spread down.
+    assert varying(np.array([1e6, 1, 1, 1])).all()
+    assert varying(np.array([0.0] * 9 + [1, 0.05, 1])).tolist() == [False] * 9 + [True, False, True]
+    assert not varying(np.array([np.nan, 0.0])).any()
 
 
 def test_what_does_not_fit_together_is_refused_and_one_text_has_no_distance() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, mannwhitneyu, norm, rankdata
+from scipy.stats import mannwhitneyu, norm, rankdata
 from torch import Tensor
 
 from lens_steer.errors import ActivationError, SettingError
@@ -122,11 +122,48 @@ def test_constant_units_are_never_significant() -> None:
         assert mann_whitney_p(torch.ones(n, 2), torch.ones(n + 1, 2)).tolist() == [1, 1]
 
 
+def test_benjamini_hochberg_by_hand() -> None:
+    """q of the i-th smallest of m is the least of m p_j / j from j = i on; the 15 p-values of the paper of 1995."""
+    p = [
+        0.0001,
+        0.0004,
+        0.0019,
+        0.0095,
+        0.0201,
+        0.0278,
+        0.0298,
+        0.0344,
+        0.0459,
+        0.3240,
+        0.4262,
+        0.5719,
+        0.6528,
+        0.7590,
+        1,
+    ]
+    q = benjamini_hochberg(torch.tensor(p, dtype=torch.float64)).tolist()
+    # 15 * .0298 / 7 = .06386 is below 15 * .0278 / 6 = .0695, so both are found at that rate; and so on from the end.
+    expected = [0.0015, 0.003, 0.0095, 0.035625, 0.0603, 15 * 0.0298 / 7, 15 * 0.0298 / 7, 0.0645, 0.0765, 0.486]
+    expected += [15 * 0.4262 / 11, 15 * 0.5719 / 12, 15 * 0.6528 / 13, 15 * 0.759 / 14, 1]
+    assert q == pytest.approx(expected, rel=1e-12)
+    assert sum(value <= 0.05 for value in q) == 4  # the paper rejects four of fifteen at .05
+    assert benjamini_hochberg(torch.tensor([0.02])).tolist() == pytest.approx([0.02])
+    assert benjamini_hochberg(torch.tensor([0.03, 0.01, 0.02], dtype=torch.float64)).tolist() == pytest.approx(
+        [0.03] * 3
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_benjamini_hochberg_equals_scipy(p: list[float]) -> None:
-    q = benjamini_hochberg(torch.tensor(p, dtype=torch.float64))
-    np.testing.assert_allclose(q, false_discovery_control(p), rtol=1e-12, atol=0)
+def test_benjamini_hochberg_is_the_least_rate_at_which_a_unit_is_found(p: list[float]) -> None:
+    """Step up, as the procedure is defined: the k smallest are found where the k-th is at most rate * k / m."""
+    q = benjamini_hochberg(torch.tensor(p, dtype=torch.float64)).numpy()
+    values, ordered = np.array(p), np.sort(p)
+    for rate in (0.01, 0.05, 0.2, 0.7):
+        passing = np.flatnonzero(ordered <= rate * np.arange(1, len(p) + 1) / len(p))
+        found = values <= ordered[passing[-1]] if len(passing) else np.zeros(len(p), dtype=bool)
+        clear = np.abs(q - rate) > 1e-12
+        np.testing.assert_array_equal((q <= rate)[clear], found[clear])
 
 
 def test_permutation_null_is_the_largest_auroc_of_each_relabelling() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupShuffleSplit
 
+from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.ranking.halves import block_folds, halves
@@ -102,6 +105,33 @@ def test_shuffled_labels_move_whole_blocks() -> None:
         null = ContrastSet(texts[:20], texts[20:]).shuffled(seed)
         assert not set(null.source) & set(null.target)
         assert len(null.source) == 20
+
+
+def test_shuffled_activations_move_whole_blocks_of_every_concept() -> None:
+    """Ten topics of four texts, each on one side; pairs of one prompt exchange inside the pair."""
+    values = {"blocks.0.mlp.hook_post": np.arange(80.0).reshape(40, 2)}
+    sides = {key: (part[:20], part[20:]) for key, part in values.items()}
+    given = {name: {key: both[place] for key, both in sides.items()} for place, name in enumerate(("source", "target"))}
+    topics, pairs = np.repeat(np.arange(10), 4), np.tile(np.arange(20), 2)
+    moved = 0
+    for seed in range(8):
+        null = Activations.from_arrays(**given, blocks=topics).shuffled(seed).labels[:, 0].numpy()
+        assert {int(null[topics == topic].sum()) for topic in range(10)} == {0, 4}
+        assert null.sum() == 20
+        moved += bool((null[:20] == 0).any())
+        paired = Activations.from_arrays(**given, blocks=pairs).shuffled(seed).labels[:, 0].numpy()
+        assert (paired[:20] + paired[20:] == 1).all()
+        assert 0 < paired[:20].sum() < 20
+    assert moved >= 7
+    # A text without part keeps none, and concepts are shuffled apart.
+    one = Activations.from_arrays(**given)
+    labels = torch.cat([one.labels, one.labels], dim=1)
+    labels[:5, 1] = -1
+    both = replace(one, labels=labels, concepts=("a", "b")).shuffled(3)
+    assert (both.labels[:5, 1] == -1).all()
+    assert int((both.labels[:, 1] == 1).sum()) == 15
+    assert not torch.equal(both.labels[5:, 0], both.labels[5:, 1])
+    assert torch.equal(both.values["blocks.0.mlp.hook_post"], one.values["blocks.0.mlp.hook_post"])
 
 
 def test_a_contrast_and_its_ranking_hold_out_the_same_texts(tiny: Any) -> None:
