@@ -28,7 +28,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"tests marked real were skipped: there is no {SHARED.name}/ beside the repository")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("jaxtyping_packages", None):
+        plain = [item for item in items if item.get_closest_marker("plain")]
+        items[:] = [item for item in items if not item.get_closest_marker("plain")]
+        config.hook.pytest_deselected(items=plain)
     # Into the report, so that CI can count the tests of each mark.
     for item in items:
         for mark in ("real", "compat"):
