@@ -31,6 +31,7 @@ def main(folder: Path) -> int:
     """Print the table and return the exit status."""
     rows = {
         "all": counts(folder / "main.xml"),
+        "without the type check": counts(folder / "untyped.xml"),
         "real": counts(folder / "main.xml", "real"),
         "compat, transformer-lens 4": counts(folder / "main.xml", "compat"),
         "compat, transformer-lens 3.9": counts(folder / "compat.xml"),

@@ -10,9 +10,12 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import shape_checks
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+shape_checks.install()
 settings.register_profile("unhurried", deadline=None)  # the machine is noisy
 settings.load_profile("unhurried")
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
@@ -28,7 +31,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"tests marked real were skipped: there is no {SHARED.name}/ beside the repository")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("jaxtyping_packages", None):
+        plain = [item for item in items if item.get_closest_marker("plain")]
+        items[:] = [item for item in items if not item.get_closest_marker("plain")]
+        config.hook.pytest_deselected(items=plain)
     # Into the report, so that CI can count the tests of each mark.
     for item in items:
         for mark in ("real", "compat"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from lens_steer.methods.best_units import best_units
 from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.ranking.halves import block_folds, halves
+from lens_steer.statistics.logistic import logistic_probes
 from lens_steer.texts.contrast import ContrastSet
 
 _FOLDS = 5
@@ -163,28 +163,19 @@ def _is_target(activations: Activations) -> Bool[np.ndarray, " text"]:
 
 def _probes(site: Site, kept: Activations, held: Activations, folds: Sequence[Fold]) -> _HeadProbes:
     """Fit a logistic probe per head on the kept texts: accurate there by cross-validation, and on the held-out ones."""
-    from sklearn.metrics import balanced_accuracy_score
-
-    values, others = (_by_head(part.values[site], site).numpy() for part in (kept, held))
-    is_target = _is_target(kept)
-    choosing, accuracies, weights = [], [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fit that stops early is a slightly stronger penalty, nothing to act on
-        for head in range(site.heads):
-            of_head = values[:, head]
-            predicted = np.concatenate(
-                [_probe(of_head[train], is_target[train]).predict(of_head[test]) for train, test in folds]
-            )
-            truth = np.concatenate([is_target[test] for _, test in folds])
-            choosing.append(float(balanced_accuracy_score(truth, predicted)))
-            probe = _probe(of_head, is_target)
-            accuracies.append(float(balanced_accuracy_score(_is_target(held), probe.predict(others[:, head]))))
-            weights.append(torch.from_numpy(probe.coef_[0]))
-    as_tensor = [torch.tensor(values, dtype=torch.float64) for values in (choosing, accuracies)]
-    return _HeadProbes(as_tensor[0], as_tensor[1], torch.stack(weights))
+    values, others = (_by_head(part.values[site], site) for part in (kept, held))
+    is_target, others_are = (torch.from_numpy(_is_target(part)) for part in (kept, held))
+    predicted = [logistic_probes(values[train], is_target[train]).decide(values[test]) for train, test in folds]
+    truth = torch.cat([is_target[test] for _, test in folds])
+    probes = logistic_probes(values, is_target)
+    return _HeadProbes(
+        choosing_accuracy=_balanced_accuracy(torch.cat(predicted), truth),
+        accuracy=_balanced_accuracy(probes.decide(others), others_are),
+        weight=probes.weight,
+    )
 
 
-def _probe(values: Float[np.ndarray, "text dim"], is_target: Bool[np.ndarray, " text"]) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(class_weight="balanced", max_iter=1000).fit(values, is_target)
+def _balanced_accuracy(predicted: Bool[Tensor, "text head"], truth: Bool[Tensor, " text"]) -> Float[Tensor, " head"]:
+    """Return the mean over the sides of the share of a side's texts that is told right."""
+    right = (predicted == truth[:, None]).double()
+    return torch.stack([right[truth].mean(0), right[~truth].mean(0)]).nanmean(0)  # of a side without texts: nan

@@ -217,7 +217,7 @@ def _joint(grammar: Grammar, factors: list[tuple[tuple[Table, int], ...]]) -> Ta
     return Table(tuple(names), law)
 
 
-def aligned(table: Table, names: list[str]) -> Float[np.ndarray, ...]:
+def aligned(table: Table, names: list[str]) -> Float[np.ndarray, "*value outcome"]:
     """A table's probabilities with its axes in the order of `names`, length 1 where it does not look."""
     order = sorted(range(len(table.scope)), key=lambda axis: names.index(table.scope[axis]))
     moved = np.transpose(table.probabilities, (*order, len(table.scope)))

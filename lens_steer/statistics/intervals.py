@@ -51,7 +51,7 @@ class Interval:
 
 
 def change_interval(
-    change: Change, *columns: Float[np.ndarray, ...], confidence: float, seed: int
+    change: Change, *columns: Float[np.ndarray, "*axis"], confidence: float, seed: int
 ) -> tuple[float, float]:
     """Return the ends of the interval of `change` when every level is drawn again with replacement.
 
@@ -78,7 +78,7 @@ def change_interval(
 
 
 def _resampled(
-    columns: tuple[Float[np.ndarray, ...], ...], resamples: int, rng: np.random.Generator
+    columns: tuple[Float[np.ndarray, "*axis"], ...], resamples: int, rng: np.random.Generator
 ) -> Iterator[list[Float[np.ndarray, "resample ..."]]]:
     shape = columns[0].shape
     batch = max(1, _BATCH_VALUES // columns[0].size)

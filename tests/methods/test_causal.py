@@ -44,8 +44,9 @@ def nothing_left(tiny: Any) -> Any:
 def naive(method: ActivationTransport, model: Any, contrast: ContrastSet) -> Intervention:
     """Refit site by site: all texts once per site, under the maps of the sites before."""
     edits: list[Edit] = []
-    for site in find_sites(model, method.sites):
-        plain = collect(model, contrast, site.name, pool=method.pool, batch_size=method.batch_size)
+    sites = find_sites(model, method.sites)
+    plain = collect(model, contrast, [site.name for site in sites], pool=method.pool, batch_size=method.batch_size)
+    for site in sites:
         with ExitStack() as stack:
             if edits:
                 stack.enter_context(Intervention(tuple(edits)).on(model))

@@ -27,6 +27,7 @@ def test_sources_show_the_value_and_targets_do_not(name):
             assert asked.word is None or asked.word in text.split()
 
 
+@pytest.mark.plain
 def test_every_name_can_be_drawn():
     for name in contrast_names():
         source, target = named_contrast(name, n=1, seed=1)
@@ -50,6 +51,7 @@ def differences(source, target):
     return largest
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("name", ["rude", "negative", "past", "untruthful", "she"])
 def test_other_attributes_are_drawn_alike(name):
     source, target = named_contrast(name, n=150, seed=5)
@@ -58,6 +60,7 @@ def test_other_attributes_are_drawn_alike(name):
     assert max(largest.values()) < 4
 
 
+@pytest.mark.plain
 def test_attributes_that_are_not_drawn_alike_would_be_seen():
     """Beside the test above: a share of two thirds in place of one on one side shows."""
     source, target = named_contrast("rude", n=150, seed=5)

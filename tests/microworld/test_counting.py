@@ -14,6 +14,7 @@ def counted():
     return counts(documents=8000)
 
 
+@pytest.mark.plain
 def test_no_short_cut(counted):
     assert counted.log10_documents > 8
     assert counted.repeats < 0.01
@@ -22,6 +23,7 @@ def test_no_short_cut(counted):
     assert len(TOPICS) >= 10
 
 
+@pytest.mark.plain
 def test_every_value_is_carried_by_many_words_none_too_common(counted):
     for value, carriers in counted.carriers.items():
         assert carriers.number >= 15, value

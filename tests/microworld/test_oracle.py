@@ -95,6 +95,7 @@ def test_laws_along_a_document_multiply_to_its_likelihood():
         assert logs == pytest.approx(oracle.log_likelihood(document.text), abs=1e-8)
 
 
+@pytest.mark.plain
 def test_the_oracle_finds_the_attributes():
     oracle, documents = Oracle(), sample(1000, seed=8)
     posteriors = [oracle.posterior(document.text) for document in documents]
@@ -112,6 +113,7 @@ def excess(belief, held, weight):
     return (weight * (held - belief)).sum() / np.sqrt((weight**2 * belief * (1 - belief)).sum())
 
 
+@pytest.mark.plain
 def test_posteriors_are_calibrated():
     """Of all that is believed to a degree, that share holds: at every degree, for every attribute.
 

@@ -66,6 +66,7 @@ def test_the_error_is_the_mean_over_every_beginning() -> None:
     assert found.nats.mean < polite.nats.mean
 
 
+@pytest.mark.plain
 def test_the_standard_error_shrinks_with_documents() -> None:
     oracle, words = Oracle(), english().words
 
