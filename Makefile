@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
-.PHONY: test test-untyped demo notebooks lint bench mutants clean
+# What `make models` fetches into the model cache.
+MODELS ?= smollm2 gemma3-270m
+
+.PHONY: test test-untyped models demo notebooks lint bench mutants clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev,notebooks]'
+	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev,gguf,notebooks]'
 	touch $@
 
 test: $(STAMP)
@@ -19,7 +22,10 @@ test: $(STAMP)
 
 # The same tests without the run-time check of shapes and types, as users run the package.
 test-untyped: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) -o addopts="-q -rfE --strict-markers --strict-config" -m "not real"
+	$(BIN)/python -m pytest -n $(WORKERS) -o addopts="-q -rfE --strict-markers --strict-config" -m "not real and not llm"
+
+models: $(STAMP)
+	$(BIN)/lens-steer get $(MODELS)
 
 demo: $(STAMP)
 	$(BIN)/lens-steer demo
