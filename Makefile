@@ -15,12 +15,15 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 TYPED_ONLY := tests/test_style.py tests/test_directories.py tests/test_damaged_artifacts.py tests/analyses tests/report \
   tests/cli/test_bad_values.py tests/cli/test_demo.py
 
-.PHONY: install test test-untyped demo notebooks $(NOTEBOOKS) lint bench mutants clean
+# What `make models` fetches into the model cache.
+MODELS ?= smollm2 gemma3-270m
+
+.PHONY: install test test-untyped models demo notebooks $(NOTEBOOKS) lint bench mutants clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev,notebooks]'
+	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev,gguf,notebooks]'
 	touch $@
 
 install: $(STAMP)
@@ -32,8 +35,11 @@ test: $(STAMP)
 # Without the run-time check of shapes and types, as users run the package: what is handed in meets the package's own
 # checks first. With the tests marked plain.
 test-untyped: $(STAMP)
-	$(PYTEST) -m "not real" $(addprefix --ignore=,$(TYPED_ONLY)) \
+	$(PYTEST) -m "not real and not llm" $(addprefix --ignore=,$(TYPED_ONLY)) \
 	  -o addopts="-q -rfE --strict-markers --strict-config"
+
+models: $(STAMP)
+	$(BIN)/lens-steer get $(MODELS)
 
 demo: $(STAMP)
 	$(BIN)/lens-steer demo

@@ -33,6 +33,7 @@ def main(folder: Path) -> int:
         "all": counts(folder / "main.xml"),
         "without the type check": counts(folder / "untyped.xml"),
         "real": counts(folder / "main.xml", "real"),
+        "llm": counts(folder / "main.xml", "llm"),
         "compat, transformer-lens 4": counts(folder / "main.xml", "compat"),
         "compat, transformer-lens 3.9": counts(folder / "compat.xml"),
     }
@@ -44,6 +45,8 @@ def main(folder: Path) -> int:
         failed.append("tests marked real were skipped although the real models are there")
     if not rows["real"][0] and shared.is_dir():
         failed.append("no test marked real ran")
+    if not rows["llm"][0]:
+        failed.append("no test marked llm ran")
     if not rows["compat, transformer-lens 3.9"][0]:
         failed.append("no test marked compat ran with transformer-lens 3.9")
     for reason in failed:

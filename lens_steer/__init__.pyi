@@ -21,7 +21,9 @@ from .evaluation.scorers import Scorer as Scorer
 from .evaluation.scorers import WordList as WordList
 from .evaluation.steering_error import SteeringErrors as SteeringErrors
 from .evaluation.steering_error import steering_error as steering_error
+from .host.gguf import convert_gguf as convert_gguf
 from .host.load import load_model as load_model
+from .host.model_downloads import get_model as get_model
 from .host.scope import Scope as Scope
 from .host.sites import Site as Site
 from .host.sites import find_sites as find_sites

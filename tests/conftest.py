@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=plain)
     # Into the report, so that CI can count the tests of each mark.
     for item in items:
-        for mark in ("real", "compat"):
+        for mark in ("real", "compat", "llm"):
             if item.get_closest_marker(mark):
                 item.user_properties.append(("mark", mark))
 
@@ -48,6 +48,20 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real models and data are not at {SHARED.name}/ beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """SmolLM2-135M-Instruct: Llama with grouped heads, 30 layers of 576, and a chat template."""
+    from lens_steer.errors import ModelError
+    from lens_steer.host.load import load_model
+    from lens_steer.host.model_cache import cached_model
+
+    try:
+        cached_model("smollm2")
+    except ModelError as error:
+        pytest.skip(str(error))
+    return load_model("smollm2")
 
 
 @pytest.fixture(scope="session")

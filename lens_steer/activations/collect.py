@@ -115,7 +115,7 @@ def collect(
     return activations
 
 
-_NAMES = ("model", "revision", "batch")  # of the provenance: they change nothing that is collected
+_NAMES = ("model", "revision", "origin", "batch")  # of the provenance: they change nothing that is collected
 
 
 def _labelled(contrast: ContrastSet | LabelledTexts) -> LabelledTexts:

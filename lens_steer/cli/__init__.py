@@ -1,4 +1,4 @@
-"""The command line: rank, fit, ablate, generate, evaluate, bake, sites, study, report; on one's own model and texts.
+"""The command line: get, convert, sites, rank, fit, ablate, generate, evaluate, bake, study, report, demo.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from lens_steer.cli.demo import demo
 from lens_steer.cli.fitting import bake, fit
 from lens_steer.cli.measuring import ablate, evaluate, generate
+from lens_steer.cli.models import convert, get
 from lens_steer.cli.ranking import rank, sites
 from lens_steer.cli.report import report
 from lens_steer.cli.running import app_of, run
@@ -16,7 +17,7 @@ from lens_steer.cli.study import study_app
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-for command in (sites, rank, fit, ablate, generate, evaluate, bake, report, demo):
+for command in (sites, rank, fit, ablate, generate, evaluate, bake, report, demo, get, convert):
     app.command(command)
 app.command(study_app())
 

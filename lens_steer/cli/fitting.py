@@ -127,9 +127,8 @@ def bake(
         0 changes nothing, 1 is the edit as fitted.
 
     """
-    from transformers import AutoTokenizer
-
     from lens_steer.directories import new_directory
+    from lens_steer.host.load import read_tokenizer
     from lens_steer.interventions.bake import bake as bake_weights
     from lens_steer.interventions.intervention import Intervention
 
@@ -140,5 +139,5 @@ def bake(
     with new_directory(out) as place:
         baked.save_pretrained(place)
         # The checkpoint's own: the hosted one, read from there, has been made to add BOS.
-        AutoTokenizer.from_pretrained(hosted.tokenizer.name_or_path).save_pretrained(place)
+        read_tokenizer(hosted.tokenizer.name_or_path).save_pretrained(place)
     say(f"saved in {out}")

@@ -64,7 +64,7 @@ class ModelOptions:
     Attributes
     ----------
     model:
-        Hub name or directory of the model, or microworld for the embedded one.
+        Hub name, directory or GGUF file of the model, microworld for the embedded one, or what `get` fetched.
     device:
         cpu, cuda, ...; the library's choice when left out.
     dtype:

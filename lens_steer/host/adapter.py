@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SiteError
 from lens_steer.host.learned import Firing, Learned, count_firings, weight_stamp
+from lens_steer.host.origin import describe_origin
 
 Announce = Callable[[Tensor | None, object, int | None], None]
 """Called at the start of every forward pass with (token ids, attention mask or None, tokens already in the cache).
@@ -214,10 +215,14 @@ class Host(ABC):
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What names the model and its host in an artifact; what identifies it is its fingerprint."""
+        """What names the model and its host in an artifact; what identifies it is its fingerprint.
+
+        `origin` is there where the weights came from a GGUF file or the model cache: file, hash and quantisation.
+        """
         cfg = self.model.cfg
         config = getattr(getattr(self.model, "original_model", None), "config", None)
         revisions = (getattr(cfg, "checkpoint_value", None), self.revision, getattr(config, "_commit_hash", None))
+        origin = describe_origin(config)
         return {
             "model": str(getattr(config, "_name_or_path", "") or getattr(cfg, "model_name", "") or "unnamed"),
             "revision": next((str(revision) for revision in revisions if revision), ""),
@@ -225,6 +230,7 @@ class Host(ABC):
             "weights": self.weight_processing,
             "dtype": str(self.dtype).removeprefix("torch."),
             "transformer_lens": version("transformer-lens"),
+            **({"origin": origin} if origin else {}),
         }
 
     @property

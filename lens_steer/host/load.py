@@ -14,6 +14,9 @@ from torch import nn
 
 from lens_steer.errors import ModelError
 from lens_steer.host.adapter import host_of, require_causal
+from lens_steer.host.gguf import hosting_pair, read_gguf_tokenizer
+from lens_steer.host.known_models import KNOWN_MODELS
+from lens_steer.host.model_cache import cached_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,10 +36,12 @@ def load_model(
     Parameters
     ----------
     model:
-        A hub name, a local directory, "microworld" (the embedded model), a Hugging Face model, a `TransformerBridge` or
-        a `HookedTransformer`. What is already a TransformerLens model is returned itself. A Hugging Face model stays
-        the same object and is switched to eager attention, eval mode and frozen weights; of one that peft wraps, the
-        base model with its adapter layers is hosted.
+        A hub name, a local directory, a GGUF file (dequantised here; `convert_gguf` does it once and for all),
+        "microworld" (the embedded model), "smollm2" or "gemma3-270m" (of the model cache, where `lens-steer get` puts
+        them; a directory of that name comes first), a Hugging Face model, a `TransformerBridge` or a
+        `HookedTransformer`. What is already a TransformerLens model is returned itself. A Hugging Face model stays the
+        same object and is switched to eager attention, eval mode and frozen weights; of one that peft wraps, the base
+        model with its adapter layers is hosted.
     device, dtype:
         Where and in which precision (a torch dtype or its name) the weights are kept; a model in hand is moved to
         `device`, and stays where it is when that is None. It keeps its own dtype.
@@ -57,6 +62,9 @@ def load_model(
     precision = _checked_dtype(dtype)
     if isinstance(model, nn.Module):
         loaded = _wrap(model, device=place, dtype=precision, tokenizer=tokenizer)
+    elif str(model).lower().endswith(".gguf"):
+        read, own = hosting_pair(Path(model).expanduser(), dtype=precision, tokenizer=tokenizer)
+        loaded = _wrap(read, device=place, dtype=precision, tokenizer=own)
     else:
         loaded = _boot(
             _resolve(model),
@@ -71,6 +79,19 @@ def load_model(
     for parameter in loaded.parameters():
         parameter.requires_grad_(False)
     return loaded
+
+
+def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a hub name, a directory or a GGUF file; ModelError where there is none."""
+    if str(source).lower().endswith(".gguf"):
+        return read_gguf_tokenizer(Path(source))
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no tokenizer can be read from {source}: {error}") from error
+    return tokenizer
 
 
 def checked_device(device: str | torch.device) -> torch.device:
@@ -101,11 +122,8 @@ def _resolve(name: str | Path) -> str:
 
         return str(embedded_checkpoint())
     path = Path(name).expanduser()
-    if str(name).endswith(".gguf"):
-        raise ModelError(
-            f"{name} is a GGUF file, which TransformerLens does not read: load it with transformers "
-            f"(AutoModelForCausalLM.from_pretrained({str(path.parent)!r}, gguf_file={path.name!r})) and pass that model"
-        )
+    if isinstance(name, str) and name in KNOWN_MODELS and not path.is_dir():
+        return str(cached_model(name))
     if isinstance(name, Path) or path.is_dir() or str(name).startswith((".", "/", "~")):
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise ModelError(

@@ -403,12 +403,10 @@ def test_a_peft_model_is_hosted_by_its_base() -> None:
         load_model(PeftStandIn(plain(), prompt_learning=True), tokenizer=make_tokenizer())
 
 
-def test_an_adapter_folder_and_a_gguf_file_say_what_to_do(tmp_path: Path) -> None:
+def test_an_adapter_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"peft adapter, not a model.*merge_and_unload"):
         load_model(tmp_path)
-    with pytest.raises(ModelError, match="GGUF file.*gguf_file='x.gguf'"):
-        load_model(str(tmp_path / "x.gguf"))
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
