@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from lens_steer.errors import ModelError
@@ -148,6 +149,8 @@ def _boot(name: str, **settings: Any) -> Any:
         raise ModelError(
             f"no model {name!r}: neither a local directory that can be loaded nor reachable on the hub ({error})"
         ) from error
+    except SafetensorError as error:
+        raise ModelError(f"{name!r} has damaged or half-written weights ({error}): fetch it again") from error
     except torch.OutOfMemoryError:
         raise
     except (

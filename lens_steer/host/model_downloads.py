@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 
 from lens_steer.directories import read_json, write_json
-from lens_steer.errors import LensSteerError, ModelError, OutputError, SettingError, require_choice
+from lens_steer.errors import ModelError, OutputError, SettingError, require_choice
 from lens_steer.host.gguf import convert_gguf, require_gguf_package
 from lens_steer.host.known_models import KNOWN_MODELS, KnownModel
 from lens_steer.host.model_cache import PLACE_VARIABLE, models_directory, require_model
@@ -238,8 +238,11 @@ def _fresh_folder(model: KnownModel, place: Path, dtype: torch.dtype) -> Iterato
 def _cache_errors(cache: Path) -> Iterator[None]:
     try:
         yield
-    except LensSteerError:
-        raise
+    except OutputError as error:  # of the conversion, which knows the folder only that vanishes
+        cause = error.__cause__
+        if cause is None:
+            raise
+        raise _no_room(cache, getattr(cause, "strerror", None) or str(cause)) from error
     except OSError as error:
         raise _no_room(cache, error.strerror or str(error)) from error
 

@@ -159,6 +159,13 @@ def test_a_directory_without_weights(directory: Path) -> None:
         load_model(directory)
 
 
+def test_half_the_weights(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:9000])
+    with pytest.raises(ModelError, match="damaged or half-written weights.*fetch it again"):
+        load_model(directory)
+
+
 @pytest.mark.parametrize(
     "config", [{"model_type": "no-such-architecture"}, {"architectures": ["GPT2LMHeadModel"]}, {"model_type": "t5x"}]
 )

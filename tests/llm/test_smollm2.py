@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -91,13 +91,13 @@ def test_it_says_where_its_weights_came_from(smollm2: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_loads_within_five_seconds(smollm2: Any, dtype: str) -> None:
-    """The second load of a process: the first one also imports the architecture."""
-    started = perf_counter()
+    """Processor time, which other processes do not lengthen, of the second load: the first imports the architecture."""
+    started = process_time()
     model = load_model("smollm2", dtype=dtype)
-    seconds = perf_counter() - started
+    seconds = process_time() - started
     assert (host_of(model).n_layers, model.cfg.d_model) == (30, 576)
     assert str(host_of(model).dtype) == f"torch.{dtype}"
-    assert seconds < 10, f"{seconds:.1f} s: 5 on a quiet machine"
+    assert seconds < 5
 
 
 def test_the_hosted_logits_are_plain_ones(smollm2: Any, plain: Any) -> None:
