@@ -35,10 +35,13 @@ class Measurement:
         What is continued; by default the first words of held-out source texts.
     prompt_words, most_prompts:
         How many words of a source text are a prompt, and how many prompts there are at most.
-    most_neutral:
-        Texts whose perplexity is the cost: the contrast's control texts, or without any its held-out target texts.
+    neutral, most_neutral:
+        Texts, or (prompt, completion) pairs, whose perplexity is the cost, and how many at most; by default the
+        contrast's control texts, or without any its held-out target texts.
     samples, max_new_tokens:
         Continuations per prompt, and their length in tokens.
+    temperature, top_p:
+        Of the sampling, as in `ls.generate`.
 
     """
 
@@ -46,9 +49,12 @@ class Measurement:
     prompts: Sequence[str] | None = None
     prompt_words: int = 4
     most_prompts: int = 60
+    neutral: Sequence[Any] | None = None
     most_neutral: int = 60
     samples: int = 1
     max_new_tokens: int = 24
+    temperature: float = 1.0
+    top_p: float = 1.0
 
 
 def measured(**defaults: Any) -> Callable[[_Run], _Run]:
@@ -187,6 +193,8 @@ class Experiment:
         if prompts is None:
             prompts = ls.beginnings(self.held.source, words=m.prompt_words, most=m.most_prompts)
         neutral, neutral_name = neutral_texts(self.held, m.most_neutral)
+        if m.neutral is not None:
+            neutral, neutral_name = tuple(m.neutral)[: m.most_neutral], "neutral texts"
         if continued:
             neutral = as_pairs(neutral, m.prompt_words)
         if half is not None and min(len(prompts), len(neutral)) < 4:
@@ -202,6 +210,8 @@ class Experiment:
             neutral_name=neutral_name,
             samples=m.samples,
             max_new_tokens=m.max_new_tokens,
+            temperature=m.temperature,
+            top_p=m.top_p,
             chat=self.contrast.chat,
             seed=self.seed,
         )

@@ -170,7 +170,8 @@ class HeldOut:
     Attributes
     ----------
     prompts:
-        Continued `samples` times each, `max_new_tokens` long; only continuations are scored.
+        Continued `samples` times each, `max_new_tokens` long, at `temperature` and `top_p`; only continuations are
+        scored.
     scorers:
         Measure -> scorer of a text, in [0, 1].
     neutral, neutral_name:
@@ -189,6 +190,8 @@ class HeldOut:
     max_new_tokens: int
     chat: Any
     seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
     _unedited: ls.Evaluation | None = field(default=None, repr=False)
     _kept: list[pd.DataFrame] = field(default_factory=list, repr=False)
 
@@ -211,6 +214,8 @@ class HeldOut:
             seed=self.seed,
             samples=self.samples,
             max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
             chat=self.chat,
             before=self._unedited,
             progress=False,

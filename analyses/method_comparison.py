@@ -24,7 +24,7 @@ from analyses.sentences import by_verdict, listed, sentence
 
 COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
-CONCEPT = "concept"
+CONCEPT, SECOND = "concept", "second"
 _SHARES = ("unreadable", "grammatical")
 _ERRORS = ("error_before", "error_after", "error_change", "error_change_se")
 
@@ -54,6 +54,7 @@ def run(
     steps: int = 200,
     share: float = 0.02,
     given: Mapping[str, str] | None = None,
+    second_scorer: ls.Scorer | None = None,
     **measurement: Any,
 ) -> ls.Study:
     """Fit every method on the same texts and measure each at its best strength.
@@ -89,6 +90,8 @@ def run(
         On a microworld model, the target's attributes: adds the steering error, in nats per token, before, after, and
         its change with the standard error over documents, paired; nan for an edit of prompts alone, because the
         microworld's documents have none.
+    second_scorer:
+        Of another kind, read beside `scorer` and not looked at in any choice: adds its columns, named second_....
     **measurement:
         See `Measurement`.
 
@@ -103,6 +106,8 @@ def run(
         raise ls.LensSteerError("strengths=(): give one strength or more, such as (0.5, 1.0)")
     tuning, test = (experiment.heldout(half=half, continued=True) for half in (0, 1))
     test.scorers = tuning.scorers
+    if second_scorer is not None:
+        test.scorers = {**tuning.scorers, SECOND: second_scorer}
     small = experiment.fit_texts(fit_texts)[0]
     texts = {"": small, NULL: experiment.train.shuffled(seed).subsample(len(small.source), seed=seed)}
     entries = [
@@ -155,6 +160,8 @@ def methods_table(about: Sequence[Mapping[str, Any]], measurements: Measurements
         effect, cost = changes[CONCEPT], changes[PERPLEXITY]
         measures = {name: effect[name] for name in ("before", "after", "change", "low", "high", "confidence")}
         measures |= {f"{PERPLEXITY}_{name}": cost[name] for name in ("before", "after", "low", "high")}
+        if SECOND in changes:
+            measures |= {f"{SECOND}_{name}": changes[SECOND][name] for name in ("before", "after", "low", "high")}
         measures |= {f"{name}_change": changes[name]["change"] for name in _SHARES if name in changes}
         rows.append({**row, **measures})
     return pd.DataFrame(rows)

@@ -1,0 +1,190 @@
+"""The table of steering methods on real language models: every method, several jobs, two scorers of different kind.
+
+`python -m analyses.steering_table --model smollm2 --job sad` runs one job and writes its rows; `--only` and `--seed`
+split the work over processes. A job is a concept that the unedited model shows in 20 to 80 % of its replies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import lens_steer as ls
+from analyses import method_comparison
+from analyses.real_models import SHARED
+from lens_steer.interventions.maps import DiagonalAffine
+
+WORDS = {
+    "sad": ["sad", "sadly", "sadness", "cried", "cry", "crying", "tears", "upset", "lonely", "grief", "heartbroken"],
+    "happy": ["happy", "happily", "glad", "smiled", "smile", "smiles", "laughed", "joy", "excited", "delighted"],
+    "dog": ["dog", "dogs", "puppy", "puppies"],
+    "water": ["water", "rain", "river", "pond", "lake", "sea", "swim", "swam", "wet", "ocean", "pool"],
+    "woman": ["she", "her", "hers", "herself", "woman", "women", "female"],
+    "football": ["football", "soccer", "quarterback", "touchdown", "goalkeeper", "NFL", "FIFA"],
+}
+_WHO = ["a boy", "a girl", "an old man", "a teacher", "a sailor", "a nurse", "two brothers", "a farmer"]
+_LOSS = ["a lost toy", "a broken window", "a rainy day", "a long goodbye", "a missed train", "a sick cat"]
+_FUN = ["a birthday", "a new bicycle", "a day at the park", "a letter from a friend", "a big cake", "a small garden"]
+_PETS = ["pet", "best friend", "new companion", "surprise in the garden", "walk in the park", "visit to the farm"]
+_PLACES = ["a picnic", "a walk", "a summer holiday", "a fishing trip", "a long journey", "a quiet morning"]
+_JOBS = (
+    "nurse teacher librarian secretary dancer cleaner hairdresser florist cashier tailor baker cook student writer "
+    "painter doctor lawyer pharmacist photographer singer psychologist waiter journalist artist scientist chemist "
+    "editor designer musician gardener manager actor banker clerk dentist judge guard receptionist veterinarian "
+    "counselor assistant neighbor cousin customer passenger visitor patient"
+).split()
+_SPORTS = ["Saturday afternoons", "team sports", "a famous match", "school sports", "a stadium", "a great coach"]
+_ASK = [
+    "Tell me about",
+    "Write two sentences about",
+    "Explain in two sentences why people like",
+    "What is special about",
+]
+_PLAIN = ["the moon", "bread", "trains", "the number seven", "paper", "glass", "mountains", "clocks", "salt", "bridges"]
+_PLAIN += ["libraries", "maps", "wood", "the alphabet", "chess", "steam engines", "coins", "bees", "tea", "windows"]
+REPLY_TOKENS = 40
+SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A concept to take away: its texts, what the model is asked, and the words that show it."""
+
+    read: Callable[[], ls.ContrastSet]
+    prompts: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def _stories(name: str) -> Callable[[], ls.ContrastSet]:
+    return lambda: ls.read_contrast(SHARED / "data" / "story_concepts" / f"{name}.json")
+
+
+def _concept(name: str) -> Callable[[], ls.ContrastSet]:
+    return lambda: ls.read_contrast(SHARED / "data" / "concepts_selfcond" / f"{name}.json", n=400)
+
+
+def _asked(form: str, *parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(form.format(*chosen) for chosen in product(*parts))
+
+
+def _told(name: str, read: Callable[[], ls.ContrastSet], form: str, *parts: Sequence[str]) -> Job:
+    return Job(read, _asked(f"Write two sentences about {form}.", *parts), tuple(WORDS[name]))
+
+
+JOBS: dict[str, Job] = {
+    "sad": _told("sad", _stories("sad"), "{} and {}", _WHO, _LOSS),
+    "happy": _told("happy", _stories("happy"), "{} and {}", _WHO, _FUN),
+    "dog": _told("dog", _stories("dog"), "{} and the {}", _WHO, _PETS),
+    "water": _told("water", _stories("water"), "{} and {}", _WHO, _PLACES),
+    "woman": _told("woman", _concept("woman"), "what the {} did today", _JOBS),
+    "football": _told(
+        "football", _concept("football"), "{} in {}", _SPORTS, ["a village", "a city", "a school", "1980"]
+    ),
+}
+
+
+def neutral_pairs(model: Any, *, seed: int = 0) -> tuple[tuple[str, str], ...]:
+    """Return plain questions with the unedited model's own replies: what an edit costs is measured on these."""
+    asked = _asked("{} {}?", _ASK, _PLAIN)
+    replies = ls.generate(
+        model, list(asked), max_new_tokens=REPLY_TOKENS, chat=True, seed=seed, progress=False, **SAMPLING
+    )
+    return tuple((prompt, reply) for prompt, reply in zip(asked, replies, strict=True) if len(reply.split()) > 3)
+
+
+def _replies(model: Any, asked: Sequence[str], seed: int) -> list[str]:
+    settings: dict[str, Any] = {"max_new_tokens": REPLY_TOKENS, "chat": True, "progress": False, **SAMPLING}
+    return ls.generate(model, list(asked), seed=seed, **settings)
+
+
+def prepared(job: Job) -> tuple[ls.ContrastSet, tuple[ls.Scorer, ls.ConceptClassifier]]:
+    """Return the job's contrast and its scorers: a word list, and a classifier.
+
+    The classifier is fitted on texts that take no part in the fits: a third of the contrast.
+    """
+    contrast = job.read()
+    rest, judged = contrast.split(test=1 / 3, seed=17)
+    classifier = ls.ConceptClassifier.fit(judged, seed=0)
+    return replace(rest, chat=True), (ls.WordList(job.words, name=f"{contrast.name} words"), classifier)
+
+
+def base_rates(model: Any) -> pd.DataFrame:
+    """Return how much of its concept every job's replies show without an edit, by both scorers."""
+    rows = []
+    for name, job in JOBS.items():
+        _, (words, classifier) = prepared(job)
+        texts = _replies(model, job.prompts, 0)
+        scores = {"words": float(np.mean(words(texts))), "classifier": float(np.mean(classifier(texts)))}
+        rows.append({"job": name, "prompts": len(texts), **scores, "classifier_auroc": classifier.heldout_auroc})
+    return pd.DataFrame(rows)
+
+
+def methods(model: Any, name: str, *, seed: int, only: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows of one job: every method at its best strength under the budget, at its paper's sites."""
+    job = JOBS[name]
+    contrast, (words, classifier) = prepared(job)
+    study = method_comparison.run(
+        model,
+        contrast,
+        out=None,
+        seed=seed,
+        only=only,
+        strengths=(0.25, 0.5, 1.0, 2.0),
+        budget=1.25,
+        steps=100,
+        scorer=words,
+        second_scorer=classifier,
+        prompts=job.prompts,
+        most_prompts=len(job.prompts),
+        neutral=neutral_pairs(model, seed=seed),
+        most_neutral=80,
+        samples=2,
+        max_new_tokens=REPLY_TOKENS,
+        **SAMPLING,
+    )
+    return study.frames["methods"].assign(job=name, seed=seed)
+
+
+def permuted(edit: ls.Intervention, *, draws: int, seed: int) -> Iterator[ls.Intervention]:
+    """Yield edits with the same scales and shifts at other units of the same sites: as large, and about nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        edits = []
+        for one in edit.edits:
+            state = one.map.state_dict()
+            order = torch.randperm(len(state["shift"]), generator=generator)
+            edits.append(replace(one, map=DiagonalAffine(state["scale"][order], state["shift"][order])))
+        yield replace(edit, edits=tuple(edits))
+
+
+def main() -> None:
+    """Run what the arguments name and write its rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--job", choices=[*JOBS, "base_rates"], required=True)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    model = ls.load_model(given.model, device=given.device, dtype=given.dtype)
+    if given.job == "base_rates":
+        frame = base_rates(model)
+    else:
+        frame = methods(model, given.job, seed=given.seed, only=tuple(given.only))
+    frame.assign(model=given.model, dtype=given.dtype).to_csv(given.out, index=False)
+    print(json.dumps({"rows": len(frame), "out": str(given.out)}))
+
+
+if __name__ == "__main__":
+    main()
