@@ -46,7 +46,7 @@ def run(
     *,
     out: str | Path | None,
     seed: int = 0,
-    sites: str | Sequence[str] = "hook_resid_post",
+    sites: str | Sequence[str] | None = "hook_resid_post",
     only: tuple[str, ...] = (),
     strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0),
     budget: float = 1.25,
@@ -55,6 +55,7 @@ def run(
     share: float = 0.02,
     given: Mapping[str, str] | None = None,
     second_scorer: ls.Scorer | None = None,
+    looks: int | None = None,
     **measurement: Any,
 ) -> ls.Study:
     """Fit every method on the same texts and measure each at its best strength.
@@ -73,7 +74,7 @@ def run(
     seed:
         Of the split, the fits, the shuffle and the generations.
     sites:
-        The sites at which all methods are compared.
+        The sites at which all methods are compared; None compares them at their papers' own sites alone.
     only:
         Names that a method's must begin with one of; all methods when left out.
     strengths, budget:
@@ -90,6 +91,9 @@ def run(
         On a microworld model, the target's attributes: adds the steering error, in nats per token, before, after, and
         its change with the standard error over documents, paired; nan for an edit of prompts alone, because the
         microworld's documents have none.
+    looks:
+        How many methods' intervals hold at once, where a comparison is split over several runs; those of this run when
+        left out.
     second_scorer:
         Of another kind, read beside `scorer` and not looked at in any choice: adds its columns, named second_....
     **measurement:
@@ -132,7 +136,7 @@ def run(
             about.append(row | _steering_error(model, edit, chosen["strength"], given, seed))
             if not control and where == COMMON:
                 kept[entry.name.replace(" ", "_")] = edit
-    table = methods_table(about, Measurements.of(parts, seed=seed))
+    table = methods_table(about, Measurements.of(parts, seed=seed), looks)
     return experiment.keep(
         ls.Study(
             frames={"methods": table, "strengths": pd.DataFrame(tried), "texts": test.texts},
@@ -149,9 +153,11 @@ def label(row: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (row["method"], f"sites: {row['sites']}", row["control"])))
 
 
-def methods_table(about: Sequence[Mapping[str, Any]], measurements: Measurements) -> pd.DataFrame:
+def methods_table(
+    about: Sequence[Mapping[str, Any]], measurements: Measurements, looks: int | None = None
+) -> pd.DataFrame:
     """Return one row per edit; the intervals of all methods hold at once, and those of the nulls are no narrower."""
-    looks = sum(not row["control"] for row in about)
+    looks = looks or sum(not row["control"] for row in about)
     rows = []
     for row in about:
         changes = {
@@ -213,7 +219,7 @@ def _entries(model: Any, small: ls.ContrastSet, sites: Any, steps: int, share: f
 
 def _placed(entries: Sequence[_Entry], sites: Any) -> Iterator[tuple[_Entry, str, Any]]:
     for entry in entries:
-        if entry.anywhere:
+        if entry.anywhere and sites is not None:
             yield entry, COMMON, sites
         yield entry, OWN, entry.own
 
@@ -316,7 +322,8 @@ def _names(rows: pd.DataFrame) -> list[str]:
 
 
 def _figure(concept: str, tried: pd.DataFrame) -> Any:
-    part = tried[(tried["control"] == "") & (tried["sites"] == COMMON)]
+    places = tried["sites"].unique()
+    part = tried[(tried["control"] == "") & (tried["sites"] == (COMMON if COMMON in places else OWN))]
     return ls.figures.dose_response(
         part,
         x="strength",

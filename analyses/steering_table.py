@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -34,8 +35,8 @@ WORDS = {
 _WHO = ["a boy", "a girl", "an old man", "a teacher", "a sailor", "a nurse", "two brothers", "a farmer"]
 _LOSS = ["a lost toy", "a broken window", "a rainy day", "a long goodbye", "a missed train", "a sick cat"]
 _FUN = ["a birthday", "a new bicycle", "a day at the park", "a letter from a friend", "a big cake", "a small garden"]
-_PETS = ["pet", "best friend", "new companion", "surprise in the garden", "walk in the park", "visit to the farm"]
-_PLACES = ["a picnic", "a walk", "a summer holiday", "a fishing trip", "a long journey", "a quiet morning"]
+_PETS = ["pet that barks", "loyal pet", "furry friend", "pet at the door", "animal on a leash", "pet in the park"]
+_PLACES = ["a boat", "a harbor", "a fishing trip", "a bridge", "a storm", "a glass of lemonade"]
 _JOBS = (
     "nurse teacher librarian secretary dancer cleaner hairdresser florist cashier tailor baker cook student writer "
     "painter doctor lawyer pharmacist photographer singer psychologist waiter journalist artist scientist chemist "
@@ -52,6 +53,7 @@ _ASK = [
 _PLAIN = ["the moon", "bread", "trains", "the number seven", "paper", "glass", "mountains", "clocks", "salt", "bridges"]
 _PLAIN += ["libraries", "maps", "wood", "the alphabet", "chess", "steam engines", "coins", "bees", "tea", "windows"]
 REPLY_TOKENS = 40
+METHODS = 17  # whose intervals hold at once
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9}
 
 
@@ -73,21 +75,26 @@ def _concept(name: str) -> Callable[[], ls.ContrastSet]:
 
 
 def _asked(form: str, *parts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(form.format(*chosen) for chosen in product(*parts))
+    asked = [form.format(*chosen) for chosen in product(*parts)]
+    return tuple(random.Random(0).sample(asked, len(asked)))  # every second one chooses, the others are reported on
 
 
 def _told(name: str, read: Callable[[], ls.ContrastSet], form: str, *parts: Sequence[str]) -> Job:
-    return Job(read, _asked(f"Write two sentences about {form}.", *parts), tuple(WORDS[name]))
+    return Job(read, _asked(f"Write two{form}.", *parts), tuple(WORDS[name]))
 
 
 JOBS: dict[str, Job] = {
-    "sad": _told("sad", _stories("sad"), "{} and {}", _WHO, _LOSS),
-    "happy": _told("happy", _stories("happy"), "{} and {}", _WHO, _FUN),
-    "dog": _told("dog", _stories("dog"), "{} and the {}", _WHO, _PETS),
-    "water": _told("water", _stories("water"), "{} and {}", _WHO, _PLACES),
-    "woman": _told("woman", _concept("woman"), "what the {} did today", _JOBS),
+    "sad": _told("sad", _stories("sad"), " sad sentences about {} and {}", _WHO, _LOSS),
+    "happy": _told("happy", _stories("happy"), " cheerful sentences about {} and {}", _WHO, _FUN),
+    "dog": _told("dog", _stories("dog"), " sentences about {} and the {}", _WHO, _PETS),
+    "water": _told("water", _stories("water"), " sentences about {} and {}", _WHO, _PLACES),
+    "woman": _told("woman", _concept("woman"), " sentences about what the {} did today", _JOBS),
     "football": _told(
-        "football", _concept("football"), "{} in {}", _SPORTS, ["a village", "a city", "a school", "1980"]
+        "football",
+        _concept("football"),
+        " sentences about {} in {}",
+        _SPORTS,
+        ["a village", "a city", "1980"],
     ),
 }
 
@@ -137,8 +144,10 @@ def methods(model: Any, name: str, *, seed: int, only: tuple[str, ...]) -> pd.Da
         contrast,
         out=None,
         seed=seed,
+        sites=None,
         only=only,
-        strengths=(0.25, 0.5, 1.0, 2.0),
+        looks=METHODS,
+        strengths=(0.5, 1.0, 2.0),
         budget=1.25,
         steps=100,
         scorer=words,
@@ -181,7 +190,11 @@ def main() -> None:
     if given.job == "base_rates":
         frame = base_rates(model)
     else:
-        frame = methods(model, given.job, seed=given.seed, only=tuple(given.only))
+        parts = []
+        for name in given.only:  # what is done is written: an interruption loses one method
+            parts.append(methods(model, given.job, seed=given.seed, only=(name,)))
+            pd.concat(parts).to_csv(given.out, index=False)
+        frame = pd.concat(parts)
     frame.assign(model=given.model, dtype=given.dtype).to_csv(given.out, index=False)
     print(json.dumps({"rows": len(frame), "out": str(given.out)}))
 
