@@ -31,10 +31,10 @@ def whole(_: Any, tokens: Sequence[Token]) -> int:
     return int(tokens[0].value)
 
 
-def each_finite(_: Any, values: Sequence[float] | None) -> None:
-    """Refuse numbers that are not finite, as cyclopts' own validators of single numbers do."""
-    if bad := [value for value in values or () if not math.isfinite(value)]:
-        raise ValueError(f"must be finite, not {bad[0]}.")
+def each_finite(kind: Any, values: Sequence[float] | None) -> None:
+    """Refuse numbers that are not finite, one by one."""
+    for value in values or ():
+        FINITE(kind, value)
 
 
 Count = Annotated[int, Parameter(converter=whole, validator=FROM_ONE)]
