@@ -142,7 +142,7 @@ class Experiment:
         shared = {each.name: getattr(measurement, each.name) for each in fields(Measurement)}
         settings = {key: value for key, value in given.items() if key not in _NOT_SETTINGS}
         settings |= shared if hasattr(run, _MEASURED) else {}
-        return cls(
+        experiment = cls(
             name,
             given["model"],
             given["contrast"],
@@ -151,6 +151,14 @@ class Experiment:
             settings,
             measurement,
         )
+        if hasattr(run, _MEASURED):
+            _ = experiment.scorer  # a classifier that cannot judge is refused before anything is fitted
+        return experiment
+
+    @cached_property
+    def scorer(self) -> ls.Scorer:
+        """How much of the concept a text shows; a classifier has seen the training half alone."""
+        return self.measurement.scorer or default_scorer(self.train, self.seed)
 
     @cached_property
     def halves(self) -> tuple[ls.ContrastSet, ls.ContrastSet]:
@@ -205,7 +213,7 @@ class Experiment:
         return HeldOut(
             self.model,
             prompts=tuple(prompts)[step],
-            scorers=scorers or {"concept": m.scorer or default_scorer(self.train, self.seed)},
+            scorers=scorers or {"concept": self.scorer},
             neutral=tuple(neutral)[step],
             neutral_name=neutral_name,
             samples=m.samples,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token, validators
 
-from lens_steer.errors import SettingError
+from lens_steer.errors import ContrastError, SettingError
 
 if TYPE_CHECKING:
     from lens_steer.evaluation.generation import Prompt
@@ -31,10 +31,10 @@ def whole(_: Any, tokens: Sequence[Token]) -> int:
     return int(tokens[0].value)
 
 
-def each_finite(_: Any, values: Sequence[float] | None) -> None:
-    """Refuse numbers that are not finite, as cyclopts' own validators of single numbers do."""
-    if bad := [value for value in values or () if not math.isfinite(value)]:
-        raise ValueError(f"must be finite, not {bad[0]}.")
+def each_finite(kind: Any, values: Sequence[float] | None) -> None:
+    """Refuse numbers that are not finite, one by one."""
+    for value in values or ():
+        FINITE(kind, value)
 
 
 Count = Annotated[int, Parameter(converter=whole, validator=FROM_ONE)]
@@ -286,6 +286,8 @@ class ScoringOptions(SamplingOptions):
         Prompts, one a line; else the first four words of up to 100 held-out source texts.
     words:
         Score by these words (commas) instead of a classifier trained on the half that is fitted on.
+    unproven:
+        Score by the classifier even where it was not shown to tell source from target.
     samples:
         Continuations per prompt.
     strength:
@@ -295,6 +297,7 @@ class ScoringOptions(SamplingOptions):
 
     prompts: Annotated[Path | None, Parameter(validator=FILE)] = None
     words: str | None = None
+    unproven: bool = False
     samples: Count = 1
     strength: Annotated[float, Parameter(validator=FINITE)] = 1.0
 
@@ -321,7 +324,10 @@ class ScoringOptions(SamplingOptions):
             return WordList(words_of(self.words))
         if train.name.startswith(MICROWORLD):
             return OracleScorer(train.name.removeprefix(MICROWORLD))
-        return ConceptClassifier.fit(train, seed=seed)
+        try:
+            return ConceptClassifier.fit(train, seed=seed, unproven="warn" if self.unproven else "refuse")
+        except ContrastError as error:
+            raise ContrastError(f"{error}; here --words, or --unproven to take it all the same") from None
 
 
 BatchSize = Annotated[

@@ -27,19 +27,18 @@ _LONGEST_TEXT = 300  # characters of a text on the screen
 def evaluate_edit(
     hosted: Any,
     edit: Intervention,
-    halves: tuple[ContrastSet, ContrastSet],
+    held: ContrastSet,
+    scorer: Scorer,
     scoring: ScoringOptions,
     *,
     seed: int,
     batch_size: int | None,
-) -> tuple[Evaluation, Scorer]:
+) -> Evaluation:
     """Score an edit on the held-out half, with a scorer that has seen the other half only."""
     from lens_steer.evaluation.evaluation import evaluate
 
-    train, held = halves
     warn_of_strength(edit, scoring.strength)
-    scorer = scoring.scorer(train, seed)
-    result = evaluate(
+    return evaluate(
         hosted,
         edit,
         prompts=scoring.read_prompts(held),
@@ -53,7 +52,6 @@ def evaluate_edit(
         max_new_tokens=scoring.max_new_tokens,
         temperature=scoring.temperature,
     )
-    return result, scorer
 
 
 def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention, study: Study) -> None:

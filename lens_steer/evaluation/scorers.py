@@ -155,8 +155,7 @@ class ConceptClassifier:
         )
         if unproven == "refuse":
             raise ContrastError(
-                f"{said}: give more texts or another scorer, such as a word list, or fit it yourself with "
-                'ConceptClassifier.fit(..., unproven="warn")'
+                f'{said}: give more texts or another scorer, such as a word list, or ask for it with unproven="warn"'
             )
         warnings.warn(said, LensSteerWarning, stacklevel=3)
 

@@ -57,7 +57,7 @@ class Intervention:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Mapping[str, SiteReading] = field(default_factory=dict)
     strengths: tuple[float, float] | None = None
-    _latest: list[Touched] = field(default_factory=list, init=False, repr=False)
+    _latest: Touched | None = field(default=None, init=False, repr=False)  # the counts of the latest `on`
 
     def __post_init__(self) -> None:
         if not self.edits:
@@ -143,7 +143,7 @@ class Intervention:
                 require_same_model(model, self.fingerprint, self.sites, dtype=self.provenance.get("dtype", "float32"))
             check_gates(model, self.edits)
         touched = Touched(self.edits)
-        self._latest[:] = [touched]
+        object.__setattr__(self, "_latest", touched)  # no part of its value: of a run, and read by `touched` alone
         identity = partial(content_hash, self.edits, strengths)
         with attach(model, writes_of(self.edits, strengths, touched)), identified(model, identity):
             yield touched
@@ -155,7 +155,7 @@ class Intervention:
 
         Columns: edit (its number), site, layer, scope, prompt_tokens, generated_tokens.
         """
-        return self._latest[0].frame if self._latest else Touched(self.edits).frame
+        return (self._latest or Touched(self.edits)).frame
 
     def hooks(self, strength: Strength = 1.0) -> list[tuple[str, Callable[..., Any]]]:
         """Return TransformerLens (hook name, function) pairs for `model.hooks(fwd_hooks=...)`.

@@ -203,3 +203,12 @@ def test_an_interrupted_study_ends_and_publishes_nothing(
         study.run(model, texts, out=tmp_path / "run", **settings)
     assert len(steps) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_cannot_judge_ends_before_it_fits(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from analyses import ablation
+
+    for name in ("collect", "rank_experts"):
+        monkeypatch.setattr(ls, name, pytest.fail)
+    with pytest.raises(ls.LensSteerError, match="cannot judge"):
+        ablation.run(tiny, contrast("sad", "happy").shuffled(1), out=None)

@@ -309,8 +309,9 @@ def test_rank_fit_evaluate_and_ablate_part_the_texts_alike(
     split += "" if n is None else f" --n {n}"
     lens_steer(tmp_path, f"rank {split} --out @rank --top 2")
     lens_steer(tmp_path, f"fit {split} --method aura --out @edit")
-    lens_steer(tmp_path, f"evaluate {split} --intervention @edit --max-new-tokens 2 --out @effect")
-    lens_steer(tmp_path, f"ablate {split} --units @rank/experts.csv --top 3 --max-new-tokens 2 --out @ablation")
+    lens_steer(tmp_path, f"evaluate {split} --words sad --intervention @edit --max-new-tokens 2 --out @effect")
+    units = "--words sad --units @rank/experts.csv --top 3"
+    lens_steer(tmp_path, f"ablate {split} {units} --max-new-tokens 2 --out @ablation")
     train, held = read_contrast(texts).split(test=holdout, seed=3)
     if n is not None:
         train, held = train.subsample(n, seed=3), held.subsample(min(n, len(held.source), len(held.target)), seed=3)
@@ -372,3 +373,22 @@ def test_a_strength_that_leads_elsewhere_is_told_in_one_line(
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warned) == (said is not None)
     assert all(str(said) in line for line in warned)
+
+
+def test_a_scorer_that_cannot_judge_is_refused_before_the_model_is_loaded_unless_it_is_asked_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"--model {place}/model --texts {place}/sad.txt --texts {place}/other.txt --holdout 0.5 --seed 3"
+    lens_steer(tmp_path, f"fit {given} --method aura --out @edit")
+    words = f"evaluate {given} --intervention {tmp_path}/edit --max-new-tokens 1 --out {tmp_path}/effect".split()
+    capsys.readouterr()
+    with monkeypatch.context() as nothing_loads:
+        nothing_loads.setattr("lens_steer.host.load.load_model", pytest.fail)
+        assert status_of(cli.app, "lens-steer", words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot judge: on 8 held-out texts" in line
+    assert "--unproven to take it all the same" in line
+    assert not (tmp_path / "effect").exists()
+    assert status_of(cli.app, "lens-steer", [*words, "--unproven"]) == 0
+    assert "warning: the sad vs other classifier cannot judge" in capsys.readouterr().err
+    assert (tmp_path / "effect" / "run.json").is_file()

@@ -70,7 +70,7 @@ def test_what_is_read(place: Path, words: str) -> None:
     [
         ("--texts @scored.csv --threshold 0.1 0.5 0.9", "one score, or a low and a high one, not 3"),
         ("--texts @scored.csv --threshold 0.8 0.2", "low first"),
-        ("--texts @scored.csv --threshold nan", "must be finite"),
+        ("--texts @scored.csv --threshold nan", "Must be < inf"),
         ("--texts @rows.csv --source-text bad", "not one of them"),
         (
             "--texts @one.txt --texts @two.txt --prompt p --source-text q",

@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm, rankdata, wilcoxon
 
 from lens_steer.statistics.design import Design
@@ -155,3 +157,40 @@ def test_noise_in_blocks_is_found_at_the_nominal_rate(kind: str) -> None:
         family += int(family_wise_p(auroc(tensor[side], tensor[~side]), null).min() <= 0.1)
     assert 0.02 < hits / tested < 0.07
     assert family <= 0.1 * runs + 3 * (runs * 0.09) ** 0.5
+
+
+def test_labels_are_drawn_by_the_seed() -> None:
+    design = Design.of(np.arange(30) < 15)
+    one, again, other = (design.relabelled(8, seed) for seed in (0, 0, 1))
+    assert one.dtype == np.bool_
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    assert (one[0] != one[1]).any()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=2, max_size=24))
+def test_whatever_the_blocks_no_label_leaves_its_stratum(rows: list[tuple[bool, int, int]]) -> None:
+    """Blocks of both sides keep their sources; copies, and the texts of one-sided blocks, stay together."""
+    is_source, blocks, copies = (np.array(column) for column in zip(*rows, strict=True))
+    design = Design.of(is_source, blocks, copies)
+    assert len(design.stratum) == len(design.is_source) == design.observation.max() + 1
+    np.testing.assert_array_equal(design.is_source[design.observation], is_source)
+    sides = {block: set(is_source[blocks == block].tolist()) for block in set(blocks.tolist())}
+    for labels in design.relabelled(4, 7):
+        for block, found in sides.items():
+            rows_of = blocks == block
+            if len(found) == 1:
+                assert len(set(labels[rows_of].tolist())) == 1
+                continue
+            for copy in set(copies[rows_of].tolist()):
+                same = rows_of & (copies == copy)
+                if len(set(is_source[same].tolist())) == 2:
+                    np.testing.assert_array_equal(labels[same], is_source[same])
+                else:
+                    assert len(set(labels[same].tolist())) == 1
+            observations = np.unique(design.observation[rows_of])
+            now = [bool(labels[design.observation == one][0]) for one in observations]
+            assert sum(now) == design.is_source[observations].sum()
+        whole = [block for block, found in sides.items() if len(found) == 1]
+        counts = [(labels[blocks == block][0], is_source[blocks == block][0]) for block in whole]
+        assert sum(now for now, _ in counts) == sum(before for _, before in counts)

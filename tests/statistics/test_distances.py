@@ -195,6 +195,13 @@ def test_a_unit_counts_that_varies_a_tenth_as_much_as_the_usual_one() -> None:
     assert varying(np.array([1e6, 1, 1, 1])).all()
     assert varying(np.array([0.0] * 9 + [1, 0.05, 1])).tolist() == [False] * 9 + [True, False, True]
     assert not varying(np.array([np.nan, 0.0])).any()
+    assert varying(np.array([10.0, 10, 10, 1])).all()  # a tenth itself is enough
+
+
+def test_a_ratio_is_judged_by_all_texts_and_not_by_a_case_that_leaves_some_out() -> None:
+    whole, part = np.array([-0.1, 1, 1, 1, 1]), np.ones(5)
+    assert np.isnan(ratio_of_shown(part, whole, confidence=0.95)).all()
+    np.testing.assert_allclose(ratio_of_shown(part, np.abs(whole) + 1, confidence=0.95), [1 / 1.1, *[0.5] * 4])
 
 
 def test_what_does_not_fit_together_is_refused_and_one_text_has_no_distance() -> None:

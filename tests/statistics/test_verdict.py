@@ -92,3 +92,28 @@ def test_a_comparison_puts_its_subject_first_and_never_finds_nan() -> None:
 )
 def test_numbers_keep_about_four_figures(value: float, written: str) -> None:
     assert Change(0.0, value, value, value).text().startswith(f"{written} [")
+
+
+def test_clauses_to_the_letter() -> None:
+    """Numbers by default, without a unit; shares in per cent and points; nan where nothing is known."""
+    row = {"before": 0.5, "after": 0.25, "low": -0.375, "high": -0.125}
+    change = Change.of(row)
+    assert change.confidence == 0.95
+    assert Change.of(row, confidence=0.8).confidence == 0.8
+    assert change.text() == "-0.250 [-0.375, -0.125]"
+    assert change.text("share") == "-25.0 points [-37.5, -12.5]"
+    said = "the edit lowers the score from 0.500 to 0.250 (change -0.250 [-0.375, -0.125] at 95 %)"
+    assert change.sentence("the edit", "the score") == said
+    assert change.sentence("the edit", "the share", style="share") == (
+        "the edit lowers the share from 50.0 % to 25.0 % (change -25.0 points [-37.5, -12.5] at 95 %)"
+    )
+    assert change.comparison("one", "two", "score") == (
+        "one: lower score than two (0.250 against 0.500, difference -0.250 [-0.375, -0.125] at 95 %)"
+    )
+    gone = Change(0.5, math.nan, math.nan, math.nan)
+    assert gone.sentence("the edit", "the score") == (
+        "the edit: whether the score changes cannot be judged (0.500 to nan, no interval)"
+    )
+    assert Change(5.0, 12.25, 7.0, 7.5).sentence("it", "perplexity") == (
+        "it raises perplexity from 5.000 to 12.25 (change +7.250 [+7.000, +7.500] at 95 %)"
+    )
