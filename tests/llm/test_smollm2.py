@@ -152,7 +152,7 @@ def test_aura_bakes(smollm2: Any, contrast: ContrastSet) -> None:
 
 def test_a_sparse_lineas_bakes(smollm2: Any, contrast: ContrastSet) -> None:
     sites = [site.name for site in find_sites(smollm2, "paper:lineas", layers=[10, 20])]
-    method = LinEAS(sites=sites, loss_sites=sites, steps=4, lr=0.01, optimizer="adam")
+    method = LinEAS(sites=sites, loss_sites=sites, steps=6)
     edit = replace(method, gamma=0.5 * method.gamma_max(smollm2, contrast)).fit(smollm2, contrast)
     assert 0 < edit.support()["kept"].sum() < 2 * 576
     assert_bakes(smollm2, edit)
