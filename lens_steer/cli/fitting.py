@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from lens_steer.cli.options import (
     settings_of,
 )
 from lens_steer.cli.runs import require_free_place, say, show, warn_of_nothing
+from lens_steer.cli.strengths import StrengthOptions
 from lens_steer.errors import SettingError
 
 
@@ -37,12 +38,16 @@ def fit(
     settings: MethodOptions = MethodOptions(),
     paper: bool = False,
     control: Annotated[Path | None, Parameter(validator=FILE)] = None,
+    strength: StrengthOptions = StrengthOptions(),
     batch_size: BatchSize = None,
     seed: Seed = 0,
 ) -> None:
     """Fit an intervention that moves the model from source towards target, on one half of the texts, and save it.
 
-    Example: lens-steer fit --model gpt2 --texts toxic.txt --texts fine.txt --out runs/edit
+    With --budget (and --strengths) the other half chooses how much of it is saved: strength 1 of what is saved is the
+    chosen one. Half of the held-out texts choose and are not scored again, the others report.
+
+    Example: lens-steer fit --model gpt2 --texts toxic.txt --texts fine.txt --budget ppl:1.1 --out runs/edit
 
     Parameters
     ----------
@@ -58,7 +63,7 @@ def fit(
     from lens_steer.texts.seen import known_forms, pack, seen_forms
 
     require_free_place(out)
-    train, _ = halves.split(texts.read(n=None, seed=seed), seed)
+    train, held = halves.split(texts.read(n=None, seed=seed), seed)
     if control is not None:
         if method != "dsas":
             raise SettingError(f"--control: not for --method {method}, only dsas has gates that leave texts alone")
@@ -66,6 +71,7 @@ def fit(
     elif method == "dsas" and not train.control:
         raise SettingError("--method dsas tells source texts from neutral ones: give those by --control FILE")
     chosen = settings.method(method, paper=paper, paired=train.paired, seed=seed, batch_size=batch_size)
+    strength.check(held)
     hosted = model.load()
     with in_options():
         edit = chosen.fit(hosted, train)
@@ -74,8 +80,11 @@ def fit(
         warn_of_nothing(edit, "no unit tells source from target; give other texts or --sites")
     for sentence in [*fit_sentences(edit), bake_sentence(hosted, edit)]:
         say(sentence)
-    how: dict[str, Any] = {"model": model.model, "method": method, "paper": paper, **asdict(settings)}
-    run = circumstances(f"fit {method}", train, seed, settings_of(texts, halves, batch_size=batch_size, **how))
+    if strength.wanted:
+        edit = strength.chosen(hosted, edit, (train, held), seed=seed, batch_size=batch_size)
+    how: dict[str, Any] = {"model": model.model, "method": method, "paper": paper}
+    how = settings_of(texts, halves, settings, strength, batch_size=batch_size, **how)
+    run = circumstances(f"fit {method}", train, seed, how)
     run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))
     replace(edit, provenance={**edit.provenance, "run": run}).save(out)
     say(f"saved in {out}")

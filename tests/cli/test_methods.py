@@ -130,3 +130,30 @@ def test_messages_are_translated() -> None:
 
 def test_runs_of_layers() -> None:
     assert _ranges([0, 2, 3, 4, 9]) == "0, 2-4, 9"
+
+
+def test_a_strength_is_chosen_within_a_budget_on_texts_that_are_not_scored_again(place: Path) -> None:
+    words = "--method caa --layers 0 --strengths 0.5,0.1,2 --budget kl:0.2 --words sad,cried --max-new-tokens 4"
+    printed = fit(place, words, "chosen")
+    edit = Intervention.load(place / "chosen")
+    choice = edit.provenance["strength_choice"]
+    assert choice["budget"] == "kl:0.2"
+    assert [row["strength"] for row in choice["tried"]] == [0, 0.1, 0.5, 2]
+    assert f"is strength {choice['chosen']:g} of the fit" in printed
+    fit(place, "--method caa --layers 0", "whole")
+    assert edit == Intervention.load(place / "whole").scaled(choice["chosen"])
+
+    command = "evaluate --model @model --texts @sad.txt --texts @other.txt --intervention @chosen --max-new-tokens 3"
+    written = io.StringIO()
+    with redirect_stdout(written):
+        cli.app(f"{command} --out @scored".replace("@", f"{place}/").split())
+    assert "scored on 6 of 12 held-out source texts" in written.getvalue()
+    assert written.getvalue().count("  before: ") == 3
+
+
+def test_a_budget_that_nothing_meets_is_said_and_the_fit_saved(place: Path) -> None:
+    printed = fit(place, "--method caa --layers 0 --budget kl:0 --max-new-tokens 2", "dear")
+    assert "is within the budget kl:0" in printed
+    assert "saved as it was fitted" in printed
+    edit = Intervention.load(place / "dear")
+    assert edit.provenance["strength_choice"]["chosen"] is None
