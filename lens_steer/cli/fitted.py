@@ -21,6 +21,8 @@ def fit_sentences(edit: Intervention) -> list[str]:
         sentences.append(_descent(about))
     if "choice" in about:
         sentences.append(_choice(about["choice"]))
+    if "layer_choice" in about:
+        sentences.append(_layer(about["layer_choice"]))
     sentences.append(_kept(edit))
     return sentences
 
@@ -50,6 +52,12 @@ def _choice(choice: Any) -> str:
     tried = choice["path"]
     by = "by held-out loss" if "heldout_loss" in tried[0] else "by the number of units"
     return f"gamma share {choice['gamma_share']:.3g} was chosen of {len(tried)} tried, {by}"
+
+
+def _layer(choice: Any) -> str:
+    if not choice["sites"]:
+        return f"layer {choice['chosen']}, in the middle, was taken: too few texts to choose one"
+    return f"layer {choice['chosen']} was chosen among those of {len(choice['sites'])} sites, on held-out texts"
 
 
 def _kept(edit: Intervention) -> str:

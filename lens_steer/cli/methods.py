@@ -24,6 +24,7 @@ BaseName = Literal[
     "lineas", "aura", "det0", "damp", "selfcond", "mean-act", "gaussian-act", "linear-act", "caa", "repe"
 ]
 _BASES: Mapping[str, BaseName] = {"cast": "caa", "dsas": "linear-act"}
+_CHOOSE_A_LAYER = ("caa", "repe", "cast")  # where all layers have to be asked for
 _SHARE = validators.Number(gte=0, lte=1)
 
 
@@ -61,12 +62,19 @@ def method_classes() -> dict[str, type[Any]]:
     }
 
 
-def _layers(_: Any, tokens: Any) -> tuple[int, ...]:
+def _layers(_: Any, tokens: Any) -> tuple[int, ...] | str:
     token: Token = tokens[0]
+    if token.value == "all":
+        return "all"
     try:
         return tuple(int(part) for part in token.value.split(","))
     except ValueError:
-        raise CoercionError(msg="layers are whole numbers with commas, such as 8,-1", token=token) from None
+        raise CoercionError(msg="layers are whole numbers with commas, such as 8,-1, or all", token=token) from None
+
+
+_LayersOption = Annotated[
+    tuple[int, ...] | str | None, Parameter(converter=_layers, n_tokens=1, allow_leading_hyphen=True)
+]
 
 
 @Parameter(name="*")
@@ -79,7 +87,8 @@ class MethodOptions:
     sites:
         Sites to edit, several with commas.
     layers:
-        Only these layers of them, with commas; negative numbers count from the last.
+        Only these layers of them, with commas; negative numbers count from the last. caa, repe: chosen on held-out
+        texts when left out, all edits every one.
     pool:
         How a text's tokens become one value: mean, max or last.
     gamma_share:
@@ -100,7 +109,7 @@ class MethodOptions:
     multiplier:
         caa, actadd, repe: how far to go.
     alpha:
-        iti: how far to go, in standard deviations.
+        iti: how far to go, in standard deviations; from one side's mean to the other's when left out.
     rank:
         loreft: directions per site.
     pairing:
@@ -113,9 +122,7 @@ class MethodOptions:
     """
 
     sites: str | None = None
-    layers: Annotated[tuple[int, ...] | None, Parameter(converter=_layers, n_tokens=1, allow_leading_hyphen=True)] = (
-        None
-    )
+    layers: _LayersOption = None
     pool: Literal["mean", "max", "last"] | None = None
     gamma_share: Annotated[float | None, Parameter(validator=_SHARE)] = None
     units: CountOrNone = None
@@ -147,6 +154,8 @@ class MethodOptions:
         given = self.given
         if "sites" in given:
             given["sites"] = sites_of(given["sites"])
+        if given.get("layers") == "all" and name not in _CHOOSE_A_LAYER and given.get("base") not in _CHOOSE_A_LAYER:
+            del given["layers"]
         base = None
         if name in _BASES:
             base = str(given.pop("base", _BASES[name]))

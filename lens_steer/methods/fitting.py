@@ -63,7 +63,8 @@ def activations_for(
     First the sites are tried, once per state of the model and site: SiteError where an edit of one would not do what it
     says.
     """
-    sites = find_sites(model, method.sites, layers=getattr(method, "layers", None))
+    layers = getattr(method, "layers", None)
+    sites = find_sites(model, method.sites, layers=None if isinstance(layers, str) else layers)  # "all"
     check_edit_sites(model, sites)
     if given is None:
         names = [site.name for site in sites]

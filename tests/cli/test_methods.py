@@ -75,6 +75,8 @@ def test_every_method_is_fitted_and_saved(place: Path, name: str) -> None:
     assert edit.provenance["method"] == method_classes()[name].__name__
     assert "moves " in printed
     assert ("it bakes into plain weights" in printed) != ("it does not bake" in printed)
+    if name == "repe":
+        assert "was chosen among those of 2 sites" in printed
     if name in ("lineas", "loreft"):
         assert "training loss " in printed
         assert "ended because: " in printed
@@ -87,7 +89,11 @@ def test_every_method_is_fitted_and_saved(place: Path, name: str) -> None:
         ("--method caa --k 3 --units 5", "--k, --units: not for --method caa, which takes --sites, --layers"),
         ("--method aura --base caa", "--base: not for --method aura"),
         ("--method cast --base caa --k 3", "--k: not for --method cast of caa"),
-        ("--method aura --paper", "--paper: aura has one set of defaults; other settings of the paper's have lineas"),
+        (
+            "--method aura --paper",
+            "--paper: aura has one set of defaults; other settings of the paper's have lineas, caa, iti, repe",
+        ),
+        ("--method caa --paper", "found by trying all on one's own task: set --layers"),
         ("--lr 0.1", "--lr 0.1: spectral descent has no rate"),
         ("--units 5 --gamma-share 0.1", "say the same in two ways"),
         ("--units 999999", "--units 999999, and the edited sites have"),
