@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +41,7 @@ from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_shares
 from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
+from lens_steer.progress import one_bar
 from lens_steer.texts.contrast import ContrastSet, Row
 
 if TYPE_CHECKING:
@@ -217,8 +218,10 @@ class LinEAS:
             outcome = self._descend(problem, problem.identity, gamma)
             return self._relaxed(problem, outcome, gamma, 0.0, {}) if self.relax else (outcome, gamma, {})
         if self.units is not None:
-            return self._with_units(problem, self.units)
-        return self._chosen(problem, model, contrast)
+            with self._one_bar(None):
+                return self._with_units(problem, self.units)
+        with self._one_bar((len(SHARES) + 1) * self._steps_on_path + (0 if self.relax is False else self._most_steps)):
+            return self._chosen(problem, model, contrast)
 
     @property
     def _gamma_known(self) -> bool:
@@ -375,7 +378,7 @@ class LinEAS:
             steps: list[PathStep] = []
             parameters, interrupted = problem.identity, False
             try:
-                with on_interrupt("raise"):
+                with on_interrupt("raise"), self._one_bar(len(wanted) * self._steps_on_path):
                     for gamma in wanted:
                         outcome = self._descend_on_path(problem, parameters, gamma, fits=len(wanted))
                         parameters = outcome.parameters
@@ -394,6 +397,13 @@ class LinEAS:
     def _most_steps(self) -> int:
         return self.steps or _STEPS[self.optimizer]
 
+    @property
+    def _steps_on_path(self) -> int:
+        return min(self._most_steps, _STEPS_ON_PATH) if self.optimizer == "spectral" else self._most_steps
+
+    def _one_bar(self, steps: int | None) -> AbstractContextManager[None]:
+        return one_bar(steps, desc="LinEAS", unit="step", show=self.progress)
+
     def _descent(self, problem: Problem, gamma: float, fits: int = 1) -> Descent:
         return Descent(
             steps=self._most_steps,
@@ -411,7 +421,7 @@ class LinEAS:
         """Descend from where the last gamma ended, which takes few steps, to the smallest training loss."""
         settings = self._descent(problem, gamma, fits)
         if self.optimizer == "spectral":
-            settings = replace(settings, steps=min(settings.steps, _STEPS_ON_PATH), tolerance=_TOLERANCE_ON_PATH)
+            settings = replace(settings, steps=self._steps_on_path, tolerance=_TOLERANCE_ON_PATH)
         return self._run(problem, settings, start, problem.loss)
 
     def _descend(self, problem: Problem, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:
