@@ -14,6 +14,7 @@ from .evaluation.evaluation import Evaluation as Evaluation
 from .evaluation.evaluation import evaluate as evaluate
 from .evaluation.generation import generate as generate
 from .evaluation.oracle_scorer import OracleScorer as OracleScorer
+from .evaluation.perplexity import divergence as divergence
 from .evaluation.perplexity import perplexity as perplexity
 from .evaluation.reading import read_continuations as read_continuations
 from .evaluation.scorers import ConceptClassifier as ConceptClassifier
@@ -21,6 +22,8 @@ from .evaluation.scorers import Scorer as Scorer
 from .evaluation.scorers import WordList as WordList
 from .evaluation.steering_error import SteeringErrors as SteeringErrors
 from .evaluation.steering_error import steering_error as steering_error
+from .evaluation.strength_choice import StrengthChoice as StrengthChoice
+from .evaluation.strength_choice import choose_strength as choose_strength
 from .host.gguf import convert_gguf as convert_gguf
 from .host.load import load_model as load_model
 from .host.model_downloads import get_model as get_model
@@ -32,6 +35,7 @@ from .interruption import on_interrupt as on_interrupt
 from .interventions.ablation import ablate as ablate
 from .interventions.ablation import random_units as random_units
 from .interventions.bake import bake as bake
+from .interventions.budget import Budget as Budget
 from .interventions.collisions import Collisions as Collisions
 from .interventions.collisions import collisions as collisions
 from .interventions.compose import compose as compose

@@ -4,17 +4,68 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import repeat
 from time import monotonic
 from typing import Any
 
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 60.0
+_WHOLE: ContextVar[tuple[str, Any] | None] = ContextVar("whole", default=None)  # unit and bar of what parts are of
 
 
 def progress_bar(iterable: Iterable[Any], *, desc: str, unit: str, show: bool) -> Any:
-    """Return `iterable` behind a bar that appears after two seconds; where no terminal shows one, behind lines."""
+    """Return `iterable` behind a bar that appears after two seconds; where no terminal shows one, behind lines.
+
+    Inside `one_bar` of the same unit it is a part of that.
+    """
+    whole = _WHOLE.get()
+    if whole is not None and whole[0] == unit:
+        return _Part(iterable, whole[1])
+    return _bar(iterable, desc, unit, show)
+
+
+@contextmanager
+def one_bar(total: int | None, *, desc: str, unit: str, show: bool) -> Iterator[None]:
+    """Show the bars of `unit` inside as one, of `total` steps at most; None where nobody knows how many.
+
+    Steps that a part was allowed and did not take count as taken, so that what is left is what may still come.
+    """
+    bar = _bar(repeat(None) if total is None else range(total), desc, unit, show)
+    token = _WHOLE.set((unit, bar))
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+        bar.close()
+
+
+@dataclass(eq=False)
+class _Part:
+    """An iterable whose steps are told to the bar of the whole."""
+
+    iterable: Iterable[Any]
+    whole: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        begun = told = 0
+        length = len(self.iterable) if isinstance(self.iterable, Sized) else None
+        try:
+            for begun, item in enumerate(self.iterable, 1):
+                yield item
+                self.whole.update(1)
+                told = begun
+        finally:  # a loop that is left has done the step in which it was left
+            self.whole.update((begun if length is None or self.whole.total is None else length) - told)
+
+    def set_postfix(self, *, refresh: bool = False, **values: Any) -> None:
+        self.whole.set_postfix(refresh=refresh, **values)
+
+
+def _bar(iterable: Iterable[Any], desc: str, unit: str, show: bool) -> Any:
     watched = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
     if show and not watched:
         return ProgressLines(iterable, desc, unit)
@@ -44,18 +95,36 @@ class ProgressLines:
     desc: str
     unit: str
     shown: dict[str, Any] = field(default_factory=dict)
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self._began = monotonic()
+        _LOG.due(self._began)
+
+    @property
+    def total(self) -> int | None:
+        """How many steps there are; None where nobody knows."""
+        return len(self.iterable) if isinstance(self.iterable, Sized) else None
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the items; a line is written between two of them."""
-        began = monotonic()
-        _LOG.due(began)
-        for done, item in enumerate(self.iterable, 1):
+        self._began = monotonic()
+        _LOG.due(self._began)
+        for item in self.iterable:
             yield item
-            now = monotonic()
-            if _LOG.due(now) and sys.stderr is not None:
-                sys.stderr.write(self._line(done, now - began) + "\n")
-                sys.stderr.flush()
-                _LOG.last = now
+            self.update(1)
+
+    def update(self, steps: int) -> None:
+        """Count steps as done; a line is written where one is due."""
+        self.done += steps
+        now = monotonic()
+        if _LOG.due(now) and sys.stderr is not None:
+            sys.stderr.write(self._line(self.done, now - self._began) + "\n")
+            sys.stderr.flush()
+            _LOG.last = now
+
+    def close(self) -> None:
+        """End; there is nothing to take off the screen."""
 
     def set_postfix(self, *, refresh: bool = False, **values: Any) -> None:
         """Set what the next line says beside the progress, as a bar's `set_postfix` does."""
@@ -63,7 +132,7 @@ class ProgressLines:
 
     def _line(self, done: int, seconds: float) -> str:
         rate = done / max(seconds, 1e-9)
-        total = len(self.iterable) if isinstance(self.iterable, Sized) else None
+        total = self.total
         parts = [f"{self.desc}: {self.unit} {done}" + ("" if total is None else f"/{total}"), _speed(rate, self.unit)]
         if total is not None:
             parts.append(_minutes((total - done) / rate) + " left")

@@ -108,9 +108,7 @@ def test_aura_bakes(name: str, model: Any, contrast: ContrastSet) -> None:
 
 
 def test_lineas_bakes_or_says_why_not(name: str, model: Any, contrast: ContrastSet) -> None:
-    edit = LinEAS(sites="paper:lineas", loss_sites="paper:lineas", gamma_share=0.1, steps=4).fit(
-        model, contrast
-    )
+    edit = LinEAS(sites="paper:lineas", loss_sites="paper:lineas", gamma_share=0.1, steps=4).fit(model, contrast)
     if name in SHIFTS_FOLD:
         assert_bakes(model, edit)
     else:

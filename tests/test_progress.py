@@ -9,7 +9,7 @@ import pytest
 from tqdm.auto import tqdm
 
 from lens_steer import progress
-from lens_steer.progress import progress_bar
+from lens_steer.progress import one_bar, progress_bar
 
 
 @pytest.fixture
@@ -67,3 +67,44 @@ def test_no_stderr_at_all_is_no_error(clock: list[float], monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stderr", None)
     for _ in progress_bar(range(3), desc="x", unit="step", show=True):
         clock[0] += 100
+
+
+def test_the_parts_of_a_whole_are_one_bar(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a part leaves out counts as done; bars of another unit are their own."""
+    with one_bar(40, desc="LinEAS", unit="step", show=True):
+        for _ in range(4):
+            part = progress_bar(range(10), desc="descent", unit="step", show=True)
+            for step in part:
+                clock[0] += 20
+                part.set_postfix(loss=f"{step}", refresh=False)
+                if step == 4:
+                    break
+            assert list(progress_bar(range(2), desc="x", unit="batch", show=True)) == [0, 1]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "LinEAS: step 3/40, 20 s/step, 12 min left, loss 2"
+    assert [line.split(",")[0] for line in lines[1:3]] == ["LinEAS: step 11/40", "LinEAS: step 14/40"]
+    assert len(lines) == 4 * 5 * 20 // 60
+    assert list(progress_bar(range(2), desc="x", unit="step", show=False)) == [0, 1]
+
+
+def test_a_whole_of_unknown_length_counts_what_is_done(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with one_bar(None, desc="LinEAS", unit="step", show=True):
+        for step in progress_bar(range(10), desc="descent", unit="step", show=True):
+            clock[0] += 30
+            if step == 3:
+                break
+    assert capsys.readouterr().err.splitlines() == ["LinEAS: step 2, 30 s/step", "LinEAS: step 4, 30 s/step"]
+
+
+def test_a_whole_on_a_terminal_is_one_bar(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with one_bar(20, desc="x", unit="step", show=True):
+        _, whole = progress._WHOLE.get() or ("", None)
+        assert isinstance(whole, tqdm)
+        for _ in range(2):
+            for _ in progress_bar(range(10), desc="y", unit="step", show=True):
+                break
+        assert whole.n == 20
+    assert progress._WHOLE.get() is None

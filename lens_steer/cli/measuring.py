@@ -29,6 +29,7 @@ from lens_steer.cli.runs import (
     evaluate_edit,
     require_free_place,
     require_unseen_prompts,
+    say,
     seen_by_table,
     show,
     show_evaluation,
@@ -41,6 +42,9 @@ from lens_steer.errors import SettingError, UnitError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from lens_steer.interventions.intervention import Intervention
+    from lens_steer.texts.contrast import ContrastSet
 
 _SHOWN_TEXTS = 10
 
@@ -215,6 +219,7 @@ def evaluate(
     warn_of_nothing(edit, "fit another one")
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
     seen = seen_in(edit.provenance)
+    held = _without_those_that_chose(held, edit)
     held = unseen_half(held, seen, "the intervention")
     require_unseen_prompts(scoring.prompts, seen, "the intervention")
     scoring.check(held)
@@ -224,3 +229,17 @@ def evaluate(
     study = evaluation_study(result, edit)
     show_evaluation(result, scorer, edit, study)
     write_run(out, "evaluate", settings, study, hosted, held)
+
+
+def _without_those_that_chose(held: ContrastSet, edit: Intervention) -> ContrastSet:
+    """Return the held-out texts without those that chose the strength of the edit, and say so."""
+    from lens_steer.texts.seen import leave_out_seen, seen_in
+
+    choice = edit.provenance.get("strength_choice")
+    if not choice:
+        return held
+    left = leave_out_seen(held, seen_in(choice))
+    if choice["chosen"] is not None:
+        say(f"strength 1 of this edit was chosen as {choice['chosen']:g} of the fit, within {choice['budget']}")
+    say(f"scored on {len(left.source)} of {len(held.source)} held-out source texts: the others chose the strength")
+    return left

@@ -249,9 +249,11 @@ class HalfOptions:
             return train, held
         fewest = min(len(train.source), len(train.target))
         if self.n > fewest:
+            kept = "half is" if self.holdout == 0.5 else f"{self.holdout:.0%} of them are"
             raise SettingError(
-                f"--n {self.n}: {1 - self.holdout:.0%} of the texts are fitted on, here {len(train.source)} source and "
-                f"{len(train.target)} target texts: give --n {fewest} or less, or more texts"
+                f"--n {self.n} of {len(contrast.source)} source and {len(contrast.target)} target texts: {kept} held "
+                f"out, here {len(train.source)} source and {len(train.target)} target texts are left to fit on: give "
+                f"--n {fewest} or less, a smaller --holdout, or more texts"
             )
         rows = min(self.n, len(held.source), len(held.target))
         return train.subsample(self.n, seed=seed), held.subsample(rows, seed=seed)

@@ -14,11 +14,12 @@ from torch import nn
 
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.generation import Prompt, generate, prompt_text
-from lens_steer.evaluation.perplexity import TextLosses, text_losses
+from lens_steer.evaluation.perplexity import text_losses
 from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
+from lens_steer.host.next_tokens import TextLosses
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.intervals import (
     change_interval,
@@ -139,11 +140,11 @@ def evaluate(
         The intervention has seen prompts or neutral texts: they cannot judge it.
 
     """
-    prompts, neutral = _listed("prompts", prompts), _listed("neutral", neutral)
+    prompts, neutral = listed("prompts", prompts), listed("neutral", neutral)
     if samples < 1:
         raise SettingError(f"samples must be 1 or more, not {samples}")
     require_confidence(confidence)
-    scorer = _named(scorer)
+    scorer = as_scorer(scorer)
     seen = seen_in(intervention.provenance)
     for texts in (prompts, neutral):
         rows = [row for row in texts if isinstance(row, str | tuple) or messages_of(row) is not None]
@@ -183,7 +184,7 @@ def evaluate(
     )
 
 
-def _listed(name: str, rows: Any) -> list[Any]:
+def listed(name: str, rows: Any) -> list[Any]:
     """Return prompts or neutral texts as a list, and refuse what is none before anything is generated."""
     if isinstance(rows, str | bytes | Mapping) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
         raise SettingError(
@@ -212,7 +213,8 @@ class _Function:
         return np.asarray(self.function(texts), dtype=float)
 
 
-def _named(scorer: Any) -> Scorer:
+def as_scorer(scorer: Any) -> Scorer:
+    """Return a scorer, or a plain function as one; SettingError for what cannot be called."""
     if not callable(scorer):
         raise SettingError(
             f"a scorer is called with texts and returns their scores in [0, 1]; a {type(scorer).__name__} cannot be "

@@ -1,43 +1,18 @@
-"""Perplexity: how surprised a model is by texts, with or without an intervention; the price of an edit."""
+"""The price of an edit: how surprised the model is by texts (perplexity), how far its next tokens move (divergence)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import nullcontext
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from lens_steer.errors import ModelError, SettingError, TokenError
+from lens_steer.errors import SettingError
 from lens_steer.evaluation.generation import edited
-from lens_steer.host.adapter import host_of
-from lens_steer.host.tokens import TOKEN_BUDGET, TokenBatch, tokenize
-from lens_steer.host.trunk import text_logits
+from lens_steer.host.next_tokens import Reduction, TextDivergences, TextLosses, read_divergences, read_losses
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ChatFormat, Row
 from lens_steer.texts.messages import Conversation
-
-Reduction = Literal["token", "text"]
-_LOGIT_BUDGET = 2**26  # numbers in the logits of one batch: 256 MiB in float32
-
-
-@dataclass(frozen=True)
-class TextLosses:
-    """Per text, the sum of its tokens' negative log-likelihoods (nats) and how many tokens that are."""
-
-    sums: Float[np.ndarray, " text"]
-    counts: Int[np.ndarray, " text"]
-
-    def perplexity(self, reduction: Reduction = "token") -> float:
-        """Return exp of the mean loss: over all tokens, or over the texts' own means."""
-        if reduction == "token":
-            return float(np.exp(self.sums.sum() / self.counts.sum()))
-        return float(np.exp((self.sums / self.counts).mean()))
 
 
 def perplexity(
@@ -103,39 +78,45 @@ def text_losses(
     progress: bool = True,
 ) -> TextLosses:
     """Return each text's summed loss and token count, from which perplexities and their intervals follow."""
-    if not len(texts):
-        raise SettingError("there is no text to measure the perplexity of")
-    tokens = tokenize(model, texts, chat=chat, special_in_pool=True, format_in_pool=True)
-    # The first token of a row is given, never predicted.
-    counts = np.array([sum(row[1:]) for row in tokens.pooled])
-    if not counts.all():
-        raise TokenError(f"text {int(np.argmin(counts))} has no token to predict: it is one token long")
-    sums = np.zeros(len(tokens))
-    with torch.no_grad(), edited(model, intervention, strength):
-        batches = list(tokens.batches(batch_size, budget=_budget(model)))
-        for rows, batch in progress_bar(batches, desc="perplexity", unit="batch", show=progress):
-            sums[rows] = _batch_losses(model, batch)
-    if not np.isfinite(sums).all():
-        raise ModelError(
-            f"the loss of text {int(np.argmin(np.isfinite(sums)))} is not finite: the model overflows, or an edit of "
-            "this strength makes it"
-        )
-    return TextLosses(sums, counts)
+    with edited(model, intervention, strength):
+        return read_losses(model, texts, chat=chat, batch_size=batch_size, progress=progress)
 
 
-def _budget(model: nn.Module) -> int:
-    """Return how many tokens a batch may have."""
-    return min(TOKEN_BUDGET, max(1, _LOGIT_BUDGET // int(host_of(model).model.cfg.d_vocab)))
+def divergence(
+    model: nn.Module,
+    texts: Sequence[Row],
+    *,
+    intervention: Intervention | None,
+    strength: float = 1.0,
+    chat: ChatFormat = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> float:
+    """Return the mean KL(unedited || edited) of the next token, in nats per token: what an edit changes at all.
+
+    0 for no edit. The tokens that count, and everything else, are those of `perplexity`.
+    """
+    return text_divergences(
+        model, texts, intervention=intervention, strength=strength, chat=chat, batch_size=batch_size, progress=progress
+    ).mean
 
 
-def _batch_losses(model: nn.Module, batch: TokenBatch) -> Float[np.ndarray, " text"]:
-    batch = batch.to(host_of(model).device)
-    logits = text_logits(model, batch)
-    counted: Bool[Tensor, "text pos"] = batch.mask[:, 1:] & batch.pooled[:, 1:]
-    # Row by row, so that the float32 copies that a log-softmax makes are never larger than one text's.
-    sums = [
-        F.cross_entropy(row[:-1][keep].float(), ids[1:][keep], reduction="none").double().sum()
-        for row, ids, keep in zip(logits, batch.ids, counted, strict=True)
-    ]
-    losses: Float[np.ndarray, " text"] = torch.stack(sums).cpu().numpy()
-    return losses
+def text_divergences(
+    model: nn.Module,
+    texts: Sequence[Row],
+    *,
+    intervention: Intervention | None,
+    strength: float = 1.0,
+    chat: ChatFormat = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> TextDivergences:
+    """Return each text's summed divergence and token count."""
+    return read_divergences(
+        model,
+        texts,
+        lambda: nullcontext() if intervention is None else intervention.on(model, strength),
+        chat=chat,
+        batch_size=batch_size,
+        progress=progress,
+    )

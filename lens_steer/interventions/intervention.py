@@ -23,6 +23,7 @@ from lens_steer.host.trunk import as_hook
 from lens_steer.host.turns import taking_turns
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.interventions.artifact import Content, read_artifact, save_artifact
+from lens_steer.interventions.budget import LARGEST, Budget, largest_within
 from lens_steer.interventions.edit import Edit, check_gates
 from lens_steer.interventions.fingerprint import content_hash, require_same_model
 from lens_steer.interventions.maps import Chain
@@ -30,6 +31,8 @@ from lens_steer.interventions.row_gate import RowGate
 from lens_steer.interventions.strengths import Strength, as_strengths, warn_if_far
 from lens_steer.interventions.touched import Touched
 from lens_steer.interventions.writes import writes_of
+from lens_steer.texts.contrast import ChatFormat, Row
+from lens_steer.texts.seen import require_unseen, seen_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,6 +264,44 @@ class Intervention:
         if taken is not None:
             raise MapError(f"the edit at {taken.site.name} has a gate already: one gate decides for an edit")
         return self._derived(tuple(replace(edit, gate=gate) for edit in self.edits), "gated")
+
+    def calibrate(
+        self,
+        model: nn.Module,
+        neutral: Sequence[Row],
+        budget: str | Budget = "ppl:1.1",
+        *,
+        chat: ChatFormat = None,
+        batch_size: int | None = None,
+        progress: bool = True,
+    ) -> Intervention:
+        """Return the same edits with `strengths` from 0 to the largest strength that costs at most `budget`.
+
+        The cost is measured on neutral texts, or pairs, that the fit has not seen: "ppl:1.1" is a perplexity of 1.1
+        times the unedited model's, "kl:0.1" a mean KL(unedited || edited) of 0.1 nats per token. It is searched from 1
+        up to 8 and down to 1/128, on the assumption that a cost grows with strength, and found to 2 %. The provenance
+        says under `calibration` what was measured. What an edit is good for is not looked at: `choose_strength` does.
+
+        Raises
+        ------
+        SettingError
+            The budget cannot be read; no strength is within it; there is no neutral text.
+        ContrastError
+            The intervention has seen neutral texts.
+        TokenError, ModelError
+            As `perplexity`.
+
+        """
+        require_unseen(neutral, seen_in(self.provenance), "the intervention")
+        limit = Budget.of(budget)
+        in_search = replace(self, strengths=(0.0, LARGEST))  # nothing to warn of
+        cost = limit.measure(
+            model, neutral, partial(in_search.on, model), chat=chat, batch_size=batch_size, progress=progress
+        )
+        largest, measured = largest_within(limit, cost)
+        rows = [{"strength": strength, "cost": measured[strength]} for strength in sorted(measured)]
+        about = {"budget": str(limit), "largest": largest, "neutral": len(neutral), "measured": rows}
+        return replace(self, strengths=(0.0, largest), provenance={**self.provenance, "calibration": about})
 
     def support(self, tol: float = 1e-5) -> pd.DataFrame:
         """Return what is edited: one row per edit.

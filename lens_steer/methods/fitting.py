@@ -57,8 +57,8 @@ class PoolingMethod(Method, Protocol):
 
 def layers_of(method: Method) -> tuple[int, ...] | None:
     """Return the layers that a method keeps of its sites; None for all, and for a method without that setting."""
-    layers: tuple[int, ...] | None = getattr(method, "layers", None)
-    return layers
+    layers: tuple[int, ...] | str | None = getattr(method, "layers", None)
+    return None if isinstance(layers, str) else layers  # "all"
 
 
 def activations_for(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lens_steer.errors import SettingError
 from lens_steer.methods.descent_run import Descent, Loss, Rows, Run
 
 _FLOOR = 0.001  # the cosine schedule ends at this share of the learning rate
@@ -87,7 +88,7 @@ class _Stepper:
 
     def __init__(self, settings: Descent, like: Tensor, proximal: Callable[[Tensor, float | Tensor], Tensor]) -> None:
         if settings.lr is None:
-            raise ValueError(f"{settings.optimizer} needs a learning rate")
+            raise SettingError(f"optimizer={settings.optimizer!r} needs a learning rate: set lr=")
         self._settings, self._lr, self._proximal = settings, settings.lr, proximal
         self._lr_share = 1.0
         self._forget(like)

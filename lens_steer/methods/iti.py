@@ -46,7 +46,9 @@ class ITI:
     k:
         Number of heads, over all sites together; the paper takes 48 of the 1024 of LLaMA-7B.
     alpha:
-        How far to go, in standard deviations along theta; 15 is the paper's. Negative moves towards the source.
+        How far to go, in standard deviations along theta; negative moves towards the source. None goes, at every head,
+        as far as from the source's mean to the target's, which leaves the head within what it does by itself; the
+        paper's 15 is far beyond that.
     direction:
         theta from the difference of the sides' means over all texts ("mass_mean", the paper's best), or from the
         weights of the head's probe, which has seen the texts that are not held out ("probe").
@@ -67,7 +69,7 @@ class ITI:
     """
 
     k: int
-    alpha: float = 15.0
+    alpha: float | None = None
     direction: Literal["mass_mean", "probe"] = "mass_mean"
     holdout: float = 0.2
     sites: SitePattern = "attn.hook_z"
@@ -76,11 +78,16 @@ class ITI:
     seed: int = 0
     batch_size: int | None = None
 
+    @classmethod
+    def paper(cls, **changes: Any) -> ITI:
+        """Return the paper's settings, with `changes`: 48 heads, 15 standard deviations."""
+        return cls(**{"k": 48, "alpha": 15.0, **changes})
+
     def __post_init__(self) -> None:
         require_choices(self)
         if self.k < 1:
             raise SettingError(f"ITI: k is the number of heads to edit, 1 or more, not {self.k}")
-        if not math.isfinite(self.alpha):
+        if self.alpha is not None and not math.isfinite(self.alpha):
             raise SettingError(f"ITI: alpha is a finite number, not {self.alpha}")
         if not 0 < self.holdout < 1:
             raise SettingError(f"ITI: holdout is a share between 0 and 1, not {self.holdout}")
@@ -89,8 +96,8 @@ class ITI:
         """Return one shift per site that holds any of the k heads.
 
         The provenance lists them under `heads`, best first: `choosing_accuracy` (cross-validated on the other texts,
-        which made it one of the best), `accuracy` (on the held-out texts) and sigma. `activations` saves the pass over
-        the texts.
+        which made it one of the best), `accuracy` (on the held-out texts), sigma, and alpha. `activations` saves the
+        pass over the texts.
 
         Raises
         ------
@@ -117,10 +124,14 @@ class ITI:
             along = probes[site].weight if self.direction == "probe" else target.mean(0) - source.mean(0)
             theta = F.normalize(along, dim=1)  # of a head that is constant: zero
             sigma = (torch.cat([source, target]) * theta).sum(2).std(0, correction=0)
-            shift = self.alpha * sigma[:, None] * theta * mask[:, None]
+            along_theta = ((target.mean(0) - source.mean(0)) * theta).sum(1)
+            distance = along_theta if self.alpha is None else self.alpha * sigma
+            shift = distance[:, None] * theta * mask[:, None]
             edits.append(Edit(site, DiagonalAffine(torch.ones(site.width), rearrange(shift, "head dim -> (head dim)"))))
             for head in mask.nonzero()[:, 0].tolist():
-                heads.append({"head": f"{site.name}[{head}]", **probes[site].row(head), "sigma": float(sigma[head])})
+                went = float(distance[head] / sigma[head]) if bool(sigma[head]) else 0.0
+                about = {**probes[site].row(head), "sigma": float(sigma[head]), "alpha": went}
+                heads.append({"head": f"{site.name}[{head}]", **about})
         heads.sort(key=lambda row: -row["choosing_accuracy"])
         return Intervention.fitted(model, edits, **method_provenance(self, contrast, given), heads=heads)
 

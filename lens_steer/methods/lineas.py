@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,20 +25,12 @@ from lens_steer.host.units import UnitsLike
 from lens_steer.interruption import keeps_on_interrupt, on_interrupt
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.choices import require_choices
-from lens_steer.methods.descent import descend, draw_rows, require_gradients
-from lens_steer.methods.descent_run import Descent, Loss, Outcome
+from lens_steer.methods.descent import require_gradients
 from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
 from lens_steer.methods.fitting import matching
-from lens_steer.methods.lineas_choice import (
-    SHARES,
-    Choice,
-    chosen_by_heldout,
-    nearest_above,
-    walk,
-    walk_to_units,
-)
 from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_shares
 from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
+from lens_steer.methods.lineas_solver import HELD_OUT, Solver
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
 from lens_steer.texts.contrast import ContrastSet, Row
@@ -46,17 +38,9 @@ from lens_steer.texts.contrast import ContrastSet, Row
 if TYPE_CHECKING:
     import pandas as pd
 
-Solved = tuple[Outcome, float, dict[str, Any]]
-"""A fit, its gamma, and what the provenance says of how that was chosen."""
 LossName = Literal["wasserstein", "normalised"]
 ShiftsIn = Literal["spread", "activation"]
 _FEWEST_TEXTS = 4
-_FEWEST_TO_HOLD_OUT = 16  # texts a side of which a quarter can be held out
-_HELD_OUT = 0.25
-_SHARE_OF_FEW = 0.1  # gamma_share where there are too few texts to choose it
-_STEPS_ON_PATH, _TOLERANCE_ON_PATH = 15, 1e-5
-_STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
-_RATES = {"adam": 0.1, "sgd": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,87 +190,10 @@ class LinEAS:
         """
         require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
-            outcome, gamma, about = self._solved(problem, model, contrast)
-            outcome.warn_if_nothing_moved("LinEAS", self._descent(problem, gamma))
+            solver = Solver(self, problem)
+            outcome, gamma, about = solver.solve(partial(self._quarter, model, contrast))
+            outcome.warn_if_nothing_moved("LinEAS", solver.descent(gamma))
             return problem.intervention(self, outcome, gamma, **about)
-
-    def _solved(self, problem: Problem, model: nn.Module, contrast: ContrastSet) -> Solved:
-        """Return the fit as sparse as the settings ask, its gamma, and what was tried to find it."""
-        if self._gamma_known:
-            gamma = self._given_gamma(problem)
-            outcome = self._descend(problem, problem.identity, gamma)
-            return self._relaxed(problem, outcome, gamma, 0.0, {}) if self.relax else (outcome, gamma, {})
-        if self.units is not None:
-            return self._with_units(problem, self.units)
-        return self._chosen(problem, model, contrast)
-
-    @property
-    def _gamma_known(self) -> bool:
-        return self.gamma is not None or self.gamma_share is not None
-
-    def _given_gamma(self, problem: Problem) -> float:
-        if self.gamma is not None:
-            return self.gamma
-        return self.gamma_share * problem.gamma_max if self.gamma_share else 0.0
-
-    def _chosen(self, problem: Problem, model: nn.Module, contrast: ContrastSet) -> Solved:
-        """Choose the share on the holdout, or with a quarter of the texts held out, and fit at it on all texts."""
-        start = problem.identity
-        if self.holdout is not None:
-            choice = self._followed(problem)
-        elif min(problem.counts) >= _FEWEST_TO_HOLD_OUT:
-            train, held = contrast.split(_HELD_OUT, self.seed)
-            with replace(self, holdout=held)._problem(model, train, None) as part:
-                choice = self._followed(part)
-                start = problem.layout.vector(part.layout.maps(choice.sparsest.outcome.parameters))
-        else:
-            warnings.warn(
-                f"LinEAS: {contrast!r} has too few texts to hold a quarter out for the choice of the penalty: "
-                f"gamma_share={_SHARE_OF_FEW} is taken",
-                LensSteerWarning,
-                4,
-            )
-            gamma = _SHARE_OF_FEW * problem.gamma_max
-            outcome = self._descend_on_path(problem, start, gamma)
-            return self._relaxed(problem, outcome, gamma, gamma, {})
-        gamma, about = choice.sparsest.gamma_share * problem.gamma_max, choice.about()
-        if choice.interrupted:
-            outcome = self._run(problem, replace(self._descent(problem, gamma), steps=0), start, problem.loss)
-            outcome.interrupted, outcome.stopped = True, "interrupted"
-            return outcome, gamma, about
-        outcome = self._descend_on_path(problem, start, gamma)
-        if self.relax is False:
-            return outcome, gamma, about
-        return self._relaxed(problem, outcome, gamma, choice.best.gamma_share * problem.gamma_max, about)
-
-    def _followed(self, problem: Problem) -> Choice:
-        stops = list(walk(problem, SHARES, partial(self._descend_on_path, problem, fits=len(SHARES))))
-        return chosen_by_heldout(stops)
-
-    def _relaxed(
-        self, problem: Problem, outcome: Outcome, gamma: float, relaxed: float, about: dict[str, Any]
-    ) -> Solved:
-        """Learn the units that `gamma` kept once more at a smaller one."""
-        if relaxed >= gamma or outcome.interrupted or not bool(outcome.parameters.any()):
-            return outcome, gamma, about
-        loss = LossOnUnits(problem.loss, problem.layout.edited(outcome.parameters))
-        refitted = self._run(problem, self._descent(problem, relaxed), outcome.parameters, loss)
-        return refitted, gamma, {**about, "relaxed_gamma": relaxed}
-
-    def _with_units(self, problem: Problem, units: int) -> Solved:
-        total = len(problem.layout) // 2
-        if units > total:
-            raise SettingError(f"LinEAS: units={units}, and the edited sites have {total} units in all")
-        stops = walk_to_units(problem, units, partial(self._descend_on_path, problem))
-        near = nearest_above(stops, units)
-        gamma, about = near.gamma_share * problem.gamma_max, Choice(stops, near, near).about()
-        kept = problem.layout.furthest(near.outcome.parameters, units)
-        settings = self._descent(problem, gamma if self.relax is False else 0.0)
-        if near.outcome.interrupted:
-            settings = replace(settings, steps=0)
-        outcome = self._run(problem, settings, near.outcome.parameters * kept, LossOnUnits(problem.loss, kept))
-        outcome.interrupted |= near.outcome.interrupted
-        return outcome, gamma, about
 
     def refit(
         self,
@@ -317,8 +224,9 @@ class LinEAS:
         with self._problem(model, contrast, activations) as problem:
             free = free_parameters(chosen, problem.layout).to(problem.identity.device)
             start = deviations(chosen, problem.layout).to(free.device) * free
-            outcome = self._descend(problem, start, 0.0, LossOnUnits(problem.loss, free))
-            outcome.warn_if_nothing_moved("LinEAS", self._descent(problem, 0.0))
+            solver = Solver(self, problem)
+            outcome = solver.descend(start, 0.0, LossOnUnits(problem.loss, free))
+            outcome.warn_if_nothing_moved("LinEAS", solver.descent(0.0))
             return problem.intervention(self, outcome, 0.0, refitted=int(free.sum()) // 2)
 
     def gamma_max(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> float:
@@ -369,15 +277,15 @@ class LinEAS:
             raise SettingError("LinEAS.path: shares and gammas say the same in two ways: give one of them")
         keeps = keeps_on_interrupt()
         with self._problem(model, contrast, activations) as problem:
-            ceiling = problem.gamma_max
+            solver, ceiling = Solver(self, problem), problem.gamma_max
             relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
             wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
             steps: list[PathStep] = []
             parameters, interrupted = problem.identity, False
             try:
-                with on_interrupt("raise"):
+                with on_interrupt("raise"), solver.one_bar(len(wanted) * solver.steps_on_path):
                     for gamma in wanted:
-                        outcome = self._descend_on_path(problem, parameters, gamma, fits=len(wanted))
+                        outcome = solver.descend_on_path(parameters, gamma, fits=len(wanted))
                         parameters = outcome.parameters
                         edit = problem.intervention(self, outcome, gamma)
                         steps.append(PathStep(gamma, outcome.loss, problem.heldout_cases(parameters), edit))
@@ -390,52 +298,9 @@ class LinEAS:
             identity_loss = problem.loss(problem.identity)
         return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=identity_loss, interrupted=interrupted)
 
-    @property
-    def _most_steps(self) -> int:
-        return self.steps or _STEPS[self.optimizer]
-
-    def _descent(self, problem: Problem, gamma: float, fits: int = 1) -> Descent:
-        return Descent(
-            steps=self._most_steps,
-            lr=_RATES.get(self.optimizer) if self.lr is None else self.lr,
-            optimizer=self.optimizer,
-            gamma=gamma,
-            penalty=problem.penalty,
-            metric=problem.metric if self.optimizer == "spectral" else None,
-            evaluate_every=self.evaluate_every,
-            patience=self.patience,
-            fits=fits,
-        )
-
-    def _descend_on_path(self, problem: Problem, start: Tensor, gamma: float, fits: int = 1) -> Outcome:
-        """Descend from where the last gamma ended, which takes few steps, to the smallest training loss."""
-        settings = self._descent(problem, gamma, fits)
-        if self.optimizer == "spectral":
-            settings = replace(settings, steps=min(settings.steps, _STEPS_ON_PATH), tolerance=_TOLERANCE_ON_PATH)
-        return self._run(problem, settings, start, problem.loss)
-
-    def _descend(self, problem: Problem, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:
-        heldout = None if self.holdout is None else problem.heldout_loss
-        return self._run(problem, self._descent(problem, gamma), start, loss or problem.loss, heldout)
-
-    def _run(
-        self,
-        problem: Problem,
-        settings: Descent,
-        start: Tensor,
-        loss: Loss,
-        heldout: Callable[[Tensor], float] | None = None,
-    ) -> Outcome:
-        return descend(
-            loss,
-            settings,
-            name="LinEAS",
-            start=start,
-            batches=draw_rows(problem.counts, self.batch_size, self.seed),
-            support=problem.layout.support,
-            heldout=heldout,
-            progress=self.progress,
-        )
+    def _quarter(self, model: nn.Module, contrast: ContrastSet) -> AbstractContextManager[Problem]:
+        train, held = contrast.split(HELD_OUT, self.seed)
+        return replace(self, holdout=held)._problem(model, train, None)
 
     @contextmanager
     def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[Problem]:

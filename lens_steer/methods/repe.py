@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.errors import ActivationError, ContrastError, SettingError
-from lens_steer.host.sites import SitePattern
+from lens_steer.host.sites import Site, SitePattern
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
 from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
+from lens_steer.methods.layer_choice import Layers, at_chosen_layer, require_layers
 from lens_steer.texts.contrast import ContrastSet
 
 
@@ -43,11 +44,15 @@ class RepE:
     sites:
         Pattern for `find_sites`.
     layers:
-        Keep only these layers of it; negative numbers count from the last. None keeps all.
+        Which layers of it; negative numbers count from the last. None takes the one where held-out texts of the two
+        sides lie furthest apart along the direction (the provenance says under `layer_choice` how far at each, and
+        their AUROC), "all" every one, as the paper does.
     pool:
         The value of a text; the paper takes its last token.
     multiplier:
         How far to go; in mode "add", negative moves towards the source.
+    seed:
+        Of random pairs, and of the folds in which the layer is chosen.
     batch_size:
         Texts per batch of `collect`.
 
@@ -56,14 +61,20 @@ class RepE:
     mode: Literal["add", "project_out"] = "add"
     pairing: Literal["contrast", "random"] = "contrast"
     sites: SitePattern = "hook_resid_post"
-    layers: tuple[int, ...] | None = None
+    layers: Layers = None
     pool: Pool = "last"
     multiplier: float = 1.0
     seed: int = 0
     batch_size: int | None = None
 
+    @classmethod
+    def paper(cls, **changes: Any) -> RepE:
+        """Return the paper's settings, with `changes`: all layers."""
+        return cls(**{"layers": "all", **changes})
+
     def __post_init__(self) -> None:
         require_choices(self)
+        require_layers("RepE", self.layers)
         if not math.isfinite(self.multiplier):
             raise SettingError(f"RepE: the multiplier is a finite number, not {self.multiplier}")
 
@@ -86,6 +97,11 @@ class RepE:
                 f'RepE needs pairs, and {contrast!r} has none: make it with paired=True, or set pairing="random"'
             )
         given = activations_for(model, contrast, self, activations)
+        about: dict[str, Any] = {}
+        if self.layers is None:
+            pairs = _with_pairs_together(given) if self.pairing == "contrast" else given
+            chosen, about = at_chosen_layer(pairs, self._direction, seed=self.seed, what="RepE")
+            given = given.at(chosen.sites)
         edits, directions = [], []
         for site in given.sites:
             differences = self._differences(given.source[site].double(), given.target[site].double())
@@ -97,7 +113,12 @@ class RepE:
             share = float(parts.square().sum() / differences.square().sum())
             in_order = float((parts > 0).double().mean())
             directions.append({"site": site.name, "share_of_differences": share, "pairs_in_order": in_order})
-        return Intervention.fitted(model, edits, **method_provenance(self, contrast, given), directions=directions)
+        about |= method_provenance(self, contrast, given)
+        return Intervention.fitted(model, edits, **about, directions=directions)
+
+    def _direction(self, given: Activations, site: Site) -> Float[Tensor, " unit"]:
+        differences = self._differences(given.source[site].double(), given.target[site].double())
+        return first_component(differences) if bool(differences.any()) else differences[0]
 
     def _differences(self, source: Tensor, target: Tensor) -> Float[Tensor, "pair unit"]:
         if self.pairing == "random":
@@ -125,3 +146,13 @@ def first_component(differences: Float[Tensor, "pair unit"]) -> Float[Tensor, " 
     along: Tensor = differences.T @ torch.linalg.eigh(products).eigenvectors[:, -1]
     along = along / along.norm()
     return -along if bool((differences @ along).mean() < 0) else along
+
+
+def _with_pairs_together(given: Activations) -> Activations:
+    """Return activations of pairs in order, of which the two of a pair are of one block; those of arrays are not."""
+    is_source = given.labels[:, 0] == 1
+    if torch.equal(given.blocks[is_source], given.blocks[~is_source]) or 2 * int(is_source.sum()) != len(is_source):
+        return given
+    blocks = torch.empty_like(given.blocks)
+    blocks[is_source] = blocks[~is_source] = torch.arange(int(is_source.sum()))
+    return replace(given, blocks=blocks)

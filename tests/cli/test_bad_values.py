@@ -35,7 +35,7 @@ WHOLE = ["-1", "nan", "inf", "2.5", "many", "", "99999999999999999999"]
 REAL = ["nan", "inf", "-inf", "much", ""]
 FILES = ["@missing", "@folder", "@binary.txt", "@empty.txt", ""]
 PLACES = ["@sad.txt", "@sad.txt/below", "@folder", "/proc/results", ".", ""]
-ANY_REAL = {"--strength", "--doses"}
+ANY_REAL = {"--strength", "--doses", "--alpha", "--multiplier"}
 READER = ("--prompt", "--source-text", "--target-text", "--config")
 FREE = {"--title"}  # whatever is written there is a heading
 NEEDS_MODEL = {"--model", "--pattern", "--sites"}  # a site's name or a model's can be right in another model
@@ -51,6 +51,10 @@ def bad_values(option: str, kind: Any, choices: tuple[str, ...] | None) -> list[
         return ["@missing.txt", "@binary.txt", "@folder", ""]
     if choices:
         return ["bogus", "", "1"]
+    if option == "--layers":
+        return ["nan", "2.5", "1,,2", ""]
+    if option == "--strengths":
+        return [*REAL, "0", "1,,2"]
     if "int" in str(kind):
         return WHOLE if option == "--seed" else [*WHOLE, "0"] if option not in ("--steps", "--limit") else WHOLE
     if "float" in str(kind):

@@ -26,8 +26,8 @@ from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, S
 from lens_steer.host.load import load_model
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.methods import descent
 from lens_steer.methods.aura import AurA
+from lens_steer.methods.spectral_descent import SpectralRun
 from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.readers import read_contrast
 from lens_steer.texts.seen import seen_in, was_seen
@@ -91,10 +91,10 @@ def test_the_main_job(place: Path) -> None:
         command = f"ablate {TEXTS} --units @rank/experts.csv --top 5 --mode {mode} --max-new-tokens 2 --out @{mode}"
         lens_steer(place, command)
 
-    lens_steer(place, f"fit {TEXTS} --steps 4 --lr 0.001 --gamma-share 0.5 --out @edit")
+    lens_steer(place, f"fit {TEXTS} --steps 4 --gamma-share 0.5 --out @edit")
     edit = Intervention.load(place / "edit")
     assert edit.provenance["settings"]["steps"] == 4
-    assert edit.provenance["settings"]["gamma"] > 0
+    assert edit.provenance["settings"]["gamma_share"] == 0.5
 
     lens_steer(
         place, "generate --model @model --prompts @prompts.txt --intervention @edit --max-new-tokens 4 --out @texts"
@@ -106,7 +106,9 @@ def test_the_main_job(place: Path) -> None:
     command = (
         f"evaluate {TEXTS} --intervention @edit --words sad,cried --prompts @prompts.txt --max-new-tokens 4 --out @eval"
     )
-    assert "effect" in lens_steer(place, command)
+    printed = lens_steer(place, command)
+    assert "effect" in printed
+    assert printed.count("  before: ") == printed.count("  after:  ") == 2  # as many as there are prompts, up to three
     assert (pd.read_csv(place / "eval" / "texts.csv").prompt == ["the dog", "a cat sat"]).all()
 
 
@@ -149,10 +151,13 @@ def test_sites(place: Path) -> None:
         ("rank --model @model --out @x12", "neither was given"),
         (f"rank {TEXTS} --contrast microworld:rude --out @x13", "both were given"),
         (f"rank {TEXTS} --source sad --out @x14", "--source: two text files have no columns"),
-        (f"rank {TEXTS} --n 9 --out @x15", "here 8 source and 8 target texts: give --n 8 or less"),
+        (
+            f"rank {TEXTS} --n 9 --out @x15",
+            "--n 9 of 16 source and 16 target texts: half is held out, here 8 source and 8 target texts are left",
+        ),
         (
             f"fit {TEXTS} --method aura --steps 3 --gamma-share 0.5 --out @x16",
-            "--gamma-share, --steps: for LinEAS only",
+            "--gamma-share, --steps: not for --method aura, which takes --sites, --layers, --pool",
         ),
         ("generate --model @model --prompts @prompts.txt --strength 9 --out @x17", "no --intervention"),
         (f"evaluate {TEXTS} --words , --intervention @model --out @x18", "--words is empty|that lens_steer wrote"),
@@ -244,15 +249,15 @@ def test_help_and_version_load_nothing_heavy(command: str) -> None:
 def test_an_interrupted_fit_keeps_nothing(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step, steps = descent._Run.step, []
+    step, steps = SpectralRun.step, []
 
-    def interrupted(self: Any, *given: Any) -> None:
+    def interrupted(self: Any, *given: Any) -> str:
         steps.append(given)
         if len(steps) == 3:
             raise KeyboardInterrupt
-        step(self, *given)
+        return step(self, *given)
 
-    monkeypatch.setattr(descent._Run, "step", interrupted)
+    monkeypatch.setattr(SpectralRun, "step", interrupted)
     monkeypatch.setattr("sys.ps1", ">>> ", raising=False)  # an interactive session would keep the best map so far
     words = f"fit {TEXTS} --steps 9 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
     assert status_of(cli.app, "lens-steer", words) == 130

@@ -207,14 +207,14 @@ def test_a_mean_that_falls_may_hold_prompts_that_rise(tiny: Any) -> None:
 )
 def test_what_is_no_list_of_texts_is_named(rows: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        evaluation_room._listed("prompts", rows)
-    assert evaluation_room._listed("neutral", pd.Series(["the dog"])) == ["the dog"]
+        evaluation_room.listed("prompts", rows)
+    assert evaluation_room.listed("neutral", pd.Series(["the dog"])) == ["the dog"]
 
 
 @pytest.mark.parametrize("scorer", [None, ["sad"], "sad"])
 def test_what_cannot_be_called_is_no_scorer(scorer: Any) -> None:
     with pytest.raises(SettingError, match="cannot be called"):
-        evaluation_room._named(scorer)
+        evaluation_room.as_scorer(scorer)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ METHODS: dict[str, Method] = {
     "linear act": LinearAcT(sites=("mlp.hook_post", "hook_resid_post"), batch_size=6, moves="source"),
     "linear act at once": LinearAcT(sites="attn.hook_z", causal=False, support=(0.1, 0.9)),
     "caa": CAA(),
-    "cast": CAST(base=CAA(multiplier=3.0)),
+    "cast": CAST(base=CAA(layers="all", multiplier=3.0)),
     "cast with its sign": CAST(base=AurA(), similarity="cosine", direction="mean_difference"),
     "caa at a layer": CAA(sites="attn.hook_z", layers=(-1,), pool="mean", multiplier=3.0),
     "iti": ITI(k=3),

@@ -50,7 +50,7 @@ def test_simultaneous_is_the_map_between_collected_activations(
 @pytest.mark.parametrize("sites", ["hook_resid_post", "attn.hook_z"])
 def test_mean_act_is_caa(tiny: Any, contrast: ContrastSet, pool: Any, sites: str) -> None:
     mean = MeanAcT(sites=sites, causal=False, support="unbounded", moves="source", pool=pool)
-    assert mean.fit(tiny, contrast) == CAA(sites=sites, pool=pool).fit(tiny, contrast)
+    assert mean.fit(tiny, contrast) == CAA(sites=sites, layers="all", pool=pool).fit(tiny, contrast)
 
 
 def test_the_source_arrives_at_the_targets_mean(tiny: Any, contrast: ContrastSet, method: ActivationTransport) -> None:

@@ -23,8 +23,8 @@ def contrast() -> ContrastSet:
 @pytest.mark.parametrize("pool", ["last", "mean"])
 def test_it_adds_the_mean_of_the_pairs_differences(tiny: Any, contrast: ContrastSet, pool: Any) -> None:
     acts = collect(tiny, contrast, "hook_resid_post", pool=pool)
-    edit = CAA(pool=pool, multiplier=1.5).fit(tiny, contrast, activations=acts)
-    assert edit == CAA(pool=pool, multiplier=1.5).fit(tiny, contrast)
+    edit = CAA(layers="all", pool=pool, multiplier=1.5).fit(tiny, contrast, activations=acts)
+    assert edit == CAA(layers="all", pool=pool, multiplier=1.5).fit(tiny, contrast)
     for site, e in zip(acts.sites, edit.edits, strict=True):
         pairs = (acts.target[site] - acts.source[site]).mean(0)
         torch.testing.assert_close(e.map.shift, 1.5 * pairs, rtol=1e-4, atol=1e-5)
@@ -35,13 +35,13 @@ def test_last_is_the_last_token_of_the_completion(tiny: Any) -> None:
     texts = ["the dog was", "a big cat"]
     pairs = ContrastSet([(text, " sad") for text in texts], [(text, " happy") for text in texts], paired=True)
     whole = ContrastSet([f"{text} sad" for text in texts], [f"{text} happy" for text in texts], paired=True)
-    assert CAA().fit(tiny, pairs) == CAA().fit(tiny, whole)
-    assert CAA(pool="mean").fit(tiny, pairs) != CAA(pool="mean").fit(tiny, whole)
+    assert CAA(layers="all").fit(tiny, pairs) == CAA(layers="all").fit(tiny, whole)
+    assert CAA(layers="all", pool="mean").fit(tiny, pairs) != CAA(layers="all", pool="mean").fit(tiny, whole)
 
 
 def test_one_pair_will_do_and_the_swap_is_the_negative(tiny: Any) -> None:
     pair = ContrastSet(["the dog was sad"], ["the dog was happy"], paired=True)
-    assert CAA(multiplier=-1.0).fit(tiny, pair) == CAA().fit(tiny, pair.swap())
+    assert CAA(layers="all", multiplier=-1.0).fit(tiny, pair) == CAA(layers="all").fit(tiny, pair.swap())
 
 
 def test_layers_are_chosen(tiny: Any, contrast: ContrastSet) -> None:

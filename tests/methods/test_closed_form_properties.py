@@ -27,7 +27,7 @@ MOVING: list[Method] = [
     MeanAcT(causal=False),
     GaussianAcT(causal=False, support="unbounded"),
     LinearAcT(causal=False, support=(0.1, 0.9)),
-    CAA(pool="mean"),
+    CAA(layers="all", pool="mean"),
 ]
 METHODS = [*RANKING, *MOVING, SelfCond(k=7, sites=SITES), SelfCond(k=64, value="mean", sites=SITES)]
 CONSTANT = 3  # this unit holds one value on all texts
@@ -111,7 +111,7 @@ def test_a_single_row_on_each_side(tiny: Any, seed: int, ties: bool) -> None:
     source, target = drawn(1, 1, seed, ties=ties)
     aura = torch.cat([each.map.scale for each in fitted(tiny, RANKING[0], source, target).edits])
     assert torch.equal(aura, 1 - (source > target).float()[0])  # one text above the other: AUROC 1
-    shift = torch.cat([each.map.shift for each in fitted(tiny, CAA(pool="mean"), source, target).edits])
+    shift = torch.cat([each.map.shift for each in fitted(tiny, CAA(layers="all", pool="mean"), source, target).edits])
     torch.testing.assert_close(shift, (target - source)[0])
     held = fitted(tiny, SelfCond(k=64, sites=SITES), source, target).edits
     torch.testing.assert_close(torch.cat([each.map.shift for each in held]), target[0])

@@ -41,7 +41,13 @@ def test_of_another_model(tiny: Any, other: Any, method: Any) -> None:
 
 def test_of_another_model_for_a_loss(tiny: Any, other: Any) -> None:
     method = LinEAS(
-        sites="mlp.hook_post", loss_sites="hook_resid_post", optimizer="adam", lr=0.01, steps=2, progress=False
+        sites="mlp.hook_post",
+        loss_sites="hook_resid_post",
+        gamma=0.0,
+        optimizer="adam",
+        lr=0.01,
+        steps=2,
+        progress=False,
     )
     values = collect(tiny, CONTRAST, "hook_resid_post", pool=method.pool)
     method.fit(tiny, CONTRAST, activations=values)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from lens_steer import progress
 from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.host.load import load_model
 from lens_steer.interruption import on_interrupt
@@ -185,3 +187,26 @@ def test_paper_settings(tiny: Any, texts: ContrastSet) -> None:
     edit = LinEAS.paper(steps=2, lr=0.01, **QUIET).fit(tiny, texts)
     assert edit.provenance["settings"]["optimizer"] == "sgd"
     assert torch.isfinite(edit.edits[0].map.scale).all()
+
+
+def test_a_whole_fit_is_one_bar(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of all descents come to at most what the bar was made for, and those left out count."""
+    bars: list[progress.ProgressLines] = []
+
+    class Kept(progress.ProgressLines):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            bars.append(self)
+
+    monkeypatch.setattr(progress, "ProgressLines", Kept)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    contrast = ContrastSet(sentences(20, seed=1, must="sad"), sentences(20, seed=2, must="happy"))
+    lineas = LinEAS(steps=4)
+    path = lineas.path(tiny, contrast.subsample(8), shares=[0.5, 0.1])
+    lineas.fit(tiny, contrast)
+    LinEAS(steps=4, units=3).fit(tiny, contrast)
+    assert len(path.interventions) == 2
+    assert [(bar.desc, bar.total) for bar in bars] == [("LinEAS", 8), ("LinEAS", 4 * 8), ("LinEAS", None)]
+    assert bars[0].done == 8
+    assert bars[1].done in (28, 32)  # where nothing was penalised away there is nothing to learn once more
+    assert bars[2].done > 4

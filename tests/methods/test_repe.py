@@ -87,18 +87,18 @@ def test_projected_out_nothing_is_left(tiny: Any, contrast: ContrastSet, acts: A
 
 def test_one_pair_is_caa(tiny: Any) -> None:
     pair = ContrastSet(["the dog was sad"], ["the dog was happy"], paired=True)
-    for one, other in zip(RepE().fit(tiny, pair).edits, CAA().fit(tiny, pair).edits, strict=True):
+    for one, other in zip(RepE.paper().fit(tiny, pair).edits, CAA(layers="all").fit(tiny, pair).edits, strict=True):
         torch.testing.assert_close(one.map.shift, other.map.shift, rtol=1e-4, atol=1e-5)
 
 
 def test_the_swap_is_the_negative(tiny: Any, contrast: ContrastSet) -> None:
-    back = RepE(multiplier=-1.0).fit(tiny, contrast.swap())
-    for one, other in zip(RepE().fit(tiny, contrast).edits, back.edits, strict=True):
+    back = RepE.paper(multiplier=-1.0).fit(tiny, contrast.swap())
+    for one, other in zip(RepE.paper().fit(tiny, contrast).edits, back.edits, strict=True):
         torch.testing.assert_close(one.map.shift, other.map.shift)
 
 
 def test_the_provenance_says_what_the_component_holds(tiny: Any, contrast: ContrastSet, acts: Activations) -> None:
-    edit = RepE().fit(tiny, contrast, activations=acts)
+    edit = RepE.paper().fit(tiny, contrast, activations=acts)
     for row, site in zip(edit.provenance["directions"], edit.sites, strict=True):
         differences = (acts.target[site] - acts.source[site]).double()
         along = first_component(differences)
@@ -120,7 +120,7 @@ def test_refusals(tiny: Any, contrast: ContrastSet) -> None:
     with pytest.raises(ContrastError, match=r'has none: make it with paired=True, or set pairing="random"'):
         RepE().fit(tiny, ContrastSet(contrast.source, contrast.target))
     with pytest.raises(ActivationError, match=r"no pair differs at blocks\.0\.hook_resid_pre"):
-        RepE(sites="hook_resid_pre").fit(tiny, ContrastSet(["a sad dog"], ["a happy dog"], paired=True))
+        RepE.paper(sites="hook_resid_pre").fit(tiny, ContrastSet(["a sad dog"], ["a happy dog"], paired=True))
     arrays = [{"blocks.0.hook_resid_post": torch.randn(count, 32).numpy()} for count in (3, 4)]
     uneven = Activations.from_arrays(source=arrays[0], target=arrays[1], pool="last")
     with pytest.raises(ActivationError, match="3 source and 4 target texts make no pairs"):

@@ -1,0 +1,124 @@
+"""`lens-steer fit --strengths --budget`: the strength of a fitted edit, chosen on held-out texts within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import CoercionError, Parameter, Token
+
+from lens_steer.cli.options import NOT_NEGATIVE, Count, ScoringOptions
+from lens_steer.cli.runs import say, show, show_pairs
+from lens_steer.errors import SettingError
+
+if TYPE_CHECKING:
+    from lens_steer.interventions.intervention import Intervention
+    from lens_steer.texts.contrast import ContrastSet
+
+
+def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in tokens[0].value.split(","))
+    except ValueError:
+        raise CoercionError(msg="strengths are numbers with commas, such as 0.5,1,2", token=tokens[0]) from None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class StrengthOptions:
+    """How the strength is chosen, where --budget or --strengths is given; else the edit is saved as fitted.
+
+    Attributes
+    ----------
+    budget:
+        What the edit may cost on neutral texts: ppl:1.1 (perplexity at most 1.1 times the unedited one) or kl:0.1
+        (nats per token). ppl:1.1 when --strengths alone is given.
+    strengths:
+        Strengths to try, with commas; 0.25,0.5,1,1.5,2 when --budget alone is given.
+    words:
+        Score by these words (commas) instead of a classifier trained on the half that is fitted on.
+    samples:
+        Continuations per prompt.
+    max_new_tokens:
+        Tokens per continuation.
+    temperature:
+        0 is greedy.
+
+    """
+
+    budget: str | None = None
+    strengths: Annotated[tuple[float, ...] | None, Parameter(converter=_numbers, n_tokens=1)] = None
+    words: str | None = None
+    samples: Count = 1
+    max_new_tokens: Count = 30
+    temperature: Annotated[float, Parameter(validator=NOT_NEGATIVE)] = 1.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a strength is to be chosen."""
+        return self.budget is not None or self.strengths is not None
+
+    def check(self, held: ContrastSet) -> None:
+        """Read what can be wrong before the model is loaded."""
+        from lens_steer.evaluation.strength_choice import checked_strengths
+        from lens_steer.interventions.budget import Budget
+
+        if self.words is not None and not self.wanted:
+            raise SettingError("--words: they score the choice of a strength, give --budget")
+        self._scoring.check(held)
+        if self.budget is not None:
+            Budget.of(self.budget)
+        if self.strengths is not None:
+            checked_strengths(self.strengths)
+
+    def chosen(
+        self,
+        hosted: Any,
+        edit: Intervention,
+        halves: tuple[ContrastSet, ContrastSet],
+        *,
+        seed: int,
+        batch_size: int | None,
+    ) -> Intervention:
+        """Return the edit whose strength 1 is the chosen one, and print how it was chosen and what it does.
+
+        The provenance says under `strength_choice` what was tried, and has seen the texts that chose. Where nothing
+        was chosen, the edit is as it was fitted.
+        """
+        from lens_steer.evaluation.strength_choice import STRENGTHS, choose_strength
+        from lens_steer.texts.seen import known_forms, pack, seen_forms
+
+        train, held = halves
+        neutral = held.control or held.target
+        choice = choose_strength(
+            hosted,
+            edit,
+            prompts=self._scoring.read_prompts(held),
+            scorer=self._scoring.scorer(train, seed),
+            neutral=neutral,
+            strengths=self.strengths or STRENGTHS,
+            budget=self.budget or "ppl:1.1",
+            seed=seed,
+            samples=self.samples,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            chat=held.chat,
+            batch_size=batch_size,
+        )
+        show(choice.frame)
+        if choice.evaluation is not None:
+            show_pairs(choice.evaluation.texts)
+        say(f"{choice.sentence}.")
+        chose = held.source[::2] + neutral[::2]
+        about = {**choice.about(), "seen": pack(seen_forms(known_forms(chose)))}
+        if choice.chosen is None:
+            say("the edit is saved as it was fitted")
+        else:
+            edit = edit.scaled(choice.chosen)
+            say(f"strength 1 of what is saved is strength {choice.chosen:g} of the fit")
+        return replace(edit, provenance={**edit.provenance, "strength_choice": about})
+
+    @property
+    def _scoring(self) -> ScoringOptions:
+        return ScoringOptions(words=self.words)

@@ -1,0 +1,167 @@
+"""How LinEAS solves one problem: at a given gamma, along the path, at the share that is chosen, with so many units."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from lens_steer.errors import LensSteerWarning, SettingError
+from lens_steer.methods.descent import descend, draw_rows
+from lens_steer.methods.descent_run import Descent, Loss, Outcome
+from lens_steer.methods.lineas_choice import SHARES, Choice, chosen_by_heldout, nearest_above, walk, walk_to_units
+from lens_steer.methods.lineas_problem import Problem
+from lens_steer.methods.refit import LossOnUnits
+from lens_steer.progress import one_bar
+
+HELD_OUT = 0.25  # of the texts, for the choice of the share
+_FEWEST_TO_HOLD_OUT = 16  # texts a side of which as many can be held out
+_SHARE_OF_FEW = 0.1  # gamma_share where there are too few texts to choose it
+_STEPS_ON_PATH, _TOLERANCE_ON_PATH = 15, 1e-5
+_STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
+_RATES = {"adam": 0.1, "sgd": 0.1}
+
+Solved = tuple[Outcome, float, dict[str, Any]]
+"""A fit, its gamma, and what the provenance says of how that was chosen."""
+Quarter = Callable[[], AbstractContextManager[Problem]]
+"""Opens the problem on three quarters of the texts, with the last one held out."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Descends on a problem as a `LinEAS` says in its settings."""
+
+    settings: Any
+    problem: Problem
+
+    def solve(self, quarter: Quarter) -> Solved:
+        """Return the fit as sparse as the settings ask, its gamma, and what was tried to find it."""
+        asked = self.settings
+        if asked.units is not None:
+            with self.one_bar(None):
+                return self._with_units(asked.units)
+        if asked.gamma is None and asked.gamma_share is None:
+            relaxing = 0 if asked.relax is False else self._most_steps
+            with self.one_bar((len(SHARES) + 1) * self.steps_on_path + relaxing):
+                return self._chosen(quarter)
+        gamma = asked.gamma
+        if gamma is None:
+            gamma = asked.gamma_share * self.problem.gamma_max if asked.gamma_share else 0.0
+        outcome = self.descend(self.problem.identity, gamma)
+        return self._relaxed(outcome, gamma, 0.0, {}) if asked.relax else (outcome, gamma, {})
+
+    def _chosen(self, quarter: Quarter) -> Solved:
+        """Choose the share on the holdout, or with a quarter of the texts held out, and fit at it on all texts."""
+        ceiling, start = self.problem.gamma_max, self.problem.identity
+        if self.settings.holdout is not None:
+            choice = self._followed()
+        elif min(self.problem.counts) >= _FEWEST_TO_HOLD_OUT:
+            with quarter() as part:
+                choice = replace(self, problem=part)._followed()
+                start = self.problem.layout.vector(part.layout.maps(choice.sparsest.outcome.parameters))
+        else:
+            source, target = self.problem.counts
+            warnings.warn(
+                f"LinEAS: {source} source and {target} target texts are too few to hold a quarter out for the choice "
+                f"of the penalty: gamma_share={_SHARE_OF_FEW} is taken",
+                LensSteerWarning,
+                5,
+            )
+            return self.descend_on_path(start, _SHARE_OF_FEW * ceiling), _SHARE_OF_FEW * ceiling, {}
+        gamma, about = choice.sparsest.gamma_share * ceiling, choice.about()
+        if choice.interrupted:
+            outcome = self._run(replace(self.descent(gamma), steps=0), start, self.problem.loss)
+            outcome.interrupted, outcome.stopped = True, "interrupted"
+            return outcome, gamma, about
+        outcome = self.descend_on_path(start, gamma)
+        if self.settings.relax is False:
+            return outcome, gamma, about
+        return self._relaxed(outcome, gamma, choice.best.gamma_share * ceiling, about)
+
+    def _followed(self) -> Choice:
+        def descend_at(start: Tensor, gamma: float) -> Outcome:
+            return self.descend_on_path(start, gamma, fits=len(SHARES))
+
+        return chosen_by_heldout(list(walk(self.problem, SHARES, descend_at)))
+
+    def _relaxed(self, outcome: Outcome, gamma: float, relaxed: float, about: dict[str, Any]) -> Solved:
+        """Learn the units that `gamma` kept once more at a smaller one."""
+        if relaxed >= gamma or outcome.interrupted or not bool(outcome.parameters.any()):
+            return outcome, gamma, about
+        loss = LossOnUnits(self.problem.loss, self.problem.layout.edited(outcome.parameters))
+        refitted = self._run(self.descent(relaxed), outcome.parameters, loss)
+        return refitted, gamma, {**about, "relaxed_gamma": relaxed}
+
+    def _with_units(self, units: int) -> Solved:
+        layout = self.problem.layout
+        total = len(layout) // 2
+        if units > total:
+            raise SettingError(f"LinEAS: units={units}, and the edited sites have {total} units in all")
+        stops = walk_to_units(self.problem, units, self.descend_on_path)
+        near = nearest_above(stops, units)
+        gamma, about = near.gamma_share * self.problem.gamma_max, Choice(stops, near, near).about()
+        kept = layout.furthest(near.outcome.parameters, units)
+        settings = self.descent(gamma if self.settings.relax is False else 0.0)
+        if near.outcome.interrupted:
+            settings = replace(settings, steps=0)
+        outcome = self._run(settings, near.outcome.parameters * kept, LossOnUnits(self.problem.loss, kept))
+        outcome.interrupted |= near.outcome.interrupted
+        return outcome, gamma, about
+
+    def descend(self, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:
+        """Descend to the smallest loss: that of the held-out texts, where the settings bring some."""
+        heldout = None if self.settings.holdout is None else self.problem.heldout_loss
+        return self._run(self.descent(gamma), start, loss or self.problem.loss, heldout)
+
+    def descend_on_path(self, start: Tensor, gamma: float, fits: int = 1) -> Outcome:
+        """Descend from where the last gamma ended, which takes few steps, to the smallest training loss."""
+        settings = self.descent(gamma, fits)
+        if self.settings.optimizer == "spectral":
+            settings = replace(settings, steps=self.steps_on_path, tolerance=_TOLERANCE_ON_PATH)
+        return self._run(settings, start, self.problem.loss)
+
+    def descent(self, gamma: float, fits: int = 1) -> Descent:
+        """Return the settings of one descent, of `fits` that the call makes."""
+        asked = self.settings
+        return Descent(
+            steps=self._most_steps,
+            lr=_RATES.get(asked.optimizer) if asked.lr is None else asked.lr,
+            optimizer=asked.optimizer,
+            gamma=gamma,
+            penalty=self.problem.penalty,
+            metric=self.problem.metric if asked.optimizer == "spectral" else None,
+            evaluate_every=asked.evaluate_every,
+            patience=asked.patience,
+            fits=fits,
+        )
+
+    def one_bar(self, steps: int | None) -> AbstractContextManager[None]:
+        """Show the descents inside as one bar, of `steps` steps at most."""
+        return one_bar(steps, desc="LinEAS", unit="step", show=self.settings.progress)
+
+    @property
+    def steps_on_path(self) -> int:
+        """The most steps that one gamma of a path takes."""
+        return min(self._most_steps, _STEPS_ON_PATH) if self.settings.optimizer == "spectral" else self._most_steps
+
+    @property
+    def _most_steps(self) -> int:
+        return int(self.settings.steps or _STEPS[self.settings.optimizer])
+
+    def _run(
+        self, settings: Descent, start: Tensor, loss: Loss, heldout: Callable[[Tensor], float] | None = None
+    ) -> Outcome:
+        return descend(
+            loss,
+            settings,
+            name="LinEAS",
+            start=start,
+            batches=draw_rows(self.problem.counts, self.settings.batch_size, self.settings.seed),
+            support=self.problem.layout.support,
+            heldout=heldout,
+            progress=self.settings.progress,
+        )
