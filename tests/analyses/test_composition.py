@@ -23,8 +23,6 @@ SMALL: dict[str, Any] = {
     **GENERATION,
     "second_scorer": ls.WordList(["cat", "bird"], name="cat words"),
     "fit_texts": 6,
-    "steps": 6,
-    "lr": 0.01,
 }
 FIRST, SECOND = "sad, then cat", "cat, then sad"
 

@@ -15,7 +15,7 @@ from tests.analyses.contrasts import contrast
 from tests.analyses.verbs import FEW, changes, check_verbs
 
 SMALL: dict[str, Any] = {
-    "steps": 2,
+    "units": 12,
     "gamma_shares": (0.2,),
     "fit_texts": 4,
     "draws": 2,
@@ -23,13 +23,6 @@ SMALL: dict[str, Any] = {
     "neutral": 2,
     "max_new_tokens": 8,
 }
-
-
-def test_the_gamma_that_keeps_the_nearest_share_is_studied() -> None:
-    path = pd.DataFrame({"support": [0, 4, 20, 80], "share": [0.0, 0.04, 0.2, 0.8]})
-    assert [demo.nearest(path, share) for share in (0.0, 0.1, 0.15, 0.6)] == [1, 1, 2, 3]
-    with pytest.raises(ls.LensSteerError, match="no edit of the path moves a unit"):
-        demo.nearest(path.assign(support=0), 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +90,7 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
 @FEW
 @given(frames())
 def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
-    said = demo.summary("rude", tables, steps=30, fit_texts=20, units=9)
+    said = demo.summary("rude", tables, fit_texts=20, units=9)
     assert check_verbs(said) == 16
     # The unreadable texts of the controls are told as well.
     assert "25.0%" in " ".join(said)

@@ -268,21 +268,23 @@ def test_an_interrupted_fit_keeps_nothing(
 
 _SAYS_WHEN_IT_FITS = """
 from lens_steer import cli
-from lens_steer.methods import descent
+from lens_steer.methods.gradient_descent import GradientRun
 
-step = descent._Run.step
+step = GradientRun.step
 
 def first(self, *given):
     print("fitting", flush=True)
-    step(self, *given)
+    return step(self, *given)
 
-descent._Run.step = first
+GradientRun.step = first
 cli.main()
 """
 
 
 def test_a_terminated_fit_keeps_nothing(place: Path, tmp_path: Path) -> None:
-    words = f"fit {TEXTS} --steps 100000 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
+    words = f"fit {TEXTS} --paper --steps 100000 --gamma-share 0 --out {tmp_path}/edit".replace(
+        "@", f"{place}/"
+    ).split()
     command = [sys.executable, "-c", _SAYS_WHEN_IT_FITS, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
