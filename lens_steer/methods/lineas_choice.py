@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.errors import SettingError
+from lens_steer.errors import LensSteerWarning, SettingError
+from lens_steer.interruption import keeps_on_interrupt
 from lens_steer.methods.descent_run import Outcome
 from lens_steer.methods.lineas_path import heldout_excess, within_one_error
 from lens_steer.methods.lineas_problem import Problem
@@ -85,8 +87,8 @@ def chosen_by_heldout(stops: Sequence[Stop]) -> Choice:
     return Choice(stops, stops[within_one_error(excess, errors)], stops[int(np.argmin(excess))])
 
 
-def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> list[Stop]:
-    """Fit at falling gamma until `units` or more are edited, then between the last two; return all fits made.
+def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> Iterator[Stop]:
+    """Fit at falling gamma until `units` or more are edited, then between the last two.
 
     Ends where at most a quarter more are edited. SettingError where the path does not come to as many.
     """
@@ -102,8 +104,9 @@ def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> list[S
             )
         outcome = descend_at(start, share * problem.gamma_max)
         stops.append(stop_of(problem, share, outcome))
+        yield stops[-1]
         if outcome.interrupted:
-            return stops
+            return
         if stops[-1].support < units:
             start = outcome.parameters
     low, high = share, share / _FEWER
@@ -112,11 +115,27 @@ def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> list[S
             break
         middle = (low * high) ** 0.5
         stops.append(stop_of(problem, middle, descend_at(start, middle * problem.gamma_max)))
+        yield stops[-1]
         if stops[-1].support >= units:
             low = middle
         else:
             high, start = middle, stops[-1].outcome.parameters
-    return stops
+
+
+def followed(stops: Iterator[Stop]) -> list[Stop]:
+    """Return the fits of a walk; Ctrl-C ends it and, where `on_interrupt` keeps, leaves those that are done."""
+    done: list[Stop] = []
+    try:
+        for stop in stops:
+            done.append(stop)
+    except KeyboardInterrupt:
+        if not (done and keeps_on_interrupt()):
+            raise
+        done[-1].outcome.interrupted = True
+        warnings.warn(
+            f"LinEAS was interrupted after {len(done)} fits of its path: it ends with these", LensSteerWarning, 2
+        )
+    return done
 
 
 def nearest_above(stops: Sequence[Stop], units: int) -> Stop:

@@ -13,7 +13,15 @@ from torch import Tensor
 from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.methods.descent import descend, draw_rows
 from lens_steer.methods.descent_run import Descent, Loss, Outcome
-from lens_steer.methods.lineas_choice import SHARES, Choice, chosen_by_heldout, nearest_above, walk, walk_to_units
+from lens_steer.methods.lineas_choice import (
+    SHARES,
+    Choice,
+    chosen_by_heldout,
+    followed,
+    nearest_above,
+    walk,
+    walk_to_units,
+)
 from lens_steer.methods.lineas_problem import Problem
 from lens_steer.methods.refit import LossOnUnits
 from lens_steer.progress import one_bar
@@ -86,7 +94,7 @@ class Solver:
         def descend_at(start: Tensor, gamma: float) -> Outcome:
             return self.descend_on_path(start, gamma, fits=len(SHARES))
 
-        return chosen_by_heldout(list(walk(self.problem, SHARES, descend_at)))
+        return chosen_by_heldout(followed(walk(self.problem, SHARES, descend_at)))
 
     def _relaxed(self, outcome: Outcome, gamma: float, relaxed: float, about: dict[str, Any]) -> Solved:
         """Learn the units that `gamma` kept once more at a smaller one."""
@@ -101,7 +109,7 @@ class Solver:
         total = len(layout) // 2
         if units > total:
             raise SettingError(f"LinEAS: units={units}, and the edited sites have {total} units in all")
-        stops = walk_to_units(self.problem, units, self.descend_on_path)
+        stops = followed(walk_to_units(self.problem, units, self.descend_on_path))
         near = nearest_above(stops, units)
         gamma, about = near.gamma_share * self.problem.gamma_max, Choice(stops, near, near).about()
         kept = layout.furthest(near.outcome.parameters, units)

@@ -175,6 +175,7 @@ def test_the_settings_of_a_measurement_are_settings_of_the_study_and_documented_
 @pytest.mark.parametrize(
     "name", ["ablation", "composition", "demo", "downstream", "lineas_selection", "method_comparison"]
 )
+@pytest.mark.filterwarnings("ignore:.*too few to hold a quarter out")
 def test_an_interrupted_study_ends_and_publishes_nothing(
     request: pytest.FixtureRequest, tmp_path: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,8 @@ def test_a_strength_is_chosen_within_a_budget_on_texts_that_are_not_scored_again
     fit(place, "--method caa --layers 0", "whole")
     assert edit == Intervention.load(place / "whole").scaled(choice["chosen"])
 
-    command = "evaluate --model @model --texts @sad.txt --texts @other.txt --intervention @chosen --max-new-tokens 3"
+    command = "evaluate --model @model --texts @sad.txt --texts @other.txt --intervention @chosen --words sad,cried"
+    command += " --max-new-tokens 3"
     written = io.StringIO()
     with redirect_stdout(written):
         cli.app(f"{command} --out @scored".replace("@", f"{place}/").split())
@@ -158,7 +159,7 @@ def test_a_strength_is_chosen_within_a_budget_on_texts_that_are_not_scored_again
 
 
 def test_a_budget_that_nothing_meets_is_said_and_the_fit_saved(place: Path) -> None:
-    printed = fit(place, "--method caa --layers 0 --budget kl:0 --max-new-tokens 2", "dear")
+    printed = fit(place, "--method caa --layers 0 --budget kl:0 --max-new-tokens 2 --words sad,cried", "dear")
     assert "is within the budget kl:0" in printed
     assert "saved as it was fitted" in printed
     edit = Intervention.load(place / "dear")
