@@ -103,8 +103,9 @@ def share_change_interval(
     """Return the ends of the interval of a paired change of a share: what counted, and of how many, per row.
 
     Where fewer than 12 rows change, resampling draws only on the changes that happened to be seen; there the interval
-    is the exact one that is conditional on which rows change: Clopper and Pearson's interval of the probability that a
-    change is a rise (for hits and misses the exact test of McNemar, Psychometrika 1947), times the size of the changes.
+    is Clopper and Pearson's of the probability that a change is a rise (for hits and misses its sign is what the exact
+    test of McNemar says, Psychometrika 1947), times the size of the changes, times what their interval of the share of
+    rows that change allows: an end away from 0 the largest, an end towards 0 the smallest.
     Where no row of n changes at all, it holds every change that would stay unseen in n rows with a probability above
     (1 - confidence) / 2 on either side. Otherwise it is `change_interval`'s. nan where nothing was counted.
     """
@@ -123,8 +124,13 @@ def share_change_interval(
     if len(changed) >= _RARE:
         return change_interval(share_change, before, before_of, after, after_of, confidence=confidence, seed=seed)
     rises = stats.binomtest(int((changed > 0).sum()), len(changed)).proportion_ci(confidence, method="exact")
-    size = float(np.abs(changed).sum())
-    return min((2 * rises.low - 1) * size, difference), max((2 * rises.high - 1) * size, difference)
+    rows = int(((before_of > 0) | (after_of > 0)).sum())
+    often = stats.binomtest(len(changed), rows).proportion_ci(confidence, method="exact")
+    size = float(np.abs(changed).sum()) * rows / len(changed)
+    low, high = 2 * rises.low - 1, 2 * rises.high - 1
+    low *= size * (often.high if low < 0 else often.low)
+    high *= size * (often.high if high > 0 else often.low)
+    return min(low, difference), max(high, difference)
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,21 @@ class TestShareChanges:
 
     def test_four_hits_of_sixty_that_vanish_are_not_shown(self) -> None:
         low, high = self.interval([1] * 4 + [0] * 56, [0] * 60)
-        assert low == pytest.approx(-4 / 60)
-        assert 0 < high < 0.03
+        often = stats.binomtest(4, 60).proportion_ci(0.95, method="exact")
+        assert low == pytest.approx(-often.high)
+        assert high == pytest.approx((2 * (1 - 0.025 ** (1 / 4)) - 1) * often.high)
+
+    @pytest.mark.parametrize(("falls", "rises"), [(0.1, 0.0), (0.15, 0.05), (0.0, 0.2)])
+    def test_the_interval_of_few_changes_covers_the_change(self, falls: float, rises: float) -> None:
+        """Its ends know that other rows might have changed: of the seen changes alone, 0 of 4 rises ends at -4 / n."""
+        rng = np.random.default_rng(3)
+        covered = 0
+        for _ in range(400):
+            draw = rng.random(40)
+            before, after = draw < falls, (draw >= falls) & (draw < falls + rises)
+            low, high = self.interval(before, after)
+            covered += low <= rises - falls <= high
+        assert covered / 400 >= 0.94
 
     @pytest.mark.parametrize("rows", [1, 20, 300])
     def test_no_change_at_all_bounds_what_could_have_stayed_unseen(self, rows: int) -> None:
@@ -145,7 +158,8 @@ class TestShareChanges:
         after[:changes] = 1
         low, _ = self.interval(before, after)
         rises = stats.binomtest(changes, changes).proportion_ci(0.95, method="exact")
-        assert (low == pytest.approx((2 * rises.low - 1) * changes / 40)) == exact
+        often = stats.binomtest(changes, 40).proportion_ci(0.95, method="exact")
+        assert (low == pytest.approx((2 * rises.low - 1) * often.low)) == exact
 
     @pytest.mark.parametrize("steady", [0, 4, 8, 11])
     def test_hits_that_stay_are_no_rises_where_another_text_is_no_longer_counted(self, steady: int) -> None:
