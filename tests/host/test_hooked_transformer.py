@@ -118,7 +118,7 @@ def test_aura(hooked_tinytalk: Any, tinytalk: Any) -> None:
 
 
 def test_lineas(hooked_tinytalk: Any, tinytalk: Any) -> None:
-    method = LinEAS(sites="hook_resid_post", steps=10)
+    method = LinEAS(sites="hook_resid_post", gamma_share=0.0, steps=10)
     hanging = handles(hooked_tinytalk)
     here, there = (method.fit(model, CONTRAST) for model in (hooked_tinytalk, tinytalk))
     assert handles(hooked_tinytalk) == hanging
