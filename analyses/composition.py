@@ -39,6 +39,7 @@ def run(
     fit_texts: int = 32,
     gamma_share: float = 0.3,
     second_scorer: ls.Scorer | None = None,
+    steps: int | None = None,
     **measurement: Any,
 ) -> ls.Study:
     """Compose the edits of two concepts in both orders and measure both concepts and the cost.
@@ -68,6 +69,8 @@ def run(
         Penalty of the sparse edits, as a share of each one's gamma_max.
     second_scorer:
         As `scorer`, of the second concept.
+    steps:
+        Gradients of every LinEAS fit, at most; None: its own.
     **measurement:
         See `Measurement`.
 
@@ -89,7 +92,7 @@ def run(
     scorers = {name: given[name] or default_scorer(train[name], seed) for name in train}
     heldout = _heldout(experiment, held, scorers)
     small = {name: disjoint(texts, fit_texts, 1, seed=seed)[0] for name, texts in train.items()}
-    lineas = ls.LinEAS(sites=sites, seed=seed)
+    lineas = ls.LinEAS(sites=sites, steps=steps, seed=seed)
     edits = _edits(model, small, lineas, gamma_share, seed)
     measurements = Measurements.of(
         (heldout.measure(edit, label(kind, name)) for kind, named in edits.items() for name, edit in named.items()),

@@ -41,6 +41,7 @@ def run(
     fit_texts: int = 32,
     fits: int = 4,
     gamma_share: float = 0.03,
+    steps: int | None = None,
     foreign: ls.ContrastSet | Sequence[str] | str | None = None,
     most_texts: int = 60,
 ) -> ls.Study:
@@ -68,8 +69,8 @@ def run(
         Texts a side of every fit, the same for all edits; fewer where the half does not suffice for all fits.
     fits:
         Fits of every edit, no two from a common text. With one, intervals are over texts alone.
-    gamma_share:
-        Penalty of LinEAS, in shares of gamma_max.
+    gamma_share, steps:
+        Penalty of LinEAS, in shares of gamma_max, and its gradients, at most (None: its own).
     foreign:
         Texts unlike those of the fits: a contrast of the same concept from other data, plain texts, or a name or file
         for `read_contrast`. By default the neutral texts with their words in random order.
@@ -90,7 +91,7 @@ def run(
             raise ls.LensSteerError(f"{len(side)} {kind} texts: give {_FEWEST_TEXTS} or more to measure on")
     per_fit = []
     for texts in tqdm(experiment.fit_texts(fit_texts, fits), desc="fits"):
-        edits = _edits(model, texts, sites, pool, gamma_share, seed)
+        edits = _edits(model, texts, sites, pool, {"gamma_share": gamma_share, "steps": steps}, seed)
         per_fit.append((edits, _measured(model, edits, held, strange, sites, pool)))
     estimates = stacked([measured for _, measured in per_fit])
     sided = isinstance(foreign, ls.ContrastSet | str)
@@ -110,12 +111,12 @@ def run(
 
 
 def _edits(
-    model: Any, texts: ls.ContrastSet, sites: Any, pool: Any, gamma_share: float, seed: int
+    model: Any, texts: ls.ContrastSet, sites: Any, pool: Any, descent: Mapping[str, Any], seed: int
 ) -> dict[str, ls.Intervention]:
     shuffled = texts.shuffled(seed)
     means = ls.MeanAcT(sites=sites, pool=pool, causal=False, support="unbounded", seed=seed)
     causal = ls.MeanAcT(sites=sites, pool=pool, causal=True, moves="source", support="unbounded", seed=seed)
-    lineas = ls.LinEAS(sites=sites, pool=pool, gamma_share=gamma_share, seed=seed, progress=False)
+    lineas = ls.LinEAS(sites=sites, pool=pool, **descent, seed=seed, progress=False)
     return {
         APART: means.fit(model, texts),
         CAUSAL: causal.fit(model, texts),

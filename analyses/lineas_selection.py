@@ -52,6 +52,7 @@ def run(
     draws: int = 4,
     share: float = 0.1,
     gamma_shares: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05),
+    steps: int | None = None,
     **measurement: Any,
 ) -> ls.Study:
     """Follow the gamma path, repeat the selection on other texts, and compare it with other choices of as many units.
@@ -81,6 +82,8 @@ def run(
         The path's gamma that keeps the nearest share of units is the one that is studied.
     gamma_shares:
         The path, in shares of gamma_max.
+    steps:
+        Gradients of every LinEAS fit, at most; None: its own.
     **measurement:
         See `Measurement`.
 
@@ -94,7 +97,7 @@ def run(
     if draws < 2:
         raise ls.LensSteerError(f"draws={draws}: stability is seen over two or more draws of texts")
     held = experiment.held
-    lineas = ls.LinEAS(sites=sites, pool=pool, seed=seed, progress=False)
+    lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, seed=seed, progress=False)
     fits = experiment.fit_texts(fit_texts, draws)
     followed = lineas.path(model, fits[0], shares=gamma_shares)
     path = followed.frame.assign(
