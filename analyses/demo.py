@@ -45,7 +45,8 @@ def run(
     out: str | Path | None,
     seed: int = 0,
     sites: str | Sequence[str] = "mlp.hook_post",
-    units: int = 240,
+    gamma_share: float = 0.3,
+    steps: int = 30,
     gamma_shares: tuple[float, ...] = (0.5, 0.25, 0.12, 0.06),
     fit_texts: int = 32,
     draws: int = 5,
@@ -70,8 +71,8 @@ def run(
         Of the halves, the draws of texts, the prompts and the samples.
     sites:
         Where units are ranked, and where LinEAS edits and compares.
-    units:
-        The most units that an edit changes.
+    gamma_share, steps:
+        Penalty of every fit, in shares of gamma_max, and its gradients, at most.
     gamma_shares:
         The path that is shown, in shares of gamma_max.
     fit_texts:
@@ -100,7 +101,7 @@ def run(
     concept = experiment.concept
     texts = experiment.fit_texts(fit_texts, draws)
     ranking = ls.rank_experts(ls.collect(model, experiment.train, sites), seed=seed)
-    lineas = ls.LinEAS(sites=sites, units=units, seed=seed)
+    lineas = ls.LinEAS(sites=sites, gamma_share=gamma_share, relax=True, steps=steps, seed=seed)
     path = lineas.path(model, texts[0], shares=gamma_shares)
     jobs = list(edits(model, lineas, texts, seed))
     held = experiment.held

@@ -78,12 +78,12 @@ class LinEAS:
     gamma:
         The same weight itself, which has no scale of its own.
     units:
-        How many units are edited: gamma is searched along the path until it keeps as many or a few more, and the
-        maps of those that are moved furthest are learned once more without a penalty (see `relax`).
+        How many units are edited, at most: gamma is searched along the path until it keeps as many or a few more, and
+        the maps of those that are moved furthest are learned once more, less shrunk (see `relax`).
     relax:
-        Whether the units that the penalty keeps are learned once more without it, or, where the share is chosen, at the
-        share of the smallest held-out loss: the penalty that is needed to leave the others out shrinks these too far
-        (Meinshausen 2007). None: where `units` is set or the share is chosen.
+        Whether the units that the penalty keeps are learned once more at 0.3 of it, or, where the share is chosen, at
+        the share of the smallest held-out loss: the penalty that is needed to leave the others out shrinks these too
+        far (the relaxed lasso, Meinshausen 2007). None: where `units` is set or the share is chosen.
     l1, group:
         Weight, inside the penalty, of absolute values and of the norms of groups: a site's scales, and its shifts.
     shifts:

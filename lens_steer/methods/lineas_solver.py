@@ -29,6 +29,7 @@ from lens_steer.progress import one_bar
 HELD_OUT = 0.25  # of the texts, for the choice of the share
 _FEWEST_TO_HOLD_OUT = 16  # texts a side of which as many can be held out
 _SHARE_OF_FEW = 0.1  # gamma_share where there are too few texts to choose it
+_RELAXED = 0.3  # of the penalty that kept the units: without any, a few hundred units learn 32 texts by heart
 _STEPS_ON_PATH, _TOLERANCE_ON_PATH = 15, 1e-5
 _STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
 _RATES = {"adam": 0.1, "sgd": 0.1}
@@ -60,7 +61,7 @@ class Solver:
         if gamma is None:
             gamma = asked.gamma_share * self.problem.gamma_max if asked.gamma_share else 0.0
         outcome = self.descend(self.problem.identity, gamma)
-        return self._relaxed(outcome, gamma, 0.0, {}) if asked.relax else (outcome, gamma, {})
+        return self._relaxed(outcome, gamma, _RELAXED * gamma, {}) if asked.relax else (outcome, gamma, {})
 
     def _chosen(self, quarter: Quarter) -> Solved:
         """Choose the share on the holdout, or with a quarter of the texts held out, and fit at it on all texts."""
@@ -113,12 +114,13 @@ class Solver:
         near = nearest_above(stops, units)
         gamma, about = near.gamma_share * self.problem.gamma_max, Choice(stops, near, near).about()
         kept = layout.furthest(near.outcome.parameters, units)
-        settings = self.descent(gamma if self.settings.relax is False else 0.0)
+        relaxed = gamma if self.settings.relax is False else _RELAXED * gamma
+        settings = self.descent(relaxed)
         if near.outcome.interrupted:
             settings = replace(settings, steps=0)
         outcome = self._run(settings, near.outcome.parameters * kept, LossOnUnits(self.problem.loss, kept))
         outcome.interrupted |= near.outcome.interrupted
-        return outcome, gamma, about
+        return outcome, gamma, {**about, "relaxed_gamma": relaxed}
 
     def descend(self, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:
         """Descend to the smallest loss: that of the held-out texts, where the settings bring some."""

@@ -15,7 +15,7 @@ from tests.analyses.contrasts import contrast
 from tests.analyses.verbs import FEW, changes, check_verbs
 
 SMALL: dict[str, Any] = {
-    "units": 12,
+    "steps": 4,
     "gamma_shares": (0.2,),
     "fit_texts": 4,
     "draws": 2,
