@@ -208,10 +208,13 @@ class TestTrouble:
                 signal.raise_signal(signal.SIGINT)
 
         handle = tiny.blocks[1].register_forward_pre_hook(interrupt)
+        # A shell starts what runs in the background with SIGINT ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
                 LinearAcT(batch_size=4).fit(tiny, contrast)
         finally:
+            signal.signal(signal.SIGINT, before)
             handle.remove()
 
     def test_maps_that_overflow(self, tiny: Any, contrast: ContrastSet) -> None:
