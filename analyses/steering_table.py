@@ -1,7 +1,8 @@
 """The table of steering methods on real language models: every method, several jobs, two scorers of different kind.
 
-`python -m analyses.steering_table --model smollm2 --job sad` runs one job and writes its rows; `--only` and `--seed`
-split the work over processes. A job is a concept that the unedited model shows in 20 to 80 % of its replies.
+`python -m analyses.steering_table --model smollm2 --job woman --out rows.csv` runs one job and writes its rows;
+`--only` and `--seed` split the work over processes. `--job base_rates` says how much of each concept the unedited model
+shows: a job is worth running where that is 20 to 80 %.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,12 +18,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 import lens_steer as ls
 from analyses import method_comparison
 from analyses.real_models import SHARED
-from lens_steer.interventions.maps import DiagonalAffine
 
 WORDS = {
     "sad": ["sad", "sadly", "sadness", "cried", "cry", "crying", "tears", "upset", "lonely", "grief", "heartbroken"],
@@ -79,17 +78,17 @@ def _asked(form: str, *parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(random.Random(0).sample(asked, len(asked)))  # every second one chooses, the others are reported on
 
 
-def _told(name: str, read: Callable[[], ls.ContrastSet], form: str, *parts: Sequence[str]) -> Job:
+def _job(name: str, read: Callable[[], ls.ContrastSet], form: str, *parts: Sequence[str]) -> Job:
     return Job(read, _asked(f"Write two{form}.", *parts), tuple(WORDS[name]))
 
 
 JOBS: dict[str, Job] = {
-    "sad": _told("sad", _stories("sad"), " sad sentences about {} and {}", _WHO, _LOSS),
-    "happy": _told("happy", _stories("happy"), " cheerful sentences about {} and {}", _WHO, _FUN),
-    "dog": _told("dog", _stories("dog"), " sentences about {} and the {}", _WHO, _PETS),
-    "water": _told("water", _stories("water"), " sentences about {} and {}", _WHO, _PLACES),
-    "woman": _told("woman", _concept("woman"), " sentences about what the {} did today", _JOBS),
-    "football": _told(
+    "sad": _job("sad", _stories("sad"), " sad sentences about {} and {}", _WHO, _LOSS),
+    "happy": _job("happy", _stories("happy"), " cheerful sentences about {} and {}", _WHO, _FUN),
+    "dog": _job("dog", _stories("dog"), " sentences about {} and the {}", _WHO, _PETS),
+    "water": _job("water", _stories("water"), " sentences about {} and {}", _WHO, _PLACES),
+    "woman": _job("woman", _concept("woman"), " sentences about what the {} did today", _JOBS),
+    "football": _job(
         "football",
         _concept("football"),
         " sentences about {} in {}",
@@ -163,18 +162,6 @@ def methods(model: Any, name: str, *, seed: int, only: tuple[str, ...]) -> pd.Da
     return study.frames["methods"].assign(job=name, seed=seed)
 
 
-def permuted(edit: ls.Intervention, *, draws: int, seed: int) -> Iterator[ls.Intervention]:
-    """Yield edits with the same scales and shifts at other units of the same sites: as large, and about nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(draws):
-        edits = []
-        for one in edit.edits:
-            state = one.map.state_dict()
-            order = torch.randperm(len(state["shift"]), generator=generator)
-            edits.append(replace(one, map=DiagonalAffine(state["scale"][order], state["shift"][order])))
-        yield replace(edit, edits=tuple(edits))
-
-
 def main() -> None:
     """Run what the arguments name and write its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -191,8 +178,10 @@ def main() -> None:
         frame = base_rates(model)
     else:
         parts = []
-        for name in given.only:  # what is done is written: an interruption loses one method
-            parts.append(methods(model, given.job, seed=given.seed, only=(name,)))
+        # What is done is written: an interruption loses one method of those that are named.
+        groups: list[tuple[str, ...]] = [(name,) for name in given.only] or [()]
+        for only in groups:
+            parts.append(methods(model, given.job, seed=given.seed, only=only))
             pd.concat(parts).to_csv(given.out, index=False)
         frame = pd.concat(parts)
     frame.assign(model=given.model, dtype=given.dtype).to_csv(given.out, index=False)

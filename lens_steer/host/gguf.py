@@ -113,8 +113,8 @@ def read_gguf(
     file = Path(path).expanduser()
     header = read_header(file)
     _require_readable(file, header)
-    if tokenizer is None and not header.has_tokenizer:
-        raise ModelError(f"{file} has no tokenizer in it: give that of the model it was made from (tokenizer=)")
+    if tokenizer is None:
+        tokenizer = _tokenizer_of(file, header)
     from transformers import AutoConfig, AutoModelForCausalLM
 
     place = _place(file)
@@ -125,8 +125,6 @@ def read_gguf(
         load: Any = AutoModelForCausalLM.from_pretrained
         read, report = load(**place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True)
     _require_every_weight(file, header, report)
-    if tokenizer is None:
-        tokenizer = read_gguf_tokenizer(file)
     model = _rebuilt(read)
     record_origin(model.config, file=file.name, quantization=header.quantization, sha256=sha256_of(file))
     return model, tokenizer
@@ -134,11 +132,14 @@ def read_gguf(
 
 def read_gguf_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a GGUF file, with its chat template; ModelError where it has none or is damaged."""
+    file = Path(path).expanduser()
+    return _tokenizer_of(file, read_header(file))
+
+
+def _tokenizer_of(file: Path, header: GGUFHeader) -> PreTrainedTokenizerBase:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    file = Path(path).expanduser()
-    header = read_header(file)
     if not header.has_tokenizer:
         raise ModelError(f"{file} has no tokenizer in it: give that of the model it was made from (tokenizer=)")
     with _damage_named(file):

@@ -130,12 +130,14 @@ class Run(ABC):
         self.best = Outcome(identity, self.of_identity, self.of_identity, heldout(identity) if heldout else nan)
         self._heldout_now = self.best.heldout_loss  # the held-out loss measured since the last record
         self._stale = 0
-
-    def start(self) -> None:
-        """Judge the start, where it is not the identity."""
-        if bool(self.parameters.any()):
-            self.consider(self.parameters)
+        if bool(start.any()):
+            self.consider(start)
             self._stale = 0  # the start is no evaluation that did not improve
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Set the rule's own state, for a descent from `parameters`."""
 
     @abstractmethod
     def step(self, step: int, rows: Rows) -> str:

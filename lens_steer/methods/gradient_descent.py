@@ -24,18 +24,9 @@ class GradientRun(Run):
     sends the descent back to the best point with a quarter of the learning rate; the history says so.
     """
 
-    def __init__(
-        self,
-        loss: Loss,
-        settings: Descent,
-        start: Tensor,
-        support: Callable[[Tensor], int],
-        heldout: Callable[[Tensor], float] | None,
-    ) -> None:
-        super().__init__(loss, settings, start, support, heldout)
-        self._safeguard = _Safeguard(loss, torch.zeros_like(start), self.of_identity)
-        self._stepper = _Stepper(settings, start, self._proximal)
-        self.start()
+    def _prepare(self) -> None:
+        self._safeguard = _Safeguard(self._loss, torch.zeros_like(self.parameters), self.of_identity)
+        self._stepper = _Stepper(self._settings, self.parameters, self._proximal)
 
     def step(self, step: int, rows: Rows) -> str:
         """Take one step and record it."""

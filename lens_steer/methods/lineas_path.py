@@ -120,8 +120,12 @@ def heldout_excess(
 
 
 def within_one_error(excess: Iterable[float], errors: Iterable[float]) -> int:
-    """Return the first step, from the sparsest, whose excess is at most its standard error."""
-    return next(place for place, (over, error) in enumerate(zip(excess, errors, strict=True)) if over <= error)
+    """Return the first step, from the sparsest, whose excess is at most its standard error.
+
+    Where the error is nan (texts of one block say nothing of how they vary), only the smallest loss itself is near.
+    """
+    near = [over <= (0.0 if math.isnan(error) else error) for over, error in zip(excess, errors, strict=True)]
+    return near.index(True)
 
 
 def default_shares(*, count: int = 8, smallest: float = 0.01) -> list[float]:

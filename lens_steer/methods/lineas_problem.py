@@ -60,19 +60,16 @@ class Problem:
     def heldout_cases(self, parameters: Tensor) -> Float[np.ndarray, " case"]:
         """Return the held-out loss of all texts, then of all but one group of blocks each time, for a jackknife.
 
-        Empty where there are no held-out texts.
+        Empty where there are no held-out texts; that of all texts alone where a group is the whole of a side.
         """
         if self._heldout is None:
             return np.zeros(0)
         contrast, loss = self._heldout
-        sides = np.split(contrast.blocks[: sum(self._heldout_counts)], [self._heldout_counts[0]])
+        source, target = len(contrast.source), len(contrast.target)
+        sides = np.split(contrast.blocks[: source + target], [source])
         kept = [[np.flatnonzero(case).tolist() for case in side] for side in leave_groups_out(*sides)]
-        return np.array(loss.on_subsets(parameters, list(zip(*kept, strict=True))))
-
-    @property
-    def _heldout_counts(self) -> tuple[int, int]:
-        contrast = self._heldout[0] if self._heldout else self._contrast
-        return len(contrast.source), len(contrast.target)
+        cases = list(zip(*kept, strict=True))
+        return np.array(loss.on_subsets(parameters, cases if all(map(all, cases)) else cases[:1]))
 
     @cached_property
     def gamma_max(self) -> float:

@@ -9,12 +9,11 @@ metric the steps do not depend on the units in which the parameters are measured
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lens_steer.methods.descent_run import Descent, Loss, Rows, Run
+from lens_steer.methods.descent_run import Rows, Run
 
 _MEMORY = 5  # objectives of which a step must be below the worst
 _DECREASE = 1e-4  # share of the promised decrease that a step must keep
@@ -26,20 +25,12 @@ _LARGEST = 1e6  # step size where the loss does not curve upwards
 class SpectralRun(Run):
     """A descent by proximal Barzilai-Borwein steps; every step costs one gradient of all rows."""
 
-    def __init__(
-        self,
-        loss: Loss,
-        settings: Descent,
-        start: Tensor,
-        support: Callable[[Tensor], int],
-        heldout: Callable[[Tensor], float] | None,
-    ) -> None:
-        super().__init__(loss, settings, start, support, heldout)
-        self._metric = torch.ones_like(start) if settings.metric is None else settings.metric
+    def _prepare(self) -> None:
+        metric = self._settings.metric
+        self._metric = torch.ones_like(self.parameters) if metric is None else metric
         self._size, self._rejections = 1.0, 0
         self._here: tuple[Tensor, Tensor] | None = None  # point and gradient from which steps are tried
         self._objectives: list[float] = []
-        self.start()
 
     def step(self, step: int, rows: Rows) -> str:
         """Look at the point that the last step proposed, go there or take a shorter step, and propose the next one."""

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from analyses import downstream
-from analyses.downstream import APART, CAUSAL, END_TO_END, NULLS
+from analyses import downstream, downstream_findings
+from analyses.downstream_findings import APART, CAUSAL, END_TO_END, NULLS
 from tests.analyses.contrasts import contrast
 from tests.analyses.verbs import FEW, changes, check_verbs
 
@@ -74,7 +74,7 @@ def test_an_edit_overshoots_where_the_interval_over_fits_lies_beyond_the_target(
     value: float, spread: float, expected: str
 ) -> None:
     frames = downstream.frames_of(estimates(value, spread), foreign_has_sides=False)
-    assert expected in downstream._overshoot_sentence(frames["overshoot"], APART)
+    assert expected in downstream_findings._overshoot_sentence(frames["overshoot"], APART)
 
 
 def test_the_same_edit_twice_shows_no_difference() -> None:

@@ -90,6 +90,16 @@ class TestChoice:
         with pytest.raises(SettingError, match="no held-out loss to choose by"):
             LinEAS(**QUIET).path(tiny, texts, shares=(0.5,)).best()
 
+    def test_held_out_texts_of_one_block_choose_the_smallest_loss(self, tiny: Any, others: ContrastSet) -> None:
+        """They say nothing of how a difference varies; three groups leave one of them held out."""
+        groups = tuple(f"group {place % 3}" for place in range(40))
+        grouped = ContrastSet(others.source, others.target, source_groups=groups, target_groups=groups)
+        _, held = grouped.split(0.25, 0)
+        assert len(set(held.blocks.tolist())) == 1
+        choice = LinEAS(**QUIET).fit(tiny, grouped).provenance["choice"]
+        best = min(choice["path"], key=lambda row: row["heldout_loss"])
+        assert choice["gamma_share"] == choice["best_gamma_share"] == best["gamma_share"]
+
     def test_an_interrupt_in_the_choice_ends_the_fit(self, tiny: Any, texts: ContrastSet) -> None:
         with interrupted_at(tiny, 40) as passes, on_interrupt("keep"):
             with pytest.warns(LensSteerWarning, match="was interrupted after"):
