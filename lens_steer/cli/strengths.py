@@ -87,14 +87,15 @@ class StrengthOptions:
         was chosen, the edit is as it was fitted.
         """
         from lens_steer.evaluation.strength_choice import STRENGTHS, choose_strength
+        from lens_steer.texts.blocks import alternate_blocks
         from lens_steer.texts.seen import known_forms, pack, seen_forms
 
         train, held = halves
-        neutral = held.control or held.target
+        neutral, prompts = held.control or held.target, self._scoring.read_prompts(held)
         choice = choose_strength(
             hosted,
             edit,
-            prompts=self._scoring.read_prompts(held),
+            prompts=prompts,
             scorer=self._scoring.scorer(train, seed),
             neutral=neutral,
             strengths=self.strengths or STRENGTHS,
@@ -110,7 +111,12 @@ class StrengthOptions:
         if choice.evaluation is not None:
             show_pairs(choice.evaluation.texts)
         say(f"{choice.sentence}.")
-        chose = held.source[::2] + neutral[::2]
+        chose = [
+            row
+            for rows, halved in ((held.source, prompts), (neutral, neutral))
+            for row, chooses in zip(rows, alternate_blocks(halved, "texts"))  # prompts are as many or fewer
+            if chooses
+        ]
         about = {**choice.about(), "seen": pack(seen_forms(known_forms(chose)))}
         if choice.chosen is None:
             say("the edit is saved as it was fitted")

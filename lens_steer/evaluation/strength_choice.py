@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from lens_steer.evaluation.scorers import Scorer
 from lens_steer.interventions.budget import Budget
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.verdict import Change
+from lens_steer.texts.blocks import alternate_blocks
 from lens_steer.texts.contrast import ChatFormat, Row
 from lens_steer.texts.seen import require_unseen, seen_in
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)
-_FEWEST = 2  # prompts and neutral texts: one to choose, one to report
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +118,11 @@ def choose_strength(
 ) -> StrengthChoice:
     """Choose, of some strengths whose cost is within a budget, the one that leaves least of the concept; report it.
 
-    The first, third, ... prompt and neutral text choose, the others report, so that the choice does not flatter the
-    report. The cost of every strength is measured first; texts are generated for those within the budget only. Of equal
-    effects the smaller strength is taken. The unedited model is no candidate: that an edit does nothing, or the wrong
-    thing, is for the report to say. Nothing is chosen where no strength is within the budget.
+    Of the prompts and of the neutral texts the first, third, ... choose and the others report, so that the choice does
+    not flatter the report; copies of a text stay on one side. The cost of every strength is measured first; texts are
+    generated for those within the budget only. Of equal effects the smaller strength is taken. The unedited model is no
+    candidate: that an edit does nothing, or the wrong thing, is for the report to say. Nothing is chosen where no
+    strength is within the budget.
 
     Parameters
     ----------
@@ -139,36 +142,36 @@ def choose_strength(
     ------
     SettingError
         As `evaluate`; a budget that cannot be read; no strength, or one that is 0 or not finite; a single prompt or
-        neutral text.
+        neutral text, or nothing but copies of one.
     ContrastError
         The intervention has seen prompts or neutral texts.
 
     """
     limit, tried = Budget.of(budget), checked_strengths(strengths)
     prompts, neutral = listed("prompts", prompts), listed("neutral", neutral)
-    for name, rows in (("prompts", prompts), ("neutral", neutral)):
-        if len(rows) < _FEWEST:
-            raise SettingError(f"{name}: one half chooses the strength and the other reports: give two or more")
+    for rows in (prompts, neutral):
         require_unseen(
             [row for row in rows if isinstance(row, str | tuple)], seen_in(intervention.provenance), "the intervention"
         )
     scorer = as_scorer(scorer)
+    choosing, reporting = _halves(prompts, "prompts")
+    choosing_neutral, reporting_neutral = _halves(neutral, "neutral texts")
     sampling: dict[str, Any] = {
         "seed": seed, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "chat": chat,
     }  # fmt: skip
     run: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    laid_out = [prompt_text(model, prompt, 0) if not isinstance(prompt, str) else prompt for prompt in prompts[::2]]
+    laid_out = [prompt_text(model, prompt, 0) if not isinstance(prompt, str) else prompt for prompt in choosing]
 
     def effect(strength: float) -> float:
         edit = None if strength == 0 else intervention
-        texts = generate(model, prompts[::2] * samples, intervention=edit, strength=strength, **sampling, **run)
+        texts = generate(model, choosing * samples, intervention=edit, strength=strength, **sampling, **run)
         share = read_continuations(scorer, laid_out * samples, texts).effect
         return float(share.counted.sum() / share.of.sum()) if share.of.any() else math.nan
 
     def costs_of(texts: Sequence[Row]) -> Callable[[float], float]:
         return limit.measure(model, texts, partial(intervention.on, model), chat=chat, **run)
 
-    cost = costs_of(neutral[::2])
+    cost = costs_of(choosing_neutral)
     costs = {0.0: limit.of_no_edit, **{strength: cost(strength) for strength in tried}}
     within = {strength: limit.allows(value) for strength, value in costs.items()}
     effects = {strength: effect(strength) if within[strength] else math.nan for strength in costs}
@@ -177,10 +180,16 @@ def choose_strength(
     if chosen is None:
         return StrengthChoice(None, limit, frame, None)
     evaluation = evaluate(
-            model, intervention, prompts=prompts[1::2], scorer=scorer, neutral=neutral[1::2], strength=chosen,
+            model, intervention, prompts=reporting, scorer=scorer, neutral=reporting_neutral, strength=chosen,
             samples=samples, confidence=confidence, **sampling, **run,
         )  # fmt: skip
-    return StrengthChoice(chosen, limit, frame, evaluation, costs_of(neutral[1::2])(chosen), confidence)
+    return StrengthChoice(chosen, limit, frame, evaluation, costs_of(reporting_neutral)(chosen), confidence)
+
+
+def _halves(rows: list[Any], what: str) -> tuple[list[Any], list[Any]]:
+    """Return the rows that choose and those that report."""
+    chooses = alternate_blocks(rows, what).tolist()
+    return list(compress(rows, chooses)), list(compress(rows, map(not_, chooses)))
 
 
 def checked_strengths(strengths: Sequence[float]) -> list[float]:

@@ -54,6 +54,18 @@ def blocks_of(rows: Sequence[Row | Conversation], *memberships: Iterable[Hashabl
     return block
 
 
+def alternate_blocks(rows: Sequence[Row | Conversation], what: str) -> Bool[np.ndarray, " text"]:
+    """Return which rows are of the first, third, ... block (see `blocks_of`): two halves that have no block in common.
+
+    SettingError, which names `what` the rows are, where they are one block.
+    """
+    blocks = blocks_of(rows)
+    if not blocks.any():
+        raise SettingError(f"{what} are {len(blocks)} in one block, and a block cannot be halved: give two or more")
+    first: Bool[np.ndarray, " text"] = blocks % 2 == 0
+    return first
+
+
 def block_draws(
     blocks: Int[np.ndarray, " text"], seed: int, purpose: str, hashes: Int[np.ndarray, " text"] | None = None
 ) -> Int[np.ndarray, " text"]:

@@ -141,8 +141,9 @@ def test_the_least_of_the_concept_within_the_budget(tiny: Any, edit: Interventio
 
 
 def test_the_choice_sees_nothing_of_what_reports(tiny: Any, edit: Intervention) -> None:
-    others = [text if place % 2 == 0 else "a dog ran" for place, text in enumerate(NEUTRAL)]
-    prompts = [text if place % 2 == 0 else "a tree" for place, text in enumerate(PROMPTS)]
+    fresh = sentences(8, seed=6)
+    others = [text if place % 2 == 0 else fresh[place] for place, text in enumerate(NEUTRAL)]
+    prompts = [text if place % 2 == 0 else fresh[place] for place, text in enumerate(PROMPTS)]
     one, other = (
         choose(tiny, edit, prompts=p, neutral=n, budget="kl:1") for p, n in ((PROMPTS, NEUTRAL), (prompts, others))
     )
@@ -161,13 +162,20 @@ def test_a_perplexity_budget_and_one_that_nothing_meets(tiny: Any, edit: Interve
     assert choice.about()["chosen"] is None
 
 
+def test_copies_of_a_text_never_choose_and_report(tiny: Any, edit: Intervention) -> None:
+    choice = choose(tiny, edit, prompts=[*PROMPTS, *PROMPTS[::-1]], neutral=NEUTRAL + NEUTRAL[1:], budget="kl:1")
+    assert choice.evaluation is not None
+    assert set(choice.evaluation.texts.prompt) == set(PROMPTS[1::2])
+    assert set(choice.evaluation.settings["neutral"]) == set(NEUTRAL[1::2])
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"strengths": ()}, "strengths are finite"),
         ({"strengths": (0.0, 1.0)}, "other than 0"),
-        ({"prompts": ["one"]}, "give two or more"),
-        ({"neutral": ["one text"]}, "give two or more"),
+        ({"prompts": ["one"]}, "prompts are 1 in one block"),
+        ({"neutral": ["one text"] * 4}, "neutral texts are 4 in one block"),
         ({"budget": "cheap"}, "a budget is"),
     ],
 )
