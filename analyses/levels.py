@@ -23,16 +23,46 @@ def over_fits(cases: Cases, *, confidence: float = 0.95) -> ls.Interval:
     of their mean. Student's quantile has the degrees of freedom of the smaller level. With a single fit the interval is
     over texts alone; nan ends where a value is missing.
     """
-    estimate, without = float(cases[:, 0].mean()), cases[:, 1:].mean(0)
-    fits, groups = cases.shape[0], cases.shape[1] - 1
-    if groups < 2 or not np.isfinite(cases).all():
+    estimate = float(cases[:, 0].mean())
+    if cases.shape[1] < 3 or not np.isfinite(cases).all():
         return ls.Interval(estimate, math.nan, math.nan, confidence)
-    variance = (groups - 1) / groups * float(np.square(without - without.mean()).sum())
-    if fits > 1:
-        variance += float(cases[:, 0].var(ddof=1)) / fits
-    freedom = min(groups, fits if fits > 1 else groups) - 1
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    half = _quantile(cases, confidence) * math.sqrt(_covariance(cases, cases))
     return ls.Interval(estimate, estimate - half, estimate + half, confidence)
+
+
+def _covariance(one: Cases, other: Cases) -> float:
+    """Return the covariance of the means over fits of two statistics of the same fits and texts, of both levels."""
+    (fits, cases), (first, second) = one.shape, (values[:, 1:].mean(0) for values in (one, other))
+    factor: float = (cases - 2) / (cases - 1)
+    of_texts = factor * float((first - first.mean()) @ (second - second.mean()))
+    of_fits = float(np.cov(one[:, 0], other[:, 0])[0, 1]) / fits if fits > 1 else 0.0
+    return of_texts + of_fits
+
+
+def _quantile(cases: Cases, confidence: float) -> float:
+    """Return Student's quantile at the degrees of freedom of the smaller level."""
+    fits, groups = cases.shape[0], cases.shape[1] - 1
+    return float(stats.t.ppf((1 + confidence) / 2, min(groups, fits if fits > 1 else groups) - 1))
+
+
+def ratio_over_fits(part: Cases, whole: Cases, *, confidence: float = 0.95) -> ls.Interval:
+    """Return the mean of `part` over the mean of `whole`, of the same fits and texts, with Fieller's interval (1954).
+
+    The interval holds the ratios r at which part - r whole is not shown to differ from 0. nan ends where the whole
+    itself is not: nothing is known of a share of what may be nothing.
+    """
+    parts, wholes = float(part[:, 0].mean()), float(whole[:, 0].mean())
+    unknown = ls.Interval(parts / wholes if wholes else math.nan, math.nan, math.nan, confidence)
+    if part.shape[1] < 3 or not (np.isfinite(part).all() and np.isfinite(whole).all()):
+        return unknown
+    squared = _quantile(whole, confidence) ** 2
+    a = wholes**2 - squared * _covariance(whole, whole)
+    if a <= 0:
+        return unknown
+    b = parts * wholes - squared * _covariance(part, whole)
+    c = parts**2 - squared * _covariance(part, part)
+    root = math.sqrt(max(b**2 - a * c, 0.0))
+    return ls.Interval(unknown.estimate, (b - root) / a, (b + root) / a, confidence)
 
 
 def change_over_fits(before: Cases, after: Cases, *, confidence: float = 0.95) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analyses.levels import change_over_fits, over_fits, removed_in_all
+from analyses.levels import change_over_fits, over_fits, ratio_over_fits, removed_in_all
 
 
 def cases(fits: np.ndarray) -> np.ndarray:
@@ -48,6 +48,36 @@ def test_random_against_random_leaves_out_zero_at_the_nominal_rate(of_fits: floa
         row = change_over_fits(*map(cases, edits), confidence=0.9)
         outside += not row["low"] <= 0 <= row["high"]
     assert stats.binomtest(outside, runs, 0.1).pvalue > 0.001 or outside / runs < 0.1
+
+
+def test_the_ends_of_a_ratio_are_where_the_difference_touches_zero() -> None:
+    random = np.random.default_rng(2)
+    part, whole = (cases(mean + random.normal(size=(4, 1)) / 9 + random.normal(size=(4, 12))) for mean in (2.0, 3.0))
+    ratio = ratio_over_fits(part, whole)
+    assert ratio.estimate == pytest.approx(part[:, 0].mean() / whole[:, 0].mean())
+    assert ratio.low < ratio.estimate < ratio.high
+    assert over_fits(part - ratio.low * whole).low == pytest.approx(0, abs=1e-9)
+    assert over_fits(part - ratio.high * whole).high == pytest.approx(0, abs=1e-9)
+    same = ratio_over_fits(whole, whole)
+    assert (same.low, same.estimate, same.high) == pytest.approx((1, 1, 1))
+
+
+def test_a_share_of_nothing_is_not_known() -> None:
+    noise = np.random.default_rng(3).normal(size=(3, 12))
+    assert np.isnan(ratio_over_fits(cases(noise), cases(noise - noise.mean())).low)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.8])
+def test_the_interval_of_a_ratio_holds_it_at_the_nominal_rate(share: float) -> None:
+    random, runs, held = np.random.default_rng(4), 400, 0
+    for _ in range(runs):
+        texts = random.normal(size=20)
+        whole, part = (
+            mean + texts + random.normal(size=(4, 1)) / 2 + random.normal(size=(4, 20)) for mean in (5, 5 * share)
+        )
+        interval = ratio_over_fits(cases(part), cases(whole), confidence=0.9)
+        held += interval.low <= share <= interval.high
+    assert stats.binomtest(held, runs, 0.9).pvalue > 0.001 or held / runs > 0.9
 
 
 def test_a_layer_before_the_edit_loses_nothing_and_one_that_is_not_judged_counts_for_none() -> None:
