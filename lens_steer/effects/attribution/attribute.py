@@ -277,7 +277,8 @@ def _reliability(
     first, second = np.abs(terms)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(second == 0, 0.0, second / first)
-    return pd.DataFrame({"second_order": terms[1], "ratio": ratio, "flagged": ratio > flag_above})
+    columns: dict[str, np.ndarray] = {"second_order": terms[1], "ratio": ratio, "flagged": ratio > flag_above}
+    return pd.DataFrame(columns)
 
 
 def _with_intervals(
