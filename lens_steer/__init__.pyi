@@ -5,6 +5,12 @@ from .activations.collect import collect as collect
 from .activations.show import show_units as show_units
 from .cli.study import study_command as study_command
 from .directories import require_free_place as require_free_place
+from .effects.attribution.attribute import attribute as attribute
+from .effects.attribution.attribution import Attribution as Attribution
+from .effects.attribution.metrics import ConceptProbability as ConceptProbability
+from .effects.attribution.metrics import KLToClean as KLToClean
+from .effects.attribution.metrics import LogitDifference as LogitDifference
+from .effects.attribution.metrics import LogProbability as LogProbability
 from .effects.downstream import downstream_shift as downstream_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction

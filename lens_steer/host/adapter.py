@@ -243,7 +243,7 @@ class Host(ABC):
         """Run all blocks, without the unembedding; what is wanted is read by hooks."""
 
     @abstractmethod
-    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text pos vocab"]:
+    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text _ vocab"]:
         """Run the model on right- or left-padded texts."""
 
     @abstractmethod
@@ -275,7 +275,7 @@ class BridgeHost(Host):
         """Run the Hugging Face base model: every block's hooks fire, the head does not run."""
         self.model.original_model.base_model(**self._arguments(ids, mask))
 
-    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text pos vocab"]:
+    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text _ vocab"]:
         """Run the Hugging Face model."""
         logits: Tensor = self.model.original_model(**self._arguments(ids, mask)).logits
         return logits
@@ -307,7 +307,7 @@ class HookedTransformerHost(Host):
         """Run the blocks; `stop_at_layer` at the number of layers leaves out the unembedding."""
         self.model(ids, attention_mask=mask.long(), stop_at_layer=self.n_layers)
 
-    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text pos vocab"]:
+    def logits(self, ids: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Float[Tensor, "text _ vocab"]:
         """Run the model."""
         logits: Tensor = self.model(ids, attention_mask=mask.long())
         return logits

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # By name, so that drawing one result imports none of the others.
 _FIGURES = {
+    "Attribution": ("attribution", "attribution_figure"),
     "DownstreamShift": ("downstream", "downstream_figure"),
     "Evaluation": ("evaluation", "evaluation_figure"),
     "ExpertRanking": ("ranking", "ranking_figure"),
@@ -22,7 +23,7 @@ _FIGURES = {
 
 
 def plot(result: Any) -> go.Figure:
-    """Return a figure of a result: DownstreamShift, ExpertRanking, Interaction, Intervention, Evaluation or LinEASPath.
+    """Return a figure of a result: Attribution, DownstreamShift, ExpertRanking, Interaction, Evaluation and the like.
 
     SettingError for anything else.
     """

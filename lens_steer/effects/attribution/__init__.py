@@ -1,0 +1,1 @@
+"""Attribution: what each part of the model causes of a difference between two prompts."""
