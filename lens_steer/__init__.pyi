@@ -8,6 +8,8 @@ from .directories import require_free_place as require_free_place
 from .effects.downstream import downstream_shift as downstream_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
+from .effects.paths.result import TraceShift as TraceShift
+from .effects.paths.trace import trace_shift as trace_shift
 from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
 from .evaluation.evaluation import Evaluation as Evaluation
