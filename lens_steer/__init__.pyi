@@ -14,6 +14,8 @@ from .effects.attribution.metrics import LogProbability as LogProbability
 from .effects.downstream import downstream_shift as downstream_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
+from .effects.paths.result import TraceShift as TraceShift
+from .effects.paths.trace import trace_shift as trace_shift
 from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
 from .evaluation.evaluation import Evaluation as Evaluation

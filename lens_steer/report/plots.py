@@ -19,13 +19,14 @@ _FIGURES = {
     "Interaction": ("interaction", "interaction_figure"),
     "Intervention": ("intervention", "intervention_figure"),
     "LinEASPath": ("path", "path_figure"),
+    "TraceShift": ("paths", "trace_figure"),
 }
 
 
 def plot(result: Any) -> go.Figure:
-    """Return a figure of a result: Attribution, DownstreamShift, ExpertRanking, Interaction, Evaluation and the like.
+    """Return a figure of a result: of an Evaluation, ExpertRanking, Intervention or LinEASPath, or of an effect.
 
-    SettingError for anything else.
+    Effects are Attribution, DownstreamShift, Interaction, TraceShift. SettingError for anything else.
     """
     for kind in type(result).__mro__:
         if kind.__module__.startswith("lens_steer.") and kind.__name__ in _FIGURES:
