@@ -6,6 +6,8 @@ from .activations.show import show_units as show_units
 from .cli.study import study_command as study_command
 from .directories import require_free_place as require_free_place
 from .effects.downstream import downstream_shift as downstream_shift
+from .effects.generated_shift import GeneratedShift as GeneratedShift
+from .effects.generated_shift import generated_shift as generated_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
 from .errors import LensSteerError as LensSteerError
