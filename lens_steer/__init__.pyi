@@ -68,6 +68,7 @@ from .methods.self_conditioning import SelfCond as SelfCond
 from .ranking.experts import ExpertRanking as ExpertRanking
 from .ranking.experts import rank_experts as rank_experts
 from .ranking.probe import probe_sites as probe_sites
+from .ranking.universal import universal_units as universal_units
 from .report import figures as figures
 from .report.page import write_report as write_report
 from .report.plots import plot as plot
