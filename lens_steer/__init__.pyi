@@ -10,6 +10,8 @@ from .effects.generated_shift import GeneratedShift as GeneratedShift
 from .effects.generated_shift import generated_shift as generated_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
+from .effects.unit_page import UnitPage as UnitPage
+from .effects.unit_page import unit_page as unit_page
 from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
 from .evaluation.evaluation import Evaluation as Evaluation

@@ -196,10 +196,12 @@ class _Parts:
             found: Tensor = getattr(weights, f"W_{name}").detach().cpu().float()
             return found.T
         if name == "o":
-            return rearrange(weights.W_O.detach().cpu().float(), "head dim stream -> stream (head dim)")
+            output: Tensor = weights.W_O.detach().cpu().float()
+            return rearrange(output, "head dim stream -> stream (head dim)")
         raw = getattr(weights, f"_W_{name.upper()}", None)  # of grouped heads, each once
         heads: Tensor = raw if isinstance(raw, Tensor) else getattr(weights, f"W_{name.upper()}")
-        return rearrange(heads.detach().cpu().float(), "head stream dim -> (head dim) stream")
+        by_unit: Tensor = rearrange(heads.detach().cpu().float(), "head stream dim -> (head dim) stream")
+        return by_unit
 
 
 @torch.no_grad()

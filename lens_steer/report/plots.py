@@ -19,6 +19,7 @@ _FIGURES = {
     "Interaction": ("interaction", "interaction_figure"),
     "Intervention": ("intervention", "intervention_figure"),
     "LinEASPath": ("path", "path_figure"),
+    "UnitPage": ("unit_page", "unit_figure"),
 }
 
 
