@@ -12,10 +12,14 @@ from .effects.attribution.metrics import KLToClean as KLToClean
 from .effects.attribution.metrics import LogitDifference as LogitDifference
 from .effects.attribution.metrics import LogProbability as LogProbability
 from .effects.downstream import downstream_shift as downstream_shift
+from .effects.generated_shift import GeneratedShift as GeneratedShift
+from .effects.generated_shift import generated_shift as generated_shift
 from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
 from .effects.paths.result import TraceShift as TraceShift
 from .effects.paths.trace import trace_shift as trace_shift
+from .effects.unit_page import UnitPage as UnitPage
+from .effects.unit_page import unit_page as unit_page
 from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
 from .evaluation.evaluation import Evaluation as Evaluation
@@ -74,6 +78,7 @@ from .methods.self_conditioning import SelfCond as SelfCond
 from .ranking.experts import ExpertRanking as ExpertRanking
 from .ranking.experts import rank_experts as rank_experts
 from .ranking.probe import probe_sites as probe_sites
+from .ranking.universal import universal_units as universal_units
 from .report import figures as figures
 from .report.page import write_report as write_report
 from .report.plots import plot as plot

@@ -50,6 +50,8 @@ class Activations:
         [text, form]: by these a text is known again (see `texts.seen`); None for arrays without texts.
     pairs:
         [text, concept]: the number of its pair in a paired concept, -1 without; None where nothing is paired.
+    continuations:
+        Of generated tokens, what the model wrote after each text; None for given texts.
     provenance:
         Model, its fingerprint (what is attached included), host, dtype, data hash, pool, scope, BOS choice, batch size,
         versions.
@@ -67,6 +69,7 @@ class Activations:
     blocks: Int[Tensor, " row"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     hashes: Int[Tensor, "text form"] | None = None
     pairs: Int[Tensor, "text concept"] | None = None
+    continuations: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.blocks):
@@ -144,6 +147,7 @@ class Activations:
             blocks=self.blocks[indices],
             hashes=None if self.hashes is None else self.hashes[indices],
             pairs=None if self.pairs is None else self.pairs[indices],
+            continuations=None if self.continuations is None else tuple(self.continuations[i] for i in keep),
         )
 
     def token_mean(self, site: Site | str, side: Side) -> Float[Tensor, " unit"]:

@@ -1,21 +1,26 @@
-"""Collecting: texts through the trunk in length-sorted batches, each site pooled as it passes and then forgotten."""
+"""Collecting: texts through the trunk in length-sorted batches, each site pooled as it passes and then forgotten.
+
+What a model writes itself is read in the run that writes it: see `lens_steer.activations.generated`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.activations.by_site import BySite
-from lens_steer.activations.moments import MomentSums, Scratch
-from lens_steer.activations.pooling import Pool, TokenPool, checked_pool
+from lens_steer.activations.generated import collect_generated, continued_texts
+from lens_steer.activations.pooled_rows import PooledRows
+from lens_steer.activations.pooling import Pool, checked_pool
 from lens_steer.activations.store import UnfinishedPass
-from lens_steer.errors import ActivationError, ArtifactError, ContrastError
+from lens_steer.errors import ActivationError, ContrastError, SettingError, require_choice
 from lens_steer.host.adapter import host_of
+from lens_steer.host.attach import Attachable, edited
+from lens_steer.host.decode import Sampling
 from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.host.guards import require_eval
 from lens_steer.host.scope import Scope, ScopeName, as_scope
@@ -24,7 +29,6 @@ from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, checked_batch_s
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
-from lens_steer.texts.seen import known_forms
 
 
 def collect(
@@ -38,10 +42,22 @@ def collect(
     special_in_pool: bool = False,
     format_in_pool: bool = False,
     overflow: Overflow = "truncate",
+    intervention: Attachable | None = None,
+    strength: Any = 1.0,
+    of: Literal["given", "generated"] = "given",
     store: str | Path | None = None,
     progress: bool = True,
+    **sampling: Unpack[Sampling],
 ) -> Activations:
     """Run every text once and keep one value per text and unit, and the token moments of each side.
+
+    With `of="generated"` every text is continued, as `generate` does it, and the values are those of the tokens that
+    the model writes: row r is what `generate` gives for prompt r of the contrast (source texts first), with the same
+    settings and seed, and the result's `continuations` hold it. A pair is continued behind its prompt, as if it had no
+    completion. The values are those of a pass over (prompt, continuation) pairs; over the same words as a plain text an
+    edit with a scope would act on other tokens, for a plain text counts as generated from its second token on. Rows
+    that end before a token is written that a pool reads have no value: they are left out, with a warning that counts
+    them, and the provenance names them (`silent`).
 
     Parameters
     ----------
@@ -57,22 +73,31 @@ def collect(
         Texts per batch; chosen by length when None. It changes nothing beyond rounding, also when an interrupted call
         is resumed with another one.
     scope:
-        Which tokens the pools read.
+        Which tokens the pools read; of generated ones, `Scope.of_steps(8)` is the first 8 of each row.
     special_in_pool, format_in_pool, overflow:
         See `tokenize`: whether BOS and whether the chat format's own words count, and what becomes of texts longer than
-        the context.
+        the context. Of generated tokens: the format's words are none of them, EOS never counts, and texts that leave no
+        room are refused.
+    intervention, strength:
+        An edit under which the texts run, beside what is attached already, and how much of it: one number, or one per
+        text (source texts first).
+    of:
+        Whether the tokens are the given texts', or those that the model generates after them.
     store:
         A directory for the result. An interrupted call resumes there, and a finished one is read back. What is known by
         it is the model's fingerprint: hooks of your own that hang on the model see one pass over 16 tokens.
     progress:
         Whether to show a progress bar.
+    sampling:
+        With `of="generated"`, how: max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, as `generate`.
 
     Raises
     ------
     ContrastError, SettingError
-        No contrast was given; there is no such pool; a batch size below 1.
+        No contrast was given; there is no such pool; a batch size below 1; a setting of sampling without
+        `of="generated"`, or the scope `prompt` with it.
     ActivationError
-        A value is not finite (the site and the text are named).
+        A value is not finite (the site and the text are named), or no row of a side generated a token.
     SiteError, TokenError, ModelError
         As `find_sites` and `tokenize` say; the model is in training mode.
     OutputError
@@ -83,33 +108,46 @@ def collect(
     require_eval(model)
     checked_pool(pool)
     size = checked_batch_size(batch_size)
+    require_choice("collect: of", of, Literal["given", "generated"])
     texts = _labelled(contrast)
     chosen = find_sites(model, sites)
-    tokens = tokenize(
-        model,
-        texts.texts,
-        chat=texts.chat,
-        scope=as_scope(scope),
-        special_in_pool=special_in_pool,
-        format_in_pool=format_in_pool,
-        overflow=overflow,
-    )
-    provenance = {
-        **host_of(model).provenance,
-        "fingerprint": model_fingerprint(model, users_hooks=store is not None).content(),
-        "data": texts.data_hash,
-        "pool": pool,
-        "scope": repr(as_scope(scope)),
-        "format": "pooled" if format_in_pool else "not pooled" if texts.chat else "none",
-        "bos": "pooled" if special_in_pool else "not pooled" if host_of(model).prepends_bos else "none",
-        "batch": size or "by length",
-    }
-    saved = None if store is None else UnfinishedPass(Path(store), _plan(provenance, chosen))
-    if saved is not None and saved.finished:
-        return Activations.load(saved.directory)
-    collected = _Collected(chosen, torch.from_numpy(texts.labels.copy()), pool)
-    _run(model, tokens, collected, size, saved, progress)
-    activations = collected.activations(texts, tokens, provenance)
+    meant = as_scope(scope)
+    continued = None
+    if of == "generated":
+        continued = continued_texts(model, texts, meant, sampling, special_in_pool=special_in_pool)
+    elif sampling:
+        raise SettingError(f'collect: {", ".join(sampling)} goes with of="generated": given texts are not sampled')
+    with edited(model, intervention, strength):
+        provenance = {
+            **host_of(model).provenance,
+            "fingerprint": model_fingerprint(model, users_hooks=store is not None).content(),
+            "data": texts.data_hash,
+            "pool": pool,
+            "scope": repr(meant),
+            "format": "pooled" if format_in_pool else "not pooled" if texts.chat else "none",
+            "bos": "pooled" if special_in_pool else "not pooled" if host_of(model).prepends_bos else "none",
+            "batch": size or "by length",
+            **_edit_provenance(intervention, strength),
+            **(continued.provenance if continued else {}),
+        }
+        saved = None if store is None else UnfinishedPass(Path(store), _plan(provenance, chosen))
+        if saved is not None and saved.finished:
+            return Activations.load(saved.directory)
+        rows = PooledRows(chosen, torch.from_numpy(texts.labels.copy()), pool)
+        if continued is not None:
+            activations = collect_generated(model, continued, rows, provenance, size, saved=saved, progress=progress)
+        else:
+            tokens = tokenize(
+                model,
+                texts.texts,
+                chat=texts.chat,
+                scope=meant,
+                special_in_pool=special_in_pool,
+                format_in_pool=format_in_pool,
+                overflow=overflow,
+            )
+            _run(model, tokens, rows, size, saved, progress)
+            activations = rows.activations(texts, [sum(row) for row in tokens.pooled], provenance)
     if saved is not None:
         saved.finish(activations)
     return activations
@@ -129,6 +167,15 @@ def _labelled(contrast: ContrastSet | LabelledTexts) -> LabelledTexts:
     return contrast
 
 
+def _edit_provenance(intervention: Attachable | None, strength: Any) -> dict[str, Any]:
+    """Return what names the edit that was given; what it does is in the fingerprint."""
+    if intervention is None:
+        return {}
+    about = getattr(intervention, "provenance", {})
+    named = {name: about[name] for name in ("method", "seed") if name in about}
+    return {"edit": {**named, "strength": torch.as_tensor(strength, dtype=torch.float64).tolist()}}
+
+
 def _plan(provenance: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any]:
     """Return what identifies a pass: with the same plan it gives the same activations."""
     kept = {name: value for name, value in provenance.items() if name not in _NAMES}
@@ -138,19 +185,14 @@ def _plan(provenance: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any
 def _run(
     model: nn.Module,
     tokens: Tokens,
-    collected: _Collected,
+    collected: PooledRows,
     batch_size: int | None,
     saved: UnfinishedPass | None,
     progress: bool,
 ) -> None:
     """Run the texts that no shard holds yet."""
     if saved is not None:
-        try:
-            for shard in saved.shards():
-                collected.restore_values(shard)
-            collected.restore_sums(saved.sums())
-        except (LookupError, RuntimeError) as error:  # another shape, a row or a site that is not there
-            raise ArtifactError(f"what {saved.directory} holds is damaged ({error}): remove the directory") from error
+        collected.restore(saved)
     device = host_of(model).device
     remaining = (~collected.done).nonzero()[:, 0].tolist()
     batches = list(tokens.batches(batch_size, rows=remaining)) if remaining else []
@@ -185,98 +227,3 @@ def _not_finite(model: nn.Module, sites: Iterable[Site], rows: list[int], batch:
     with torch.no_grad(), trunk(model, {site: look_at(site) for site in sites}) as run:
         run(batch)
     return f"{places[0] if places else 'a sum over tokens overflows'}: the model or an edit attached to it overflows"
-
-
-class _Collected:
-    """The pooled values and the moment sums of every site, filled batch by batch: `begin`, the visits, `end`."""
-
-    def __init__(self, sites: tuple[Site, ...], labels: Tensor, pool: Pool) -> None:
-        self._sites = sites
-        self._labels = labels
-        self._pool: Pool = pool
-        self._values = {site.name: torch.empty(len(labels), site.width) for site in sites}
-        self._sums = {site.name: MomentSums(2 * labels.shape[1], site.width) for site in sites}
-        self.done = torch.zeros(len(labels), dtype=torch.bool)
-        self._since_shard: list[int] = []
-        self._scratch = Scratch()
-        self._check = torch.zeros((), dtype=torch.float64)
-
-    @property
-    def finite(self) -> bool:
-        """Whether every pooled token so far was."""
-        return bool(torch.isfinite(self._check))
-
-    @property
-    def visits(self) -> dict[Site, Visit]:
-        """One visit per site; each pools what passes."""
-        return {site: self._visit(site) for site in self._sites}
-
-    def begin(self, rows: list[int], batch: TokenBatch) -> None:
-        """Prepare what the sites of one batch share."""
-        self._rows = torch.tensor(rows)
-        self._tokens = TokenPool(batch.pooled)
-        labels = self._labels[rows].to(batch.ids.device)
-        self._sides = torch.stack([labels == 1, labels == 0], dim=2).flatten(1).T.float()  # [2 * concept, text]
-
-    def end(self) -> None:
-        """Note that the rows of the batch are there at every site."""
-        self.done[self._rows] = True
-        self._since_shard += self._rows.tolist()
-
-    def _visit(self, site: Site) -> Visit:
-        values, sums = self._values[site.name], self._sums[site.name]
-
-        def visit(activation: Tensor, batch: TokenBatch) -> None:
-            # Blocks may lie on several devices: what the sites share follows the activations, once per change.
-            self._tokens, self._sides = self._tokens.to(activation.device), self._sides.to(activation.device)
-            pooled = self._tokens(activation, self._pool)
-            sums.add(activation, self._tokens, self._sides, self._scratch)
-            # Not finite as soon as one pooled token is, of whatever side: zero times infinity is not a number.
-            total = sums.second.sum()
-            self._check = self._check.to(total.device) + total
-            values.index_copy_(0, self._rows, pooled.cpu())
-
-        return visit
-
-    def values_since_shard(self) -> dict[str, Tensor]:
-        """Return the rows that no shard holds yet, and their values at every site."""
-        rows, self._since_shard = self._since_shard, []
-        return {"rows": torch.tensor(rows), **{f"values/{site}": self._values[site.name][rows] for site in self._sites}}
-
-    def sums(self) -> dict[str, Tensor]:
-        """Return the moment sums of all rows so far."""
-        return {
-            f"{part}/{site}": value for site in self._sites for part, value in self._sums[site.name].state().items()
-        }
-
-    def restore_values(self, shard: Mapping[str, Tensor]) -> None:
-        """Take a shard's values."""
-        for site in self._sites:
-            self._values[site.name][shard["rows"]] = shard[f"values/{site}"]
-        self.done[shard["rows"]] = True
-
-    def restore_sums(self, sums: Mapping[str, Tensor]) -> None:
-        """Continue from sums that `sums` gave; none at the start of a pass."""
-        if sums:
-            for site in self._sites:
-                self._sums[site.name].restore({part: sums[f"{part}/{site}"] for part in MomentSums.PARTS})
-
-    def activations(self, texts: LabelledTexts, tokens: Tokens, provenance: dict[str, Any]) -> Activations:
-        """Return the result; ActivationError if a row is missing."""
-        if not bool(self.done.all()):
-            missing = int((~self.done).sum())
-            raise ActivationError(f"{missing} of {len(self.done)} texts were not run: collect them again")
-        moments = {name: sums.moments() for name, sums in self._sums.items()}
-        return Activations(
-            values=BySite(self._sites, lambda site: self._values[site.name]),
-            labels=self._labels,
-            concepts=texts.concepts,
-            pool=self._pool,
-            moments=BySite(self._sites, lambda site: moments[site.name]),
-            lengths=tuple(sum(row) for row in tokens.pooled),
-            groups=texts.groups,
-            provenance=provenance,
-            blocks=torch.tensor(texts.blocks),
-            hashes=torch.from_numpy(known_forms(texts.texts)),
-            pairs=None if texts.pairs is None else torch.from_numpy(texts.pairs.copy()),
-        )

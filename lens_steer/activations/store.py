@@ -47,6 +47,7 @@ class ActivationsRecord(Record):
     moments: bool
     lengths: list[_Count] | None
     groups: list[str | None] | None
+    continuations: list[str] | None = None
     provenance: dict[str, Any]
     bytes: int
 
@@ -71,6 +72,8 @@ class _Stored(Protocol):
     def lengths(self) -> tuple[int, ...] | None: ...
     @property
     def groups(self) -> tuple[str | None, ...] | None: ...
+    @property
+    def continuations(self) -> tuple[str, ...] | None: ...
     @property
     def blocks(self) -> Tensor: ...
     @property
@@ -108,6 +111,7 @@ def write_activations(activations: _Stored, place: Path) -> None:
         "moments": activations.moments is not None,
         "lengths": activations.lengths,
         "groups": activations.groups,
+        "continuations": activations.continuations,
         "provenance": dict(activations.provenance),
         "bytes": (place / _DATA).stat().st_size,
     }
@@ -145,6 +149,7 @@ def load_activations(directory: Path, build: Callable[..., _Result]) -> _Result:
         moments=BySite(sites, moments) if about.moments else None,
         lengths=None if about.lengths is None else tuple(about.lengths),
         groups=None if about.groups is None else tuple(about.groups),
+        continuations=None if about.continuations is None else tuple(about.continuations),
         provenance=about.provenance,
         **rows,
     )
@@ -163,7 +168,7 @@ def _check_shapes(handle: Any, about: ActivationsRecord, sites: tuple[Site, ...]
     expected |= {name: _row_shape(handle, name, texts, concepts) for name in _ROWS if name in handle.keys()}  # noqa: SIM118
     slices = {name: handle.get_slice(name) for name in expected}
     actual = {name: (piece.get_dtype(), list(piece.get_shape())) for name, piece in slices.items()}
-    counts = [len(rows) for rows in (about.lengths, about.groups) if rows is not None]
+    counts = [len(rows) for rows in (about.lengths, about.groups, about.continuations) if rows is not None]
     if actual != expected or any(count != texts for count in counts) or len({*sites}) < len(sites):
         raise ArtifactError(f"{_ABOUT} does not fit {_DATA}: the activations are damaged")
     if not bool(((labels >= -1) & (labels <= 1)).all()):

@@ -1,4 +1,4 @@
-"""The command line: get, convert, sites, rank, fit, ablate, generate, evaluate, bake, study, report, demo.
+"""The command line: get, convert, sites, rank, unit, fit, ablate, generate, evaluate, bake, study, report, demo.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
@@ -13,11 +13,12 @@ from lens_steer.cli.ranking import rank, sites
 from lens_steer.cli.report import report
 from lens_steer.cli.running import app_of, run
 from lens_steer.cli.study import study_app
+from lens_steer.cli.unit import unit
 
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-for command in (sites, rank, fit, ablate, generate, evaluate, bake, report, demo, get, convert):
+for command in (sites, rank, unit, fit, ablate, generate, evaluate, bake, report, demo, get, convert):
     app.command(command)
 app.command(study_app())
 

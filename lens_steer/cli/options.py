@@ -13,8 +13,8 @@ from cyclopts import Parameter, Token, validators
 from lens_steer.errors import ContrastError, SettingError
 
 if TYPE_CHECKING:
-    from lens_steer.evaluation.generation import Prompt
     from lens_steer.evaluation.scorers import Scorer
+    from lens_steer.host.prompts import Prompt
     from lens_steer.texts.contrast import ContrastSet
 
 FILE = validators.Path(exists=True, dir_okay=False)

@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import nn
 
 from lens_steer.errors import SettingError
-from lens_steer.evaluation.generation import Prompt, generate, prompt_text
+from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import text_losses
 from lens_steer.evaluation.reading import Reading, Share, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
 from lens_steer.host.next_tokens import TextLosses
+from lens_steer.host.prompts import Prompt, prompt_text
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.intervals import (
     change_interval,

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from torch import nn
 
 from lens_steer.errors import SettingError
-from lens_steer.evaluation.generation import edited
+from lens_steer.host.attach import edited
 from lens_steer.host.next_tokens import Reduction, TextDivergences, TextLosses, read_divergences, read_losses
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.texts.contrast import ChatFormat, Row

@@ -13,8 +13,8 @@ from scipy import stats
 from torch import nn
 
 from lens_steer.errors import ModelError, SettingError
-from lens_steer.evaluation.generation import edited
 from lens_steer.host.adapter import host_of
+from lens_steer.host.attach import edited
 from lens_steer.host.tokens import Tokens, pad_id
 from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention

@@ -15,9 +15,10 @@ from torch import nn
 
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.evaluation import Evaluation, as_scorer, evaluate, listed
-from lens_steer.evaluation.generation import Prompt, generate, prompt_text
+from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.reading import read_continuations
 from lens_steer.evaluation.scorers import Scorer
+from lens_steer.host.prompts import Prompt, prompt_text
 from lens_steer.interventions.budget import Budget
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.verdict import Change

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,3 +44,23 @@ def attach(model: nn.Module, writes: Sequence[tuple[Site, Write]]) -> Iterator[N
         hooks = [(site.name, as_hook(visit(write))) for site, write in writes]
         stack.enter_context(host.hooks(hooks))
         yield
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """What puts edits on a model for the length of a context: an intervention."""
+
+    def on(self, model: nn.Module, strength: Any = 1.0) -> AbstractContextManager[object]:
+        """Edit every forward pass inside the context, at one strength or at one per text."""
+        ...
+
+
+@contextmanager
+def edited(model: nn.Module, intervention: Attachable | None, strength: Any) -> Iterator[None]:
+    """Run the model with this intervention, if there is one; calls of other threads wait until it is off again."""
+    with taking_turns(model):
+        if intervention is None:
+            yield
+            return
+        with intervention.on(model, strength):
+            yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -58,6 +58,17 @@ class Decoding:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise SettingError(f"{name} must be {rule}, not {getattr(self, name)}")
+
+
+class Sampling(TypedDict, total=False):
+    """The settings of a `Decoding`, where a call takes them as keywords of its own."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    seed: int
 
 
 def decode(

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+from torch import nn
 
-from lens_steer.errors import UnitError
-from lens_steer.host.sites import Site, split_name
+from lens_steer.errors import SiteError, UnitError
+from lens_steer.host.adapter import host_of
+from lens_steer.host.sites import Site, site_at, split_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +41,9 @@ class Unit:
     @staticmethod
     def parse(text: str, sites: Iterable[Site]) -> Unit:
         """Read a printed unit back; `sites` are the sites it may lie at (`find_sites`)."""
+        require_unit_name(text)
         match = _UNIT.fullmatch(text.strip())
-        if match is None:
-            raise UnitError(
-                f"{text!r} is not a unit; write it as blocks.5.mlp.hook_post[123] or blocks.5.attn.hook_z[3, 7]"
-            )
+        assert match is not None
         site = _lookup(match[1], {s.name: s for s in sites}, None)
         if match[3] is None:
             return Unit(site, int(match[2]))
@@ -51,6 +51,34 @@ class Unit:
         if head >= site.heads or dim >= d_head:
             raise UnitError(f"{text!r}: {site.name} has {site.heads} heads of {d_head} dimensions")
         return Unit(site, head * d_head + dim)
+
+
+def require_unit_name(text: str) -> str:
+    """Return the site's name in a printed unit; UnitError for what is no unit, before any model is asked."""
+    match = _UNIT.fullmatch(text.strip())
+    if match is None:
+        raise UnitError(
+            f"{text!r} is not a unit; write it as blocks.5.mlp.hook_post[123] or blocks.5.attn.hook_z[3, 7]"
+        )
+    split_name(match[1])
+    return match[1]
+
+
+def unit_in(model: nn.Module, unit: Unit | str) -> Unit:
+    """Return a unit of this model, given as it is printed or from elsewhere.
+
+    UnitError or SiteError, saying why, where the model has no such unit.
+    """
+    host = host_of(model)
+    host.refresh()
+    name = unit.site.name if isinstance(unit, Unit) else require_unit_name(unit)
+    host.canonical(name)  # which names the nearest
+    site = site_at(host, name)
+    if isinstance(unit, str):
+        return Unit.parse(unit, [site])
+    if unit.site.width != site.width:
+        raise SiteError(f"{name} has {site.width} units in this model, the unit's site has {unit.site.width}")
+    return Unit(site, unit.index)
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.halves import halves
 from lens_steer.ranking.measured import matching_holdout, require_finite
 from lens_steer.ranking.probe import probe_sites
+from lens_steer.ranking.universal import with_universal
 from lens_steer.statistics.design import Design
 from lens_steer.statistics.scores import auroc, auroc_and_average_precision
 from lens_steer.statistics.significance import (
@@ -49,7 +50,8 @@ class ExpertRanking:
         measured on the other); average_precision of the source; p_value (two-sided, of `test`), q_value
         (Benjamini-Hochberg within the concept), family_wise_p (only with permutations); wasserstein (order 1);
         source_mean, target_mean (of the pooled values); test: what p_value is (see `rank_experts`); tied: how many
-        units share the AUROC that orders them, this one among them.
+        units share the AUROC that orders them, this one among them; top_share and universal (only with unrelated
+        texts): how often, and whether, a unit is among its site's largest whatever the text (see `universal_units`).
         AUROC above 1/2: the unit is larger for the source; below: for the target.
     activations:
         What was ranked.
@@ -158,6 +160,7 @@ def rank_experts(
     holdout: float | Activations | None = 0.5,
     confidence: float = 0.95,
     permutations: int = 0,
+    unrelated: Activations | None = None,
     seed: int = 0,
 ) -> ExpertRanking:
     """Rank the units of `activations` by how well each tells source texts from target texts.
@@ -183,6 +186,8 @@ def rank_experts(
         Of the intervals of `auroc` and `heldout_auroc`.
     permutations:
         Label permutations for `family_wise_p`: how often the best of all units reaches a unit's AUROC by chance.
+    unrelated:
+        Activations of texts that have to do with none of the concepts, pooled alike: they name universal units.
     seed:
         Of the split and the permutations.
 
@@ -193,8 +198,8 @@ def rank_experts(
     ContrastError
         Too few texts or blocks on a side to hold some out.
     ActivationError
-        A value is not a finite number; the held-out activations lack a site or concept, are of another width or pool,
-        or hold texts that are ranked.
+        A value is not a finite number; the held-out or the unrelated activations lack a site, are of another width or
+        pool, or (held-out ones) lack a concept or hold texts that are ranked.
 
     References
     ----------
@@ -227,7 +232,10 @@ def rank_experts(
         frames.append(frame.drop(columns="distance"))
     share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
     settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
-    return ExpertRanking(pd.concat(frames, ignore_index=True), activations, settings, other)
+    ranked = pd.concat(frames, ignore_index=True)
+    if unrelated is not None:
+        ranked = with_universal(ranked, activations, unrelated)
+    return ExpertRanking(ranked, activations, settings, other)
 
 
 def _rank_site(

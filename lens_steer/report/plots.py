@@ -16,17 +16,19 @@ _FIGURES = {
     "DownstreamShift": ("downstream", "downstream_figure"),
     "Evaluation": ("evaluation", "evaluation_figure"),
     "ExpertRanking": ("ranking", "ranking_figure"),
+    "GeneratedShift": ("generated_shift", "generated_shift_figure"),
     "Interaction": ("interaction", "interaction_figure"),
     "Intervention": ("intervention", "intervention_figure"),
     "LinEASPath": ("path", "path_figure"),
     "TraceShift": ("paths", "trace_figure"),
+    "UnitPage": ("unit_page", "unit_figure"),
 }
 
 
 def plot(result: Any) -> go.Figure:
-    """Return a figure of a result: of an Evaluation, ExpertRanking, Intervention or LinEASPath, or of an effect.
+    """Return a figure of a result, such as a DownstreamShift, an ExpertRanking, an Intervention or an Evaluation.
 
-    Effects are Attribution, DownstreamShift, Interaction, TraceShift. SettingError for anything else.
+    SettingError for what has none; it lists what has.
     """
     for kind in type(result).__mro__:
         if kind.__module__.startswith("lens_steer.") and kind.__name__ in _FIGURES:

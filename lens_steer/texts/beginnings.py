@@ -44,9 +44,14 @@ def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> t
 
 
 def _beginning(row: Row, words: int) -> str | ConversationRow:
+    return _first_words(row, words) if isinstance(row, str) else prompt_of(row)
+
+
+def prompt_of(row: Row) -> str | ConversationRow:
+    """Return what a row is continued from: a text itself, the prompt of a pair, what a conversation asks."""
     if isinstance(row, ConversationRow):
         return row.asked
-    return _first_words(row, words) if isinstance(row, str) else row[0]
+    return row if isinstance(row, str) else row[0]
 
 
 def _first_words(text: str, words: int) -> str:

@@ -11,7 +11,7 @@ from tests.benchmarks.bench_causal import causal_against_trunk
 from tests.benchmarks.bench_closed_form import fit_seconds
 from tests.benchmarks.bench_collect import collect_against_trunk, collect_memory
 from tests.benchmarks.bench_forward import edited_against_unedited
-from tests.benchmarks.bench_generate import steered_against_unsteered
+from tests.benchmarks.bench_generate import collected_against_plain, steered_against_unsteered
 from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
 from tests.benchmarks.bench_ranking import auroc_against_sklearn
 from tests.benchmarks.bench_startup import startup
@@ -67,6 +67,9 @@ def rows() -> Iterator[Row]:
     generation = steered_against_unsteered()
     detail = f"{generation['steered_tokens_per_second']:.0f} against {generation['unsteered_tokens_per_second']:.0f} tokens/s"
     yield "steered generate against unsteered, tokens/s", ">= 0.95", f"{generation['ratio']:.3f}", detail
+    written = collected_against_plain()
+    detail = f"{written['seconds']:.3f} s against {written['plain_seconds']:.3f} s"
+    yield "generate with all mlp.hook_post collected against plain", "<= 1.15", f"{written['ratio']:.3f}", detail
     memory = collect_memory()
     detail = (
         f"{memory['bytes'] / 2**20:.1f} MiB above the forward's, {memory['kept'] / 2**20:.1f} MiB of it kept values"

@@ -1,4 +1,4 @@
-"""Steered against unsteered generation on tinytalk-neo: the same call, with and without a map at every layer.
+"""Generation on tinytalk-neo: with a map at every layer, and with every mlp.hook_post collected, against plain.
 
 Run alone with `python -m tests.benchmarks.bench_generate`.
 """
@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from lens_steer.activations.collect import collect
 from lens_steer.evaluation.generation import generate
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.texts.contrast import LabelledTexts
+from tests.benchmarks.timing import ratio
 from tests.conftest import SHARED
 
 THREADS = 1  # the model is too small for a second one to help, and one is timed more steadily
@@ -57,6 +60,32 @@ def steered_against_unsteered(
     }
 
 
+def collected_against_plain(
+    *, prompts: int = 32, max_new_tokens: int = 40, repeats: int = 9
+) -> dict[str, float | bool]:
+    """Generate and collect every mlp.hook_post of what is written, against generating alone, in alternating runs."""
+    model = load_model(SHARED / "models" / "tinytalk-neo")
+    texts = [f"{name} and {friend} went to" for name in _NAMES for friend in _NAMES][:prompts]
+    labels = torch.tensor([[place % 2] for place in range(len(texts))], dtype=torch.int8).numpy()
+    table = LabelledTexts(tuple(texts), labels, ("half",))
+
+    def plain() -> list[str]:
+        return generate(model, texts, max_new_tokens=max_new_tokens, progress=False)
+
+    def collected() -> Any:
+        return collect(
+            model, table, "mlp.hook_post", of="generated", max_new_tokens=max_new_tokens, progress=False
+        ).continuations
+
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        share, ours, theirs = ratio(collected, plain, repeats=repeats)
+    finally:
+        torch.set_num_threads(threads_before)
+    return {"ratio": share, "seconds": ours, "plain_seconds": theirs, "same_texts": plain() == list(collected())}
+
+
 _NAMES = ("Tom", "Lily", "Ben", "Mia", "Sam", "Anna")
 
 
@@ -67,4 +96,4 @@ def _timed(model: Any, texts: list[str], edit: Intervention | None, max_new_toke
 
 
 if __name__ == "__main__":
-    print(json.dumps(steered_against_unsteered(), indent=2))
+    print(json.dumps({"steered": steered_against_unsteered(), "collected": collected_against_plain()}, indent=2))

@@ -22,6 +22,7 @@ TEXTS = {"--model": ["@model"], "--texts": ["@sad.txt", "@other.txt"], "--out": 
 COMMANDS: dict[str, dict[str, list[str]]] = {
     "sites": {"--model": ["@model"]},
     "rank": TEXTS,
+    "unit": {"": ["blocks.0.mlp.hook_post[1]"], **TEXTS},
     "fit": TEXTS,
     "ablate": {**TEXTS, "--units": ["@units.csv"]},
     "generate": {"--model": ["@model"], "--prompts": ["@prompts.txt"], "--out": ["@new"]},

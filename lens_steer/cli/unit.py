@@ -1,0 +1,108 @@
+"""`lens-steer unit`: all that can be said of one unit, as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from lens_steer.cli.options import (
+    DIRECTORY,
+    FILE,
+    BatchSize,
+    Count,
+    ModelOptions,
+    Seed,
+    TextOptions,
+    lines_of,
+    words_of,
+)
+from lens_steer.cli.runs import require_free_place, say, show
+
+if TYPE_CHECKING:
+    from lens_steer.texts.contrast import ContrastSet
+
+
+def _each_directory(kind: Any, paths: list[Path] | None) -> None:
+    """Refuse what is no directory, one by one."""
+    for path in paths or ():
+        DIRECTORY(kind, path)
+
+
+_SHOWN = ["part", "direction", "token", "z"]
+
+
+def unit(
+    name: str,
+    /,
+    *,
+    model: ModelOptions,
+    texts: TextOptions = TextOptions(),
+    out: Annotated[Path, Parameter(help="New HTML file.")] = Path("unit.html"),
+    interventions: Annotated[list[Path] | None, Parameter(consume_multiple=True, validator=_each_directory)] = None,
+    words: str | None = None,
+    unrelated: Annotated[Path | None, Parameter(validator=FILE)] = None,
+    pool: Literal["max", "mean", "last", "first"] = "max",
+    top: Count = 10,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+) -> None:
+    """Say of one unit what it reads, writes, tells and causes; writes one HTML page.
+
+    The texts are a contrast, or several, whose AUROC is told; or one .txt file of plain texts, one a line.
+
+    Example: lens-steer unit "blocks.2.mlp.hook_post[17]" --model gpt2 --texts texts.txt --out unit.html
+
+    Parameters
+    ----------
+    name:
+        The unit, as tables print it; of heads "blocks.2.attn.hook_z[3, 7]".
+    interventions:
+        Directories that `fit` wrote, whose scale and shift of the unit are told.
+    words:
+        Words of the concept (commas), one token each, whose probability is measured too.
+    unrelated:
+        Texts that have to do with nothing, one a line, to tell whether the unit is universal.
+    pool:
+        How a text's tokens become one value.
+    top:
+        Texts and tokens of each kind that are told.
+
+    """
+    from lens_steer.effects.unit_page import unit_page
+    from lens_steer.host.units import require_unit_name
+    from lens_steer.interventions.intervention import Intervention
+
+    require_unit_name(name)
+    require_free_place(out)
+    given = _texts(texts, seed)
+    edits = {path.name: Intervention.load(path) for path in interventions or ()}
+    listed = words_of(words) if words is not None else []
+    neutral = lines_of(unrelated) if unrelated is not None else []
+    page = unit_page(
+        model.load(),
+        name,
+        **given,
+        interventions=edits,
+        words=listed,
+        unrelated=neutral,
+        pool=pool,
+        top=top,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    show(page.tokens[page.tokens["rank"] < 3][_SHOWN])
+    say("")
+    for sentence in (*page.sentences, *page.notes):
+        say(sentence)
+    say(f"written to {page.save(out)}")
+
+
+def _texts(texts: TextOptions, seed: int) -> dict[str, Any]:
+    """Return the contrasts, or the plain texts of a single text file."""
+    files = texts.texts or []
+    if not texts.contrast and len(files) == 1 and files[0].suffix == ".txt" and not texts.reading:
+        return {"texts": lines_of(files[0])}
+    contrasts: list[ContrastSet] = texts.read_all(n=None, seed=seed)
+    return {"contrasts": contrasts}

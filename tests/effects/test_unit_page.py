@@ -1,0 +1,269 @@
+"""Unit pages: planted units are told as they were planted, dead ones cause nothing, what cannot be asked is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lens_steer.activations.collect import collect
+from lens_steer.effects.unit_neighbours import unit_neighbours
+from lens_steer.effects.unit_page import UnitPage, unit_page
+from lens_steer.errors import ContrastError, SettingError, SiteError, TokenError, UnitError
+from lens_steer.host.load import load_model
+from lens_steer.host.sites import find_sites
+from lens_steer.host.unit_weights import SiteWeights
+from lens_steer.host.units import Unit
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.interventions.project_out import ProjectOut
+from lens_steer.ranking.experts import rank_experts
+from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
+from tests.compat import make_hooked_tiny
+from tests.families import make_tiny, make_tokenizer, random_model, sentences
+
+READ, DEAD, TWIN = 5, 6, 7
+NAME = "blocks.1.mlp.hook_post"
+CONTRAST = ContrastSet(
+    [f"{text} sad dog the sad dog and sad dog" for text in sentences(9, seed=1)],
+    [f"{text} happy cat the happy cat and happy cat" for text in sentences(9, seed=2)],
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:blocks.1.mlp.hook_post has no units of the scale")
+
+
+@pytest.fixture(scope="module")
+def planted() -> Any:
+    """A model in which a unit reads "sad" and writes "dog", one has no output weights, and one is the first's twin."""
+    plain = random_model("gpt2")
+    tokenizer = make_tokenizer()
+    sad, dog = (tokenizer.convert_tokens_to_ids(word) for word in ("sad", "dog"))
+    table = plain.transformer.wte.weight.detach()
+    block = plain.transformer.h[1]
+    with torch.no_grad():
+        # Attention and the first MLP are quiet, so that the stream is the token's embedding, and a position's.
+        plain.transformer.wpe.weight.mul_(0.05)
+        for layer in plain.transformer.h:
+            layer.attn.c_proj.weight.mul_(0.05)
+        plain.transformer.h[0].mlp.c_proj.weight.mul_(0.05)
+        block.mlp.c_proj.weight.mul_(0.05)
+        normed = block.ln_2(table)
+        apart = torch.linalg.solve(normed.T @ normed + 0.1 * torch.eye(32), normed[sad])
+        for unit in (READ, TWIN):
+            block.mlp.c_fc.weight[:, unit] = 5.0 * apart / (normed[sad] @ apart)
+            block.mlp.c_fc.bias[unit] = 0.0
+        block.mlp.c_proj.weight[READ] = 2.0 * table[dog]
+        block.mlp.c_proj.weight[TWIN] = 0.01 * block.mlp.c_proj.weight[READ]
+        block.mlp.c_proj.weight[DEAD] = 0.0
+    return load_model(plain, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def page(planted: Any) -> UnitPage:
+    return unit_page(planted, f"{NAME}[{READ}]", contrasts=CONTRAST, words=["dog"])
+
+
+def test_a_planted_unit_is_told_as_it_was_planted(page: UnitPage) -> None:
+    first = page.tokens[page.tokens["rank"] == 0].set_index(["part", "direction"])["token"]
+    assert first["mlp.in", "most"].strip() == "sad"
+    assert first["writes", "most"].strip() == "dog"
+    assert page.concepts["auroc"].item() == 1.0
+    assert page.concepts["verdict"].item() == "higher"
+    assert page.concepts["place"].item() == 2  # its twin has as high an AUROC
+    causes = page.causes.set_index("measure")
+    assert causes.loc["next tokens", "change"] < 0
+    assert causes.loc["next tokens", "verdict"] == "lower"
+    assert causes.loc["next tokens", "beyond_verdict"] == "lower"
+    assert causes.loc["next tokens", "rank_p"] == pytest.approx(2 / 21)
+    assert np.isfinite(causes.loc["words", ["change", "low", "high", "beyond"]].astype(float)).all()
+    falls = page.next_tokens[page.next_tokens["direction"] == "falls"].groupby("rank").first()
+    assert set(falls["at"].str.strip()) == {"sad"}
+    assert set(falls["token"].str.strip()) == {"dog"}
+    assert (falls["after"] < falls["before"]).all()
+    assert (falls["kl"] > 0).all()
+
+
+def test_a_twin_is_nearest(page: UnitPage) -> None:
+    for by in ("weights", "activations"):
+        nearest = page.nearest[page.nearest["by"] == by].iloc[0]
+        assert nearest["unit"] == f"{NAME}[{TWIN}]"
+        assert nearest["cosine"] == pytest.approx(1.0, abs=1e-5)
+        assert nearest["correlation"] == pytest.approx(1.0, abs=1e-5)
+        assert nearest["chance"] < 0.99
+
+
+def test_a_unit_without_output_causes_exactly_nothing(planted: Any) -> None:
+    page = unit_page(planted, f"{NAME}[{DEAD}]", texts=[*CONTRAST.source, *CONTRAST.target], words=["dog"])
+    assert (page.causes[["change", "low", "high"]] == 0).all(axis=None)
+    assert set(page.causes["verdict"]) == {"not shown"}
+    assert (page.next_tokens["kl"].abs() < 1e-6).all()
+    assert page.tokens[page.tokens["part"] == "writes"]["z"].isna().all()  # all tokens alike
+    assert page.concepts.empty
+    assert page.by_contrast == {}
+
+
+def test_random_units_do_not_stand_out_from_units_like_them(tiny: Any) -> None:
+    texts = sentences(16, seed=3)
+    beyond = [
+        unit_page(tiny, f"{NAME}[{unit}]", texts=texts, seed=unit).causes["beyond_verdict"].item()
+        for unit in range(20, 100, 8)
+    ]
+    assert beyond.count("not shown") >= 8, beyond
+
+
+def test_what_is_told_of_a_concept_is_what_the_ranking_says(page: UnitPage, planted: Any) -> None:
+    ranked = rank_experts(collect(planted, CONTRAST, NAME, progress=False), holdout=None).frame
+    row = ranked[ranked["unit"] == READ].iloc[0]
+    for column in ("auroc", "auroc_low", "auroc_high", "source_mean", "target_mean"):
+        assert page.concepts[column].item() == row[column]
+    assert page.frame.set_index(["measure", "of"]).loc[("auroc", "contrast"), "value"] == row["auroc"]
+    assert set(page.frame["measure"]) == {"auroc", "change", "beyond"}
+
+
+def test_several_concepts_and_texts_of_their_own(planted: Any) -> None:
+    other = ContrastSet(sentences(6, seed=4, must="bird"), sentences(6, seed=5, must="tree"), name="bird")
+    page = unit_page(planted, f"{NAME}[{READ}]", contrasts=[CONTRAST, other], texts=sentences(8, seed=6), top=4)
+    assert page.concepts["concept"].tolist() == ["contrast", "bird"]
+    assert set(page.by_contrast) == {"contrast", "bird"}
+    assert len(page.texts.units[0].top) == 4
+    assert page.texts.units[0].sides == (None,) * 8
+    pooled = unit_page(planted, f"{NAME}[{READ}]", contrasts=[CONTRAST, other], top=4)
+    assert len(pooled.texts.units[0].largest) == 30
+
+
+def test_scale_and_shift_in_interventions(planted: Any) -> None:
+    site = find_sites(planted, NAME)[0]
+    scale, shift = torch.ones(site.width), torch.zeros(site.width)
+    scale[READ], shift[READ] = 0.25, 1.5
+    diagonal = Intervention((Edit(site, DiagonalAffine(scale, shift)),)).scoped("generated")
+    alias = find_sites(planted, "blocks.1.mlp.out.hook_in")[0]
+    elsewhere = Intervention((Edit(find_sites(planted, "blocks.0.mlp.hook_post")[0], DiagonalAffine(scale, shift)),))
+    mixing = Intervention((Edit(alias, ProjectOut(torch.ones(site.width) / site.width**0.5)),))
+    edits = {"damp": diagonal, "there": elsewhere, "project": mixing}
+    found = unit_page(planted, f"{NAME}[{READ}]", contrasts=CONTRAST, interventions=edits).edits.set_index("edit")
+    assert found.loc["damp", ["map", "scope", "scale", "shift"]].tolist() == ["diagonal", "generated", 0.25, 1.5]
+    assert found.loc["there", ["map", "scale", "shift"]].tolist() == ["not edited", 1.0, 0.0]
+    assert found.loc["project", "map"] == "ProjectOut"
+    assert np.isnan(found.loc["project", "scale"])
+
+
+def test_a_universal_unit_is_named(planted: Any) -> None:
+    stream = find_sites(planted, "blocks.0.mlp.hook_post")[0]
+    always = Intervention((Edit(stream, DiagonalAffine(torch.ones(128), 50.0 * torch.eye(128)[3])),))
+    with always.on(planted):
+        page, other = (
+            unit_page(planted, f"{stream.name}[{unit}]", contrasts=CONTRAST, unrelated=sentences(9, seed=8))
+            for unit in (3, 4)
+        )
+    assert page.universal == {"top_share": 1.0, "chance": 1 / 128, "universal": True, "texts": 9}
+    assert "It is a universal unit" in page.sentences[-1]
+    assert other.universal is not None
+    assert not other.universal["universal"]
+    assert "not shown to be a universal unit" in other.sentences[-1]
+
+
+@pytest.mark.parametrize("unit", ["mlp.hook_post[3]", "attn.hook_z[1, 2]", "hook_resid_post[4]", "hook_mlp_out[4]"])
+def test_of_every_family(family: Any, unit: str) -> None:
+    page = unit_page(family, f"blocks.0.{unit}", texts=sentences(6, seed=1), top=3)
+    assert np.isfinite(page.causes[["change", "low", "high", "control"]]).all(axis=None)
+    assert np.isfinite(page.tokens["value"]).all()
+    assert "writes" in set(page.tokens["part"])
+    assert (page.nearest["by"] == "weights").any() == (unit[0] in "ma")
+    if unit.startswith("hook_mlp_out"):
+        assert page.notes == (
+            "What it reads cannot be said: it is a sum over all units in front of mlp.out: "
+            "no weights of its own read the stream.",
+        )
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("unit", ["mlp.hook_post[3]", "attn.hook_z[1, 2]", "hook_resid_post[4]"])
+def test_on_a_hooked_transformer(unit: str) -> None:
+    page = unit_page(make_hooked_tiny(), f"blocks.0.{unit}", contrasts=CONTRAST, top=3)
+    assert np.isfinite(page.causes[["change", "low", "high"]]).all(axis=None)
+    assert {"writes"} < set(page.tokens["part"])
+
+
+def test_an_expert_of_the_embedded_model(embedded: Any) -> None:
+    contrast = read_contrast("microworld:rude", n=30)
+    best = rank_experts(collect(embedded, contrast, progress=False)).units(1)[0]
+    page = unit_page(embedded, best, contrasts=contrast, top=5)
+    assert page.concepts["auroc"].item() > 0.95
+    assert page.unit == best
+    assert "is larger in the source" in page.sentences[0]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(planted: Any, page: UnitPage, tmp_path: Path) -> None:
+    place = page.save(tmp_path / "unit.html")
+    text = place.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "http" not in text
+    assert "<script" not in text
+    assert text.count("<svg") == 3  # the histogram, and a strip for each measure
+    assert page._repr_html_() in text
+    odd = ContrastSet(["sad <script>x</script> dog", "sad dog"], ["happy & cat", "happy cat"], name="<b>")
+    escaped = unit_page(planted, f"{NAME}[{READ}]", contrasts=odd)._repr_html_()
+    assert "<script>" not in escaped
+    assert "<b>" not in escaped
+    assert "&lt;b&gt;" in escaped
+
+
+def test_it_draws_itself(page: UnitPage) -> None:
+    figure = page.plot()
+    assert {trace.name for trace in figure.data} == {"units of like scale", f"{NAME}[{READ}]"}
+    assert "nats per next token" in repr(page)
+
+
+def test_the_same_call_gives_the_same_page(planted: Any, page: UnitPage) -> None:
+    again = unit_page(planted, Unit(page.unit.site, page.unit.index), contrasts=CONTRAST, words=["dog"])
+    assert again.causes.equals(page.causes)
+    assert again._repr_html_() == page._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"unit": f"{NAME}[128]"}, UnitError, "has 128 units: there is no unit 128"),
+        ({"unit": "blocks.9.mlp.hook_post[1]"}, SiteError, "no site is named 'blocks.9.mlp.hook_post'; the nearest"),
+        ({"unit": "the best one"}, UnitError, "is not a unit; write it as"),
+        ({"unit": "ln_final[3]"}, SiteError, "is not a hook point of a block"),
+        ({"contrasts": ()}, ContrastError, r"a unit page needs texts: give texts= \(two or more\), or contrasts="),
+        ({"contrasts": (), "texts": ["the dog ran"]}, ContrastError, "needs two texts or more"),
+        ({"texts": ["the dog ran", "cat"]}, TokenError, "text 1 has 1 token of its own"),
+        ({"words": ["sad dog"]}, TokenError, "'sad dog' is 2 for this tokenizer"),
+        ({"unrelated": ["the dog ran"]}, ContrastError, "unrelated needs two texts or more"),
+        ({"top": 0}, SettingError, "top is 1 or more"),
+        ({"confidence": 1.0}, SettingError, "confidence must lie between 0 and 1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_said(planted: Any, settings: dict[str, Any], error: type, says: str) -> None:
+    given = {"unit": f"{NAME}[{READ}]", "contrasts": CONTRAST, **settings}
+    with pytest.raises(error, match=says):
+        unit_page(planted, given.pop("unit"), **given)
+
+
+def test_a_mixture_of_experts_has_no_neurons() -> None:
+    model = make_tiny("qwen3_moe")
+    with pytest.raises(SiteError, match=r"a mixture of experts\): ask for hook_mlp_out"):
+        unit_page(model, "blocks.1.mlp.hook_post[3]", contrasts=CONTRAST)
+    page = unit_page(model, "blocks.1.hook_mlp_out[3]", contrasts=CONTRAST, top=2)
+    assert "writes" in set(page.tokens["part"])
+
+
+def test_unrelated_units_are_rarely_near() -> None:
+    site = find_sites(make_tiny("gpt2"), NAME)[0]
+    passed = {"weights": 0, "activations": 0}
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        rows = [torch.randn(128, 32, generator=generator) for _ in range(2)]
+        weights = SiteWeights(site, reads={"mlp.in": rows[0]}, writes=rows[1])
+        found = unit_neighbours(Unit(site, 0), weights, torch.randn(20, 128, generator=generator), most=1)
+        for row in found.itertuples():
+            column = "cosine" if row.by == "weights" else "correlation"
+            passed[str(row.by)] += abs(getattr(row, column)) > row.chance
+    assert max(passed.values()) <= 6, passed  # 5 % of 40 is 2
