@@ -93,7 +93,7 @@ def _mlp_rules(host: Host, layer: int) -> Rules:
 
     def rewrite(tensor: Tensor, hook: Any) -> Tensor:
         factors = [inputs.pop(name) for name in names]
-        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)  # type: ignore[no-untyped-call]
+        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)
         return passed
 
     return [*((name, remember(name)) for name in names), (_point(host, layer, "mlp.hook_post"), rewrite)]
