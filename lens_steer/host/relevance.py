@@ -64,11 +64,12 @@ def rules_of(host: Host) -> Rules:
     scales = [name for name in host.hook_names if name.endswith("hook_scale") and not name.endswith(_INSIDE_ATTENTION)]
     rules: Rules = [(name, _held) for name in dict.fromkeys(map(host.canonical, scales))]
     for layer in range(host.n_layers):
-        if not any(name.startswith(f"blocks.{layer}.") for name in scales):
+        normed = any("Norm" in type(module).__name__ for module in host.model.blocks[layer].modules())
+        if normed and not any(name.startswith(f"blocks.{layer}.") for name in scales):
             raise _no_place(host, f"blocks.{layer}", "norms show no hook_scale")
         rules += [(_point(host, layer, f"attn.hook_{part}"), _held) for part in "qk"]
         _point(host, layer, "attn.hook_v")
-        rules += _mlp_rules(host, layer)
+        rules += [] if getattr(host.model.cfg, "attn_only", False) else _mlp_rules(host, layer)
     return rules
 
 
@@ -92,16 +93,28 @@ def _mlp_rules(host: Host, layer: int) -> Rules:
 
     def rewrite(tensor: Tensor, hook: Any) -> Tensor:
         factors = [inputs.pop(name) for name in names]
-        share = 1 / len(factors)
-        return tensor.detach() + sum(share * (each - each.detach()) * _ratio(tensor, each) for each in factors)
+        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)
+        return passed
 
     return [*((name, remember(name)) for name in names), (_point(host, layer, "mlp.hook_post"), rewrite)]
 
 
-def _ratio(output: Tensor, factor: Tensor) -> Tensor:
-    """Return output / factor without its graph; 0 where the factor is 0, and so is what it carries."""
-    output, factor = output.detach(), factor.detach()
-    return torch.where(factor == 0, torch.zeros_like(output), output / torch.where(factor == 0, 1, factor))
+class _PassedOn(torch.autograd.Function):
+    """Gives the output as it is; back goes, in equal shares, the gradient times output / factor, held, to each factor.
+
+    Where a factor is 0 nothing goes back: it carries nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, *factors: Tensor) -> Tensor:
+        ctx.save_for_backward(output, *factors)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        output, *factors = ctx.saved_tensors
+        carried = gradient * output / len(factors)
+        return (None, *((carried / factor).masked_fill_(factor == 0, 0.0) for factor in factors))
 
 
 def _held(tensor: Tensor, hook: Any) -> Tensor:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.benchmarks.bench_attribution import linear_against_passes, patching_against_forwards
 from tests.benchmarks.bench_causal import causal_against_trunk
 from tests.benchmarks.bench_closed_form import fit_seconds
 from tests.benchmarks.bench_collect import collect_against_trunk, collect_memory
@@ -64,6 +65,14 @@ def rows() -> Iterator[Row]:
         detail = f"{got['seconds'] * 1e3:.1f} ms against {got['bare_seconds'] * 1e3:.1f} ms"
         what = f"forward with maps at every hook_mlp_out, {name}, against unedited, 32 x 64 tokens"
         yield what, reach, f"{got['ratio']:.3f}", detail
+    patching = patching_against_forwards()
+    detail = f"{patching['seconds']:.3f} s against {patching['bare_seconds']:.3f} s, {patching['rows']} rows"
+    what = "exact patching of every unit of one MLP site against bare rows from that layer on"
+    yield what, "<= 1.30", f"{patching['ratio']:.3f}", detail
+    for method, got in linear_against_passes().items():
+        detail = f"{got['seconds']:.3f} s against {got['bare_seconds']:.3f} s"
+        what = f"{method} over all units of all sites against two forwards and one backward, 16 pairs"
+        yield what, "<= 1.20", f"{got['ratio']:.3f}", detail
     generation = steered_against_unsteered()
     detail = f"{generation['steered_tokens_per_second']:.0f} against {generation['unsteered_tokens_per_second']:.0f} tokens/s"
     yield "steered generate against unsteered, tokens/s", ">= 0.95", f"{generation['ratio']:.3f}", detail

@@ -34,7 +34,7 @@ from lens_steer.host.units import UnitsLike
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
-from lens_steer.statistics.verdict import verdict_of
+from lens_steer.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -251,12 +251,14 @@ def _frame(parts: Sequence[Parts], means: PairMeans, found: Found, pairs: int) -
     import pandas as pd
 
     moves = gathered(found, lambda batch: batch.moves, pairs)
-    frames = []
-    for each in parts:
-        own = {} if each.level == "site" else {each.level: each.names}
-        place = {"site": each.site.name, "layer": each.site.layer, "kind": each.site.kind, **own}
-        frames.append(pd.DataFrame({**place, "difference": means.of(moves[each.site])[0]}))
-    return pd.concat(frames, ignore_index=True)
+    sizes = [len(each) for each in parts]
+    columns: dict[str, Any] = {
+        name: np.repeat([getattr(each.site, name if name != "site" else "name") for each in parts], sizes)
+        for name in ("site", "layer", "kind")
+    }
+    if parts[0].level != "site":
+        columns[parts[0].level] = np.concatenate([each.names for each in parts])
+    return pd.DataFrame({**columns, "difference": np.concatenate([means.of(moves[each.site])[0] for each in parts])})
 
 
 def _reliability(
@@ -286,7 +288,11 @@ def _with_intervals(
 ) -> pd.DataFrame:
     values = np.concatenate([cases[each.site.name] for each in parts], axis=1)
     low, high = jackknife_intervals(values, confidence=confidence)
-    verdicts = [verdict_of(*ends).value for ends in zip(low.tolist(), high.tolist(), strict=True)]
+    verdicts = np.select(
+        [np.isnan(low), high < 0, low > 0],
+        [Verdict.CANNOT_JUDGE.value, Verdict.LOWER.value, Verdict.HIGHER.value],
+        Verdict.NOT_SHOWN.value,
+    )
     at = frame.columns.get_loc("difference")
     for name, column in (("verdict", verdicts), ("high", high), ("low", low), ("value", values[0])):
         frame.insert(int(at), name, column)  # type: ignore[arg-type]

@@ -17,8 +17,6 @@ from lens_steer.statistics.jackknife import jackknife_intervals
 if TYPE_CHECKING:
     import pandas as pd
 
-_NEARLY_ONE = 1 - 1e-12  # beyond it Fisher's scale has no number
-
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
@@ -83,7 +81,7 @@ class Attribution:
         """Return how well this estimate follows another of the same parts and pairs, mostly that of method "patch".
 
         One row per kind of site and measure. Columns: kind, measure (pearson, spearman), value, low, high (a jackknife
-        over blocks of pairs on Fisher's scale: both are means over the same pairs), parts. Parts that are the same in
+        over blocks of pairs, as both are means over the same ones, cut at 1), parts. Parts that are the same in
         all clean and corrupted runs are left out: there every method says 0. nan where fewer than three parts, or no
         spread, are left.
 
@@ -95,31 +93,41 @@ class Attribution:
         """
         import pandas as pd
 
+        rows = []
+        for (kind, measure), values in self.correlations(exact).items():
+            ends = jackknife_intervals(values[:, None], confidence=self.settings["confidence"])[:, 0]
+            low, high = ends.clip(-1, 1)
+            rows.append((kind, measure, values[0], low, high, int(self._differing(exact, kind).sum())))
+        return pd.DataFrame(rows, columns=["kind", "measure", "value", "low", "high", "parts"])
+
+    def correlations(self, exact: Attribution) -> dict[tuple[str, str], Float[np.ndarray, " case"]]:
+        """Return the correlations of `agreement` by kind and measure, with every case of the jackknife.
+
+        Two estimates of the same parts are compared by the differences of theirs, case by case. SettingError as there.
+        """
         same = [self.settings.get(key) == exact.settings.get(key) for key in ("pairs_hash", "level", "confidence")]
         if not all(same) or not self._parts.equals(exact._parts):
             raise SettingError("the two attributions are of other pairs, parts or levels: give both the same ones")
-        rows = []
-        for kind, sites in self.frame.groupby("kind", sort=False)["site"]:
-            names = list(dict.fromkeys(sites))
-            differs = self._differs(names) | exact._differs(names)
-            ours, theirs = (
-                np.concatenate([each.cases[name] for name in names], 1)[:, differs] for each in (self, exact)
-            )
+        found = {}
+        for kind in dict.fromkeys(self.frame["kind"]):
+            differs = self._differing(exact, kind)
+            ours, theirs = (each._cases_of(kind)[:, differs] for each in (self, exact))
             for measure, correlate in (("pearson", pearson), ("spearman", spearman)):
-                values = np.array([correlate(one, other) for one, other in zip(ours, theirs, strict=True)])
-                # On Fisher's scale, so that no interval reaches beyond 1.
-                scaled = np.arctanh(values.clip(-_NEARLY_ONE, _NEARLY_ONE))[:, None]
-                low, high = np.tanh(jackknife_intervals(scaled, confidence=self.settings["confidence"])[:, 0])
-                rows.append((kind, measure, values[0], low, high, int(differs.sum())))
-        return pd.DataFrame(rows, columns=["kind", "measure", "value", "low", "high", "parts"])
+                found[kind, measure] = np.array([correlate(*both) for both in zip(ours, theirs, strict=True)])
+        return found
+
+    def _differing(self, exact: Attribution, kind: str) -> Bool[np.ndarray, " part"]:
+        """Mark the parts of a kind that differ between clean and corrupted runs."""
+        differs = [each.frame.loc[each.frame["kind"] == kind, "difference"] != 0 for each in (self, exact)]
+        return np.asarray(differs[0] | differs[1], dtype=np.bool_)
+
+    def _cases_of(self, kind: str) -> Float[np.ndarray, "case part"]:
+        sites = dict.fromkeys(self.frame.loc[self.frame["kind"] == kind, "site"])
+        return np.concatenate([self.cases[site] for site in sites], axis=1)
 
     @property
     def _parts(self) -> pd.DataFrame:
         return self.frame[["site", *([] if self.level == "site" else [self.level])]]
-
-    def _differs(self, sites: list[str]) -> Bool[np.ndarray, " part"]:
-        rows = self.frame[self.frame["site"].isin(sites)]
-        return np.asarray(rows["difference"] != 0, dtype=np.bool_)
 
     def plot(self) -> Any:
         """Return a heat map (by site, position or head) or the strongest units as bars."""

@@ -275,3 +275,27 @@ def test_the_result_shows_itself(tiny: Any) -> None:
     pairs: Any = (CLEAN[:1], CORRUPTED[:1])
     assert attribute(tiny, *pairs, sites="hook_resid_post", level="position").plot().data[0].z.shape == (2, 5)
     assert METRIC.correct == "dog"
+
+
+def test_patching_and_ablation_find_one_circuit_for_indirect_objects(embedded: Any) -> None:
+    """The head that patching names is the one without which the embedded model no longer tells the two names apart."""
+    clean, corrupted, metric = giving(16)
+    found = attribute(embedded, clean, corrupted, metric, sites="attn.hook_z", level="head", method="patch")
+    ranked = found.top(len(found.frame))
+    assert found.gap > 10
+    assert ranked["value"].iloc[0] > 0.9 * found.gap
+    assert ranked["verdict"].iloc[0] == "higher"
+
+    def without(row: Any) -> float:
+        """The metric's gap with one head at zero."""
+        width = 24
+        units = [(row["site"], row["head"] * width + unit) for unit in range(width)]
+        with ls.ablate(units, model=embedded).on(embedded):
+            return attribute(embedded, clean, corrupted, metric, sites="blocks.5.hook_resid_post", positions=[-1]).gap
+
+    assert without(ranked.iloc[0]) < 0.2 * found.gap
+    for null in (ranked.iloc[-1], ranked.iloc[len(ranked) // 2]):
+        assert without(null) > 0.5 * found.gap
+    for method in ("attribution", "relp", "integrated"):
+        estimate = attribute(embedded, clean, corrupted, metric, sites="attn.hook_z", level="head", method=method)
+        assert (estimate.top(1)[["site", "head"]] == found.top(1)[["site", "head"]]).all(axis=None)
