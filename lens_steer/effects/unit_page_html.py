@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from lens_steer.effects.unit_facts import UnitFacts
+
 if TYPE_CHECKING:
     from jinja2 import Template
-
-    from lens_steer.effects.unit_page import UnitPage
 
 _MINUS = "\N{MINUS SIGN}"
 _WIDTH, _ROW, _MARGIN = 340, 26, 10
@@ -38,14 +38,14 @@ def _template() -> Template:
     return environment.get_template("unit_page.html.j2")
 
 
-def standalone(result: UnitPage) -> str:
+def standalone(result: UnitFacts) -> str:
     """Return one HTML document."""
     head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Unit</title>\n'
     return f"{head}{page(result)}\n</html>\n"
 
 
-def page(result: UnitPage) -> str:
+def page(result: UnitFacts) -> str:
     """Return the HTML of a unit page, to stand in another document."""
     return _template().render(
         name=str(result.unit),
@@ -65,7 +65,7 @@ def page(result: UnitPage) -> str:
     )
 
 
-def _token_lists(result: UnitPage) -> list[dict[str, Any]]:
+def _token_lists(result: UnitFacts) -> list[dict[str, Any]]:
     frame = result.tokens
     order = sorted(frame["part"].unique(), key=lambda part: part == "writes") if len(frame) else []
     return [
@@ -78,7 +78,7 @@ def _token_lists(result: UnitPage) -> list[dict[str, Any]]:
     ]
 
 
-def _next_tokens(result: UnitPage) -> list[dict[str, Any]]:
+def _next_tokens(result: UnitFacts) -> list[dict[str, Any]]:
     texts = []
     for rank, rows in result.next_tokens.groupby("rank", sort=True):
         first = rows.iloc[0]
@@ -87,7 +87,7 @@ def _next_tokens(result: UnitPage) -> list[dict[str, Any]]:
     return texts
 
 
-def _nearest(result: UnitPage) -> list[dict[str, Any]]:
+def _nearest(result: UnitFacts) -> list[dict[str, Any]]:
     return [
         {"by": by, "chance": float(rows["chance"].iloc[0]), "rows": rows.to_dict("records")}
         for by, rows in result.nearest.groupby("by", sort=False)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lens_steer import cli
 from lens_steer.cli.running import status_of
-from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, SettingError
+from lens_steer.errors import ContrastError, LensSteerError, LensSteerWarning, OutputError, SettingError, UnitError
 from lens_steer.host.load import load_model
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
@@ -399,3 +399,25 @@ def test_a_scorer_that_cannot_judge_is_refused_before_the_model_is_loaded_unless
     assert status_of(cli.app, "lens-steer", [*words, "--unproven"]) == 0
     assert "warning: the sad vs other classifier cannot judge" in capsys.readouterr().err
     assert (tmp_path / "effect" / "run.json").is_file()
+
+
+def test_a_page_of_one_unit(place: Path) -> None:
+    printed = lens_steer(
+        place,
+        f"unit blocks.1.mlp.hook_post[3] {TEXTS} --unrelated @prompts.txt --words dog --top 3 --out @unit.html",
+    )
+    assert "blocks.1.mlp.hook_post[3]" in printed
+    assert "the log-probability of the next tokens of its top texts" in printed
+    assert "unrelated texts" in printed
+    assert (place / "unit.html").read_text().startswith("<!doctype html>")
+    (place / "plain.txt").write_text("\n".join(sentences(6, seed=3)))
+    printed = lens_steer(place, "unit blocks.1.attn.hook_z[1,2] --model @model --texts @plain.txt --out @head.html")
+    assert "blocks.1.attn.hook_z[1, 2]" in printed
+    with pytest.raises(OutputError, match="already"):
+        lens_steer(place, f"unit blocks.1.mlp.hook_post[3] {TEXTS} --out @unit.html")
+
+
+def test_a_unit_is_read_before_the_model(place: Path) -> None:
+    with pytest.raises(UnitError, match="is not a unit; write it as"):
+        lens_steer(place, f"unit mlp.hook_post {TEXTS.replace('@model', 'nowhere')} --out @no.html")
+    assert not (place / "no.html").exists()
