@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from lens_steer.texts.lint.finding import Finding
@@ -22,7 +22,7 @@ NEAR = 0.8
 _SHINGLE = 5
 _BANDS, _IN_BAND = 16, 4
 _NEIGHBOURS = 8  # of a text in a bucket of texts that share a band: bounds the pairs that are measured
-_PRIME = 4294967311  # above every hash of a run, and small enough that products stay below 2**64
+_AT_ONCE = 20_000  # pairs that are measured at once
 _OFTEN = 0.1
 """A share of a side's rows from which what is a note elsewhere is a warning."""
 
@@ -91,14 +91,14 @@ def near_copies(material: Material) -> Int[np.ndarray, "pair 2"]:
     if len(rows) < 2:
         return np.empty((0, 2), dtype=np.int64)
     shingles = shingles[rows]
-    signatures = _signatures(shingles)
-    pairs = _candidates(signatures)
-    pairs = pairs[material.blocks[rows[pairs[:, 0]]] != material.blocks[rows[pairs[:, 1]]]]
-    # An estimate first, four standard deviations below the limit: cheap, and bounds what is measured.
-    alike = (signatures[:, pairs[:, 0]] == signatures[:, pairs[:, 1]]).mean(0)
-    pairs = pairs[alike >= NEAR - 0.2]
-    shared = np.asarray(shingles[pairs[:, 0]].multiply(shingles[pairs[:, 1]]).sum(1)).ravel()
+    pairs = _candidates(_signatures(shingles), material.blocks[rows])
     sizes = np.diff(shingles.indptr)
+    shared = np.concatenate(
+        [
+            np.asarray(shingles[part[:, 0]].multiply(shingles[part[:, 1]]).sum(1)).ravel()
+            for part in np.split(pairs, range(_AT_ONCE, len(pairs), _AT_ONCE))
+        ]
+    )
     near = shared >= NEAR * (sizes[pairs[:, 0]] + sizes[pairs[:, 1]] - shared)
     found: Int[np.ndarray, "pair 2"] = rows[pairs[near]]
     return found
@@ -123,30 +123,38 @@ def _plain(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.lower()).strip()
 
 
-def _signatures(shingles: Any) -> Int[np.ndarray, "hash text"]:
+def _signatures(shingles: Any) -> UInt32[np.ndarray, "text hash"]:
     """Per text the least value of each of many random hashes of its runs: equal with the probability Jaccard has."""
     rng = np.random.default_rng(0)
-    factors, offsets = rng.integers(1, _PRIME, size=(2, _BANDS * _IN_BAND), dtype=np.uint64)
+    factors, offsets = rng.integers(2**63, size=(2, _BANDS * _IN_BAND), dtype=np.uint64)
     indices = shingles.indices.astype(np.uint64)
-    least = [
-        np.minimum.reduceat((factor * indices + offset) % np.uint64(_PRIME), shingles.indptr[:-1])
-        for factor, offset in zip(factors, offsets)
-    ]
-    return np.stack(least).astype(np.int64)
+    least = np.empty((shingles.shape[0], len(factors)), dtype=np.uint32)
+    for column, (factor, offset) in enumerate(zip(factors, offsets)):
+        # The upper half of a product that wraps around (Dietzfelbinger et al. 1997).
+        hashed = ((factor * np.uint64(2) + np.uint64(1)) * indices + offset) >> np.uint64(32)
+        least[:, column] = np.minimum.reduceat(hashed, shingles.indptr[:-1])
+    return least
 
 
-def _candidates(signatures: Int[np.ndarray, "hash text"]) -> Int[np.ndarray, "pair 2"]:
-    """Pairs of texts whose signatures agree in a whole band, of neighbours in a random order where many do."""
-    count = signatures.shape[1]
+def _candidates(
+    signatures: UInt32[np.ndarray, "text hash"], blocks: Int[np.ndarray, " text"]
+) -> Int[np.ndarray, "pair 2"]:
+    """Pairs of texts of different blocks whose signatures agree in a whole band, and nearly as often as near copies'.
+
+    Where many texts agree in a band, each is paired with some neighbours of a random order.
+    """
+    count = len(signatures)
     shuffled = np.random.default_rng(0).permutation(count)
-    found = []
-    for band in np.split(signatures, _BANDS):
-        _, bucket = np.unique(band, axis=1, return_inverse=True)
-        bucket = bucket.reshape(-1)
+    found = [np.empty((0, 2), dtype=np.int64)]
+    for band in np.split(signatures, _BANDS, axis=1):
+        _, bucket = np.unique(np.ascontiguousarray(band).view(f"V{4 * _IN_BAND}").ravel(), return_inverse=True)
         order = shuffled[np.argsort(bucket[shuffled], kind="stable")]
         for step in range(1, min(_NEIGHBOURS, count - 1) + 1):
-            same = bucket[order[:-step]] == bucket[order[step:]]
-            found.append(np.stack([order[:-step][same], order[step:][same]], axis=1))
-    pairs = np.sort(np.concatenate(found), axis=1)
-    unique: Int[np.ndarray, "pair 2"] = np.unique(pairs, axis=0)
+            one, other = order[:-step], order[step:]
+            same = (bucket[one] == bucket[other]) & (blocks[one] != blocks[other])
+            one, other = one[same], other[same]
+            # An estimate first, four standard deviations below the limit: cheap, and bounds what is measured.
+            alike = (signatures[one] == signatures[other]).mean(1) >= NEAR - 0.2
+            found.append(np.stack([one[alike], other[alike]], axis=1))
+    unique: Int[np.ndarray, "pair 2"] = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     return unique
