@@ -48,6 +48,8 @@ from .interventions.maps import DiagonalAffine as DiagonalAffine
 from .interventions.matched_units import matched_units as matched_units
 from .interventions.project_out import ProjectOut as ProjectOut
 from .interventions.row_gate import RowGate as RowGate
+from .interventions.vectors import read_vectors as read_vectors
+from .interventions.vectors import write_vectors as write_vectors
 from .methods.act_add import ActAdd as ActAdd
 from .methods.activation_transport import GaussianAcT as GaussianAcT
 from .methods.activation_transport import LinearAcT as LinearAcT
