@@ -42,6 +42,8 @@ from .interventions.compose import compose as compose
 from .interventions.edit import Edit as Edit
 from .interventions.gated_map import Gated as Gated
 from .interventions.gated_map import LogisticGate as LogisticGate
+from .interventions.hub import load_from_hub as load_from_hub
+from .interventions.hub import push_to_hub as push_to_hub
 from .interventions.intervention import Intervention as Intervention
 from .interventions.low_rank import LowRankAffine as LowRankAffine
 from .interventions.maps import DiagonalAffine as DiagonalAffine

@@ -255,3 +255,13 @@ def test_another_gguf_file_is_no_control_vector(tiny: Any, tmp_path: Path) -> No
     writer.close()
     with pytest.raises(ArtifactError, match="architecture 'llama', not a control vector"):
         read_vectors(tmp_path / "given.gguf", tiny)
+
+
+@pytest.mark.compat
+def test_each_host_adds_the_same(embedded_host: Any, embedded: Any, tmp_path: Path) -> None:
+    width = find_sites(embedded, "hook_resid_post")[0].width
+    vectors = {layer: np.random.default_rng(layer).normal(size=width).astype(np.float32) for layer in (0, 2)}
+    edit = read_vectors(vectors, embedded_host)
+    wanted = added_by_torch(embedded, vectors)
+    torch.testing.assert_close(logits(embedded_host, edit), wanted, atol=1e-3, rtol=1e-3)
+    assert read_vectors(write_vectors(edit, tmp_path / "out.safetensors"), embedded_host) == edit
