@@ -116,19 +116,14 @@ def test_a_longer_target_is_named_as_such() -> None:
     assert "AUROC 0.0" in finding.detail
 
 
-def test_pairs_are_judged_as_pairs() -> None:
+def test_pairs_are_judged_as_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each target is three words longer than its source, and lengths differ far more between pairs."""
+    monkeypatch.setattr(sides, "LENGTH_AREA", 0.5)
     rng = random.Random(2)
-    first = [text(rng, 4 + 3 * number) for number in range(20)]
-    second = [f"{text(rng, 7 + 3 * number)}" for number in range(20)]
-    source, target = [one for one in first for _ in range(1)], second
-    area = sides.LENGTH_AREA
-    sides.LENGTH_AREA = 0.5
-    try:
-        assert names(ContrastSet(source, target, paired=True).lint()) == {"length"}
-        assert names(ContrastSet(source, target).lint()) == set()
-    finally:
-        sides.LENGTH_AREA = area
+    source = [text(rng, 4 + 3 * number) for number in range(20)]
+    target = [text(rng, 7 + 3 * number) for number in range(20)]
+    assert names(ContrastSet(source, target, paired=True).lint()) == {"length"}
+    assert names(ContrastSet(source, target).lint()) == set()
 
 
 def test_a_word_of_most_of_a_side_is_a_giveaway_and_of_both_is_none() -> None:
@@ -143,7 +138,7 @@ def test_a_word_of_most_of_a_side_is_a_giveaway_and_of_both_is_none() -> None:
 def test_two_languages_across_sides_give_the_side_away_in_one_script_and_in_two() -> None:
     english = [f"the dog and the {word} are in the house" for word in WORDS[:20]]
     german = [f"der Hund und der {word} sind in dem Haus" for word in WORDS[20:40]]
-    russian = [f"собака и {word[0] and 'дом'} стоят там {number}" for number, word in enumerate(WORDS[:20])]
+    russian = [f"собака и дом стоят там {number}" for number in range(20)]
     assert "giveaways" in names(ContrastSet(english, german).lint())
     mixed = ContrastSet(english, russian).lint()
     assert {"giveaways", "mixed scripts"} <= names(mixed)
@@ -174,7 +169,7 @@ def test_a_text_on_both_sides_is_severe() -> None:
 
 def test_near_copies_are_found_unless_something_keeps_them_together() -> None:
     rows = texts(6, 60)
-    near = [f"{row[:-1].upper()}, {'ala'}!" for row in rows[:5]]
+    near = [f"{row[:-1].upper()}, ala!" for row in rows[:5]]
     source, target = rows[:30], near + rows[35:]
     found = ContrastSet(source, target).lint()
     finding = next(one for one in found.findings if one.finding == "near copies across sides")
