@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from lens_steer.cli.options import FILE, FINITE, FittedEdit, ModelOptions, Out
 from lens_steer.cli.runs import require_free_place, say, show, warn_of_nothing
+from lens_steer.errors import SettingError
 
 
 def import_(
@@ -26,10 +27,14 @@ def import_(
         Kind of the sites at which they are added; the output of the layer when left out.
 
     """
+    from lens_steer.interventions.vector_files import vectors_in
     from lens_steer.interventions.vectors import read_vectors
 
     require_free_place(out)
-    edit = read_vectors(vectors, model.load(), kind=kind)
+    if kind is not None and not kind.strip():
+        raise SettingError("--kind is empty: give a kind of sites, such as hook_resid_post")
+    found = vectors_in(vectors)
+    edit = read_vectors(found, model.load(), kind=kind)
     show(edit.support())
     warn_of_nothing(edit, "its vectors are zero")
     edit.save(out)

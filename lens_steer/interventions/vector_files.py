@@ -50,7 +50,12 @@ class LayerVectors:
 
 
 def vectors_in(source: Any) -> LayerVectors:
-    """Read the vectors of a file, of a dict, or of another library's object in hand; ArtifactError where that fails."""
+    """Read the vectors of a file, of a dict, or of another library's object in hand; ArtifactError where that fails.
+
+    What was read before is returned as it is.
+    """
+    if isinstance(source, LayerVectors):
+        return source
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         suffix = path.suffix.lower()

@@ -36,8 +36,8 @@ def check_frames(material: Material) -> Iterator[Finding]:
         "templates",
         "warning" if len(rows) >= _OFTEN * len(material.rows) else "note",
         len(rows),
-        f"{len(rows)} rows share a frame with others and differ in one or two words: {len(members)} frames, the "
-        f"largest of {len(members[largest])} rows, {largest!r}",
+        f"{len(rows)} rows share a frame with others and differ in one or two words: "
+        f"{len(members)} frame{'s' * (len(members) != 1)}, the largest of {len(members[largest])} rows, {largest!r}",
         "name the rows of a frame alike in groups, so that a split keeps them together",
         material.places(members[largest]),
     )
