@@ -54,12 +54,16 @@ from .interventions.compose import compose as compose
 from .interventions.edit import Edit as Edit
 from .interventions.gated_map import Gated as Gated
 from .interventions.gated_map import LogisticGate as LogisticGate
+from .interventions.hub import load_from_hub as load_from_hub
+from .interventions.hub import push_to_hub as push_to_hub
 from .interventions.intervention import Intervention as Intervention
 from .interventions.low_rank import LowRankAffine as LowRankAffine
 from .interventions.maps import DiagonalAffine as DiagonalAffine
 from .interventions.matched_units import matched_units as matched_units
 from .interventions.project_out import ProjectOut as ProjectOut
 from .interventions.row_gate import RowGate as RowGate
+from .interventions.vectors import read_vectors as read_vectors
+from .interventions.vectors import write_vectors as write_vectors
 from .methods.act_add import ActAdd as ActAdd
 from .methods.activation_transport import GaussianAcT as GaussianAcT
 from .methods.activation_transport import LinearAcT as LinearAcT
@@ -103,6 +107,7 @@ from .texts.beginnings import beginnings as beginnings
 from .texts.blocks import pooled_text as pooled_text
 from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
+from .texts.lint.finding import ContrastLint as ContrastLint
 from .texts.readers import read_contrast as read_contrast
 
 __version__: str

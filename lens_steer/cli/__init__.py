@@ -1,4 +1,5 @@
 """The command line: get, convert, sites, rank, unit, fit, ablate, generate, evaluate, bake, study, report, demo.
+"""The command line: models and texts, rank, fit, ablate, generate, evaluate, bake, export, import, study, report, demo.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from lens_steer.cli.demo import demo
 from lens_steer.cli.fitting import bake, fit
+from lens_steer.cli.linting import lint
 from lens_steer.cli.measuring import ablate, evaluate, generate
 from lens_steer.cli.models import convert, get
 from lens_steer.cli.ranking import rank, sites
@@ -14,12 +16,15 @@ from lens_steer.cli.report import report
 from lens_steer.cli.running import app_of, run
 from lens_steer.cli.study import study_app
 from lens_steer.cli.unit import unit
+from lens_steer.cli.vectors import export, import_
 
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
 for command in (sites, rank, unit, fit, ablate, generate, evaluate, bake, report, demo, get, convert):
+for command in (sites, lint, rank, fit, ablate, generate, evaluate, bake, export, report, demo, get, convert):
     app.command(command)
+app.command(import_, name="import")
 app.command(study_app())
 
 

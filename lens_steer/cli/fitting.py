@@ -63,7 +63,8 @@ def fit(
     from lens_steer.texts.seen import known_forms, pack, seen_forms
 
     require_free_place(out)
-    train, held = halves.split(texts.read(n=None, seed=seed), seed)
+    contrast = texts.read(n=None, seed=seed)
+    train, held = halves.split(contrast, seed)
     if control is not None:
         if method != "dsas":
             raise SettingError(f"--control: not for --method {method}, only dsas has gates that leave texts alone")
@@ -72,6 +73,8 @@ def fit(
         raise SettingError("--method dsas tells source texts from neutral ones: give those by --control FILE")
     chosen = settings.method(method, paper=paper, paired=train.paired, seed=seed, batch_size=batch_size)
     strength.check(held)
+    for sentence in contrast.lint(seed=seed).sentences:
+        say(sentence)
     hosted = model.load()
     with in_options():
         edit = chosen.fit(hosted, train)

@@ -22,6 +22,9 @@ from lens_steer.texts.messages import Conversation, ConversationRow
 from lens_steer.texts.rows import checked_names, checked_rows, numbered_copies
 from lens_steer.texts.rows import first_few as first_few
 
+if TYPE_CHECKING:
+    from lens_steer.texts.lint.finding import ContrastLint
+
 # None: the text as it is. True: the tokenizer's chat template. A str: a format in which "{text}" stands for the text.
 ChatFormat = bool | str | None
 SIDES = ("source", "target", "control")
@@ -319,6 +322,12 @@ class ContrastSet:
             order = np.lexsort((of_row, first, large))
             source, target = order[order < size][:n], order[order >= size][:n] - size
         return self.take(source, target)
+
+    def lint(self, *, seed: int = 0) -> "ContrastLint":
+        """Return what may be wrong with the texts of the two sides, before a model sees them: see `ContrastLint`."""
+        from lens_steer.texts.lint.lint import lint_of
+
+        return lint_of(self.name, self.source, self.target, self.blocks, seed)
 
     def shuffled(self, seed: int = 0) -> "ContrastSet":
         """A null control: the same texts, their sides permuted (paired: swapped within pairs at random).

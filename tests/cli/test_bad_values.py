@@ -21,6 +21,7 @@ from tests.families import sentences
 TEXTS = {"--model": ["@model"], "--texts": ["@sad.txt", "@other.txt"], "--out": ["@new"]}
 COMMANDS: dict[str, dict[str, list[str]]] = {
     "sites": {"--model": ["@model"]},
+    "lint": {"--texts": ["@sad.txt", "@other.txt"]},
     "rank": TEXTS,
     "unit": {"": ["blocks.0.mlp.hook_post[1]"], **TEXTS},
     "fit": TEXTS,
@@ -28,6 +29,8 @@ COMMANDS: dict[str, dict[str, list[str]]] = {
     "generate": {"--model": ["@model"], "--prompts": ["@prompts.txt"], "--out": ["@new"]},
     "evaluate": {**TEXTS, "--intervention": ["@edit"]},
     "bake": {"--model": ["@model"], "--intervention": ["@edit"], "--out": ["@new"]},
+    "export": {"--intervention": ["@edit"], "--out": ["@new.gguf"]},
+    "import": {"--model": ["@model"], "--vectors": ["@vectors.json"], "--out": ["@new"]},
     "report": {"": ["@run"], "--out": ["@new.html"]},
     "demo": {},
     "study one_concept": TEXTS,
@@ -44,7 +47,7 @@ NEEDS_MODEL = {"--model", "--pattern", "--sites"}  # a site's name or a model's 
 
 def bad_values(option: str, kind: Any, choices: tuple[str, ...] | None) -> list[str]:
     """Return values that an option must refuse, by its name and type."""
-    if option in ("", "--units", "--prompts", "--intervention"):
+    if option in ("", "--units", "--prompts", "--intervention", "--vectors"):
         return [value for value in FILES if (option, value) != ("", "")]
     if option == "--out":
         return PLACES
@@ -91,6 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts.txt").write_text("the dog\na cat\n")
     (folder / "binary.txt").write_bytes(bytes(range(128, 256)) + b"\0")
     (folder / "empty.txt").write_text("")
+    (folder / "vectors.json").write_text('{"1": [1, 2, 3]}')
     units = pd.DataFrame({"site": ["blocks.0.mlp.hook_post"], "unit": [1], "width": [128]})
     units.to_csv(folder / "units.csv", index=False)
     return folder
