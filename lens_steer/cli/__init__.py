@@ -1,4 +1,3 @@
-"""The command line: get, convert, sites, rank, unit, fit, ablate, generate, evaluate, bake, study, report, demo.
 """The command line: models and texts, rank, fit, ablate, generate, evaluate, bake, export, import, study, report, demo.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
@@ -21,8 +20,7 @@ from lens_steer.cli.vectors import export, import_
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-for command in (sites, rank, unit, fit, ablate, generate, evaluate, bake, report, demo, get, convert):
-for command in (sites, lint, rank, fit, ablate, generate, evaluate, bake, export, report, demo, get, convert):
+for command in (sites, lint, rank, unit, fit, ablate, generate, evaluate, bake, export, report, demo, get, convert):
     app.command(command)
 app.command(import_, name="import")
 app.command(study_app())
