@@ -245,7 +245,8 @@ def summary(frames: Mapping[str, pd.DataFrame], *, pairs: int) -> list[str]:
     low = pearson[(pearson["method"] == "relp") & (pearson["low"] <= pearson["shuffled"])]
     if len(low):
         sentences.append(sentence(f"RelP is not shown to follow exact patching at {', '.join(low['place'])}"))
-    off = frames["worst"].loc[frames["worst"]["error"].abs().idxmax()]
+    worst = frames["worst"]
+    off = worst.iloc[int(worst["error"].abs().to_numpy().argmax())]
     part = "" if pd.isna(off["part"]) else f"[{int(off['part'])}]"
     sentences.append(
         sentence(

@@ -93,7 +93,7 @@ def _mlp_rules(host: Host, layer: int) -> Rules:
 
     def rewrite(tensor: Tensor, hook: Any) -> Tensor:
         factors = [inputs.pop(name) for name in names]
-        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)
+        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)  # type: ignore[no-untyped-call]
         return passed
 
     return [*((name, remember(name)) for name in names), (_point(host, layer, "mlp.hook_post"), rewrite)]
@@ -111,7 +111,7 @@ class _PassedOn(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         output, *factors = ctx.saved_tensors
         carried = gradient * output / len(factors)
         return (None, *((carried / factor).masked_fill_(factor == 0, 0.0) for factor in factors))
