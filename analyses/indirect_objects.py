@@ -42,7 +42,8 @@ def indirect_objects(model: Any, n: int = 24, *, seed: int = 0, embedded: bool =
             "contrast of (prompt, next word)"
         )
     generator = random.Random(seed)
-    clean, corrupted = [], []
+    clean: list[tuple[str, str]] = []
+    corrupted: list[tuple[str, str]] = []
     for number in range(n):
         one, other = generator.sample(kept["names"], 2)
         place, thing = generator.choice(kept["places"]), generator.choice(kept["things"])

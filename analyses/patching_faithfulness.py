@@ -35,7 +35,13 @@ PUBLISHED = {
     ("MLP outputs", "relp"): 0.992,
 }
 """Pearson correlations of GPT-2 small."""
-METHODS = ("attribution", "relp", "integrated")
+METHODS: Mapping[str, dict[str, Any]] = {
+    "attribution": {"method": "attribution"},
+    "relp": {"method": "relp"},
+    "relp, patterns free": {"method": "relp", "rules": ("norm", "activation")},
+    "integrated": {"method": "integrated"},
+}
+"""Estimates; RelP with all rules, and without that of attention, as in the example of its authors."""
 _SHUFFLES = 200
 _WORST = 10
 
@@ -106,13 +112,13 @@ def run(
         exact, taken = timed(model, clean, corrupted, metric, method="patch", **settings)
         seconds.append({"place": place, "method": "patch", "seconds": taken})
         cases = {}
-        for method in METHODS:
-            estimate, taken = timed(model, clean, corrupted, metric, method=method, **settings)
+        for method, how in METHODS.items():
+            estimate, taken = timed(model, clean, corrupted, metric, **how, **settings)
             seconds.append({"place": place, "method": method, "seconds": taken})
             rows = estimate.agreement(exact).assign(place=place, method=method)
             rows["shuffled"] = [shuffled_parts(estimate, exact, measure, seed) for measure in rows["measure"]]
             rows["published"] = [
-                PUBLISHED.get((place, method), np.nan) if measure == "pearson" else np.nan
+                PUBLISHED.get((place, method.partition(",")[0]), np.nan) if measure == "pearson" else np.nan
                 for measure in rows["measure"]
             ]
             rows["slope"] = slope(estimate, exact)
@@ -120,7 +126,9 @@ def run(
             cases[method] = estimate.correlations(exact)
             if method == "relp":
                 worst.append(farthest(estimate, exact, place))
-        differences += compared(place, cases["attribution"], cases["relp"], confidence)
+        for method in ("relp", "relp, patterns free"):
+            rows = compared(place, cases["attribution"], cases[method], confidence)
+            differences += [{"method": method, **row} for row in rows]
     frames = {
         "agreement": pd.concat(agreement, ignore_index=True)[
             ["place", "method", "measure", "value", "low", "high", "shuffled", "published", "slope", "parts"]
@@ -240,12 +248,13 @@ def summary(frames: Mapping[str, pd.DataFrame], *, pairs: int) -> list[str]:
         said = [f"{row['method']} {interval(row)}{_bar(row)}" for _, row in here.iterrows()]
         sentences.append(sentence(f"{place}, Pearson correlation with exact patching: {', '.join(said)}"))
     for _, row in frames["differences"].query("measure == 'pearson'").iterrows():
-        comparison = ls.Change.of(row).comparison("RelP", "the gradient", f"correlation at {row['place']}")
+        comparison = ls.Change.of(row).comparison(row["method"], "the gradient", f"correlation at {row['place']}")
         sentences.append(sentence(comparison))
     low = pearson[(pearson["method"] == "relp") & (pearson["low"] <= pearson["shuffled"])]
     if len(low):
         sentences.append(sentence(f"RelP is not shown to follow exact patching at {', '.join(low['place'])}"))
-    off = frames["worst"].loc[frames["worst"]["error"].abs().idxmax()]
+    worst = frames["worst"]
+    off = worst.iloc[int(worst["error"].abs().to_numpy().argmax())]
     part = "" if pd.isna(off["part"]) else f"[{int(off['part'])}]"
     sentences.append(
         sentence(

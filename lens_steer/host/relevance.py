@@ -7,9 +7,9 @@ linear in the stream, up to biases and a cap on the logits: coefficients times a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from lens_steer.errors import ModelError, SiteError
 from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.sites import site_at
 
+RelevanceRule = Literal["norm", "activation", "attention"]
+RELEVANCE_RULES: tuple[RelevanceRule, ...] = ("norm", "activation", "attention")
+
 Rules = list[tuple[str, Callable[..., Tensor]]]
 """Hook names with what acts there."""
 
@@ -25,12 +28,12 @@ _INSIDE_ATTENTION = ("q_norm.hook_scale", "k_norm.hook_scale")  # norms of queri
 
 
 @contextmanager
-def relevance_rules(model: nn.Module) -> Iterator[None]:
+def relevance_rules(model: nn.Module, rules: Collection[RelevanceRule] = RELEVANCE_RULES) -> Iterator[None]:
     """Let gradients inside follow RelP's rules; hooks that are attached inside see them act.
 
-    Norms: the scale is held. Attention: the pattern is held (queries and keys are cut off), values carry everything.
-    Activation functions: f(x) passes on as x times f(x) / x, held; where x is 0, nothing. Gated products: half to each
-    factor. Nothing is done to a cap on the logits.
+    "norm": a norm's scale is held. "activation": f(x) passes on as x times f(x) / x, held, and nothing where x is 0; of
+    gated products each factor gets half. "attention": patterns are held (queries and keys are cut off), values carry
+    everything. Nothing is done to a cap on the logits.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def relevance_rules(model: nn.Module) -> Iterator[None]:
     """
     host = host_of(model)
     fired: set[str] = set()
-    hooks = [(name, _counted(name, rule, fired)) for name, rule in rules_of(host)]
+    hooks = [(name, _counted(name, rule, fired)) for name, rule in rules_of(host, rules)]
     with warnings.catch_warnings():
         # A native norm whose scale is hooked says that its rounding is now another.
         warnings.filterwarnings("ignore", message=".*hook_scale.*")
@@ -58,19 +61,21 @@ def held_by_rules(model: nn.Module, name: str) -> bool:
     return host.canonical(name) in {host.canonical(point) for point in points if point in host.hook_names}
 
 
-def rules_of(host: Host) -> Rules:
+def rules_of(host: Host, rules: Collection[RelevanceRule]) -> Rules:
     """Return the hooks of all rules; ModelError as `relevance_rules` says."""
     host.refresh()
     scales = [name for name in host.hook_names if name.endswith("hook_scale") and not name.endswith(_INSIDE_ATTENTION)]
-    rules: Rules = [(name, _held) for name in dict.fromkeys(map(host.canonical, scales))]
+    hooks: Rules = [(name, _held) for name in dict.fromkeys(map(host.canonical, scales))] if "norm" in rules else []
     for layer in range(host.n_layers):
         normed = any("Norm" in type(module).__name__ for module in host.model.blocks[layer].modules())
-        if normed and not any(name.startswith(f"blocks.{layer}.") for name in scales):
+        if "norm" in rules and normed and not any(name.startswith(f"blocks.{layer}.") for name in scales):
             raise _no_place(host, f"blocks.{layer}", "norms show no hook_scale")
-        rules += [(_point(host, layer, f"attn.hook_{part}"), _held) for part in "qk"]
-        _point(host, layer, "attn.hook_v")
-        rules += [] if getattr(host.model.cfg, "attn_only", False) else _mlp_rules(host, layer)
-    return rules
+        if "attention" in rules:
+            hooks += [(_point(host, layer, f"attn.hook_{part}"), _held) for part in "qk"]
+            _point(host, layer, "attn.hook_v")
+        if "activation" in rules and not getattr(host.model.cfg, "attn_only", False):
+            hooks += _mlp_rules(host, layer)
+    return hooks
 
 
 def _mlp_rules(host: Host, layer: int) -> Rules:
@@ -93,7 +98,7 @@ def _mlp_rules(host: Host, layer: int) -> Rules:
 
     def rewrite(tensor: Tensor, hook: Any) -> Tensor:
         factors = [inputs.pop(name) for name in names]
-        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)
+        passed: Tensor = _PassedOn.apply(tensor.detach(), *factors)  # type: ignore[no-untyped-call]
         return passed
 
     return [*((name, remember(name)) for name in names), (_point(host, layer, "mlp.hook_post"), rewrite)]
@@ -111,7 +116,7 @@ class _PassedOn(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         output, *factors = ctx.saved_tensors
         carried = gradient * output / len(factors)
         return (None, *((carried / factor).masked_fill_(factor == 0, 0.0) for factor in factors))

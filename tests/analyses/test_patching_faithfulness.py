@@ -26,7 +26,7 @@ def test_every_place_and_method_stands_beside_its_null(study: ls.Study) -> None:
     assert len(table) == len(patching_faithfulness.PLACES) * len(patching_faithfulness.METHODS) * 2
     assert table["value"].abs().max() <= 1 + 1e-9
     assert table["shuffled"].between(0, 1 + 1e-9).all()
-    assert table["published"].notna().sum() == 6
+    assert table["published"].notna().sum() == 9
     assert set(study.frames["worst"]["place"]) == set(patching_faithfulness.PLACES)
     path = table[(table["method"] == "integrated") & (table["measure"] == "pearson") & (table["place"] != "units")]
     assert path["value"].min() > 0.9

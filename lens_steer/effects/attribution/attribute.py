@@ -26,6 +26,7 @@ from lens_steer.effects.attribution.task import BatchEffects, Method, Task
 from lens_steer.errors import SettingError, require_choice
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
+from lens_steer.host.relevance import RELEVANCE_RULES, RelevanceRule
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import checked_batch_size
 from lens_steer.host.trunk import frozen
@@ -67,6 +68,7 @@ def attribute(
     metric_position: Place | Sequence[Place] = -1,
     groups: Sequence[Hashable] | None = None,
     steps: int = 8,
+    rules: Sequence[RelevanceRule] = RELEVANCE_RULES,
     reliability: bool = False,
     flag_above: float = 0.5,
     remeasure: bool = False,
@@ -110,6 +112,9 @@ def attribute(
         jackknife leaves out together.
     steps:
         Of "integrated".
+    rules:
+        Of "relp": without "attention" gradients go through attention patterns too, as in the example of RelP's authors;
+        with it relevance is conserved, and what acts through later queries and keys (S-inhibition heads) is not seen.
     reliability, flag_above:
         Whether the next term of the estimate is measured beside it, and the ratio of the two above which a part is
         flagged as not to be trusted (arXiv 2606.09899): one more forward and backward pass from every site's layer on.
@@ -142,6 +147,8 @@ def attribute(
     require_confidence(confidence)
     require_choice("attribute: method", method, AttributionMethod)
     require_choice("attribute: level", level, Level)
+    for rule in rules:
+        require_choice("attribute: rules", rule, RelevanceRule)
     reliability = reliability or remeasure
     if method == "patch" and reliability:
         raise SettingError("method='patch' measures: there is no estimate whose reliability could be asked")
@@ -168,7 +175,7 @@ def attribute(
     def most_rows(batch: PairBatch) -> int:
         return batch_size or max(1, _ROW_BUDGET // batch.corrupted.ids.shape[1])
 
-    task = Task(model, parts, bound, steps, most_rows)
+    task = Task(model, parts, bound, steps, most_rows, tuple(rules))
     run = _Run(task, pairs, batch_size, progress)
     estimate = run.effects(_METHODS[method], method)
     means = PairMeans(pairs.blocks)
@@ -198,6 +205,7 @@ def attribute(
         "pairs": len(pairs),
         "blocks": len(set(pairs.blocks.tolist())),
         "positions": "all" if positions is None else "given",
+        "rules": tuple(rules) if method == "relp" else None,
         "steps": steps if method == "integrated" else None,
         "confidence": confidence,
         "flag_above": flag_above if reliability else None,

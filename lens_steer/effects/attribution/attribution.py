@@ -37,8 +37,8 @@ class Attribution:
     cases:
         Site's name -> values of its parts [case, part], on all pairs and then with one group of pairs left out each.
     settings:
-        method, level, metric, clean and corrupted (the metric's means), pairs, blocks, positions, steps, confidence,
-        flag_above, pairs_hash.
+        method, level, metric, clean and corrupted (the metric's means), pairs, blocks, positions, rules, steps,
+        confidence, flag_above, pairs_hash.
 
     """
 

@@ -13,6 +13,7 @@ from lens_steer.effects.attribution.metrics import BoundMetric
 from lens_steer.effects.attribution.pairs import PairBatch
 from lens_steer.effects.attribution.parts import Parts
 from lens_steer.effects.attribution.runs import Readings, Values
+from lens_steer.host.relevance import RELEVANCE_RULES, RelevanceRule
 from lens_steer.host.sites import Site
 
 ByPart = Mapping[Site, Float[Tensor, "pair part"]]
@@ -20,13 +21,14 @@ ByPart = Mapping[Site, Float[Tensor, "pair part"]]
 
 @dataclass(frozen=True)
 class Task:
-    """The parts to judge, the metric, how many steps a path has, and how many rows one pass may have at most."""
+    """The parts to judge, the metric, how many steps a path has, how many rows one pass may have, and RelP's rules."""
 
     model: nn.Module
     parts: tuple[Parts, ...]
     metric: BoundMetric
     steps: int
     most_rows: Callable[[PairBatch], int]
+    rules: tuple[RelevanceRule, ...] = RELEVANCE_RULES
     only: Mapping[Site, Bool[Tensor, " part"]] | None = None
 
     @property

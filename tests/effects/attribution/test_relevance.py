@@ -140,6 +140,7 @@ def test_direct_and_indirect_effects_of_two_linear_layers() -> None:
 def test_relevance_ends_where_a_site_is_held(tiny: Any) -> None:
     with pytest.raises(ls.LensSteerError, match="no relevance reaches blocks.0.attn.hook_q"):
         attribute(tiny, sites="attn.hook_q", method="relp")
+    assert attribute(tiny, sites="attn.hook_q", method="relp", rules=["norm"]).frame["value"].abs().max() > 0
     assert attribute(tiny, sites="attn.hook_v", method="relp").frame["value"].abs().max() > 0
 
 
@@ -160,3 +161,12 @@ def test_a_mixture_of_experts_is_refused_by_name() -> None:
     with pytest.raises(ls.LensSteerError, match="mixture of experts"):
         attribute(model, sites="mlp.hook_post")
     assert np.isfinite(attribute(model, sites="hook_mlp_out").frame["value"]).all()
+
+
+def test_without_rules_relevance_is_the_gradient(tiny: Any) -> None:
+    settings: Any = {"sites": ["mlp.hook_post", "attn.hook_z"], "level": "unit"}
+    bare = attribute(tiny, method="relp", rules=[], **settings).frame["value"]
+    np.testing.assert_allclose(bare, attribute(tiny, **settings).frame["value"], rtol=1e-4, atol=1e-6)
+    for rules in (["norm"], ["activation"], ["attention"]):
+        one = attribute(tiny, method="relp", rules=rules, **settings).frame["value"]
+        assert not np.allclose(bare, one, rtol=1e-2)
