@@ -17,6 +17,8 @@ from lens_steer.statistics.verdict import Change, Verdict
 if TYPE_CHECKING:
     import pandas as pd
 
+_FINE = 1000.0  # what one unit does is small
+
 
 @dataclass(frozen=True, eq=False)
 class UnitFacts:
@@ -103,12 +105,14 @@ class UnitFacts:
         confidence = float(self.settings.get("confidence", 0.95))
         for row in self.causes.to_dict("records"):
             what = "the next tokens of its top texts" if row["measure"] == NEXT else "the words, at the same places"
-            change = Change.of(row, confidence=confidence)
-            said.append(change.sentence(f"Holding {self.unit} at its mean", f"the log-probability of {what}") + ".")
-            ends = (row["beyond_low"], row["beyond_high"])
-            beside = Change(row["control"], row["change"], *ends, confidence)
-            measure = f"change of the log-probability of {what}"
-            said.append(beside.comparison(str(self.unit), f"{row['draws']} units of like scale", measure) + ".")
+            measure = f"log-probability of {what} (in thousandths of a nat)"
+            keys = ("before", "after", "low", "high", "change", "control", "beyond_low", "beyond_high")
+            before, after, low, high, change, control, below, above = (_FINE * float(row[key]) for key in keys)
+            moved = Change(before, after, low, high, confidence)
+            said.append(moved.sentence(f"Holding {self.unit} at its mean", f"the {measure}") + ".")
+            beside = Change(control, change, below, above, confidence)
+            like = f"{row['draws']} units of like scale"
+            said.append(beside.comparison(str(self.unit), like, f"change of the {measure}") + ".")
         if self.universal is not None:
             found = self.universal
             what = "It is a universal unit" if found["universal"] else "It was not shown to be a universal unit"
