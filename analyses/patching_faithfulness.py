@@ -127,8 +127,8 @@ def run(
             if method == "relp":
                 worst.append(farthest(estimate, exact, place))
         for method in ("relp", "relp, patterns free"):
-            rows = compared(place, cases["attribution"], cases[method], confidence)
-            differences += [{"method": method, **row} for row in rows]
+            changes = compared(place, cases["attribution"], cases[method], confidence)
+            differences += [{"method": method, **change} for change in changes]
     frames = {
         "agreement": pd.concat(agreement, ignore_index=True)[
             ["place", "method", "measure", "value", "low", "high", "shuffled", "published", "slope", "parts"]
