@@ -48,14 +48,9 @@ def counted_tokens(model: Any) -> Iterator[list[int]]:
 def traced_by_layers(*, repeats: int = 2) -> dict[int, dict[str, float]]:
     """Trace an edit of layer 0 through 1, 4 and 7 later layers: passes over the source's texts, and time.
 
-    The time stands beside that of `downstream_shift` at every layer up to the same one; memory through 7 layers.
+    The time stands beside that of `downstream_shift` at every layer up to the same one.
     """
-    model = load_model(SHARED / "models" / "tinytalk-neo")
-    texts = _texts(model, 2 * TEXTS, TOKENS)
-    contrast = ContrastSet(texts[:TEXTS], texts[TEXTS:])
-    site = find_sites(model, "blocks.0.hook_resid_post")[0]
-    shift = 0.1 * torch.randn(site.width, generator=torch.Generator().manual_seed(0))
-    edit = Intervention((Edit(site, DiagonalAffine(torch.ones(site.width), shift)),))
+    model, contrast, edit = _setting(TEXTS)
     found = {}
     for layers in (1, 4, 7):
         upto = list(range(layers + 1))
@@ -73,9 +68,28 @@ def traced_by_layers(*, repeats: int = 2) -> dict[int, dict[str, float]]:
         with two_threads():
             share, mine, other = ratio(ours, theirs, repeats=repeats)
         found[layers] = {"passes": passes, "ratio": share, "seconds": mine, "shift_seconds": other}
-    found[layers] |= {"bytes": peak_bytes(ours), "shift_bytes": peak_bytes(theirs)}
     return found
 
 
+def traced_memory(*, texts: int = 60) -> dict[str, float]:
+    """Peak memory of a trace to the last layer and of `downstream_shift` at every layer, in bytes.
+
+    Without causes, whose passes hold no more than the first two do: the profiler takes long over many passes.
+    """
+    model, contrast, edit = _setting(texts)
+    traced = peak_bytes(lambda: trace_shift(model, edit, contrast, causal=False, progress=False))
+    return {"bytes": traced, "shift_bytes": peak_bytes(lambda: downstream_shift(model, edit, contrast, progress=False))}
+
+
+def _setting(texts: int) -> tuple[Any, ContrastSet, Intervention]:
+    """Return tinytalk-neo, texts of two sides, and a random shift of layer 0."""
+    model = load_model(SHARED / "models" / "tinytalk-neo")
+    rows = _texts(model, 2 * texts, TOKENS)
+    site = find_sites(model, "blocks.0.hook_resid_post")[0]
+    shift = 0.1 * torch.randn(site.width, generator=torch.Generator().manual_seed(0))
+    edit = Intervention((Edit(site, DiagonalAffine(torch.ones(site.width), shift)),))
+    return model, ContrastSet(rows[:texts], rows[texts:]), edit
+
+
 if __name__ == "__main__":
-    print(json.dumps(traced_by_layers(), indent=2))
+    print(json.dumps({"layers": traced_by_layers(), "memory": traced_memory()}, indent=2))

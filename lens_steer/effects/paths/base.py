@@ -178,10 +178,11 @@ def read_base(route: Route, batch: TokenBatch, *, patterns: bool) -> Base:
     plain, before, after = _Readings(), _Readings(), _Readings()
     looks = [one.pattern for one in route.components if one.pattern is not None] if patterns else []
     unedited = route.run(batch, hooks=[*plain.hooks([*outputs, *units]), *plain.raw_hooks(looks)])
+    owned = [one.output for one in route.inside]
     entrances = [one.units for one in route.inside if one.units is not None]
     edited = route.run(
         batch,
-        before=before.hooks([*outputs, *units, *entrances, *route.on_stream]),
+        before=before.hooks([*owned, *units, *entrances, *route.on_stream]),
         edits=route.edits,
         hooks=after.hooks([*outputs, *route.on_stream]),
     )
