@@ -18,6 +18,7 @@ import lens_steer as ls
 from analyses.controls import Choice, random_choices, shuffled_experts
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
+from analyses.self_repair import halving, halving_sentence, repair_sentence, self_repair
 from analyses.sentences import by_verdict, sentence
 
 EXPERTS, LINEAS = "AUROC experts", "LinEAS-selected units"
@@ -45,7 +46,9 @@ def run(
     """Ablate ever more units of each choice and measure effect and cost on texts that no choice has seen.
 
     Frames: `dose_response` (choices and controls, against the unedited model), `against_controls` (a choice against
-    draws of a control), `chosen_units`, `texts`.
+    draws of a control), `halving` (the smallest dose of every choice and control that was shown to halve the concept),
+    `self_repair` (what later components write against the largest dose of a choice, held-out texts), `chosen_units`,
+    `texts`.
 
     Parameters
     ----------
@@ -108,11 +111,20 @@ def run(
         "chosen_units": chosen_units(orders, ranking, activations),
         "texts": heldout.texts,
     }
+    frames["halving"] = halving(frames["dose_response"], list(orders), CONCEPT)
+    largest = {choice: max(k for k in ks if k <= len(orders[choice][0])) for choice in CHOICES if choice in orders}
+    frames["self_repair"] = self_repair(
+        model, {(choice, k): ablated(orders[choice][0][:k]) for choice, k in largest.items()}, experiment.held
+    )
     return experiment.keep(
         ls.Study(
             frames=frames,
             figures=_figures(experiment.concept, frames["dose_response"], heldout),
-            summary=summary(experiment.concept, frames, ks, heldout.neutral_name),
+            summary=[
+                *summary(experiment.concept, frames, ks, heldout.neutral_name),
+                halving_sentence(frames["halving"], f"the mean score of {experiment.concept} in generated texts"),
+                *(repair_sentence(frames["self_repair"], choice) for choice in largest),
+            ],
             interventions={"experts": ablated(orders[EXPERTS][0]), "lineas": path.interventions[-1]},
             captions=_captions(mode, heldout, draws, looks(ks)),
         )
@@ -306,6 +318,9 @@ def _captions(mode: str, heldout: HeldOut, draws: int, looks: int) -> dict[str, 
         "mean): the interval is that of the difference to one more draw, over prompts or texts and over draws, and "
         f"holds at 95 % for the {looks} comparisons of either choice at all doses together (Bonferroni). rank_p: exact "
         "p of the choice's rank among the draws, which cannot fall below 2 / (draws + 1).",
+        "halving": "The smallest dose whose interval lies below half of the unedited value; nan where none does.",
+        "self_repair": "The projection of what a later component adds on what the ablation writes before it, at the "
+        "largest dose: -1 takes all of it back. The intervals of one choice's components hold together (Bonferroni).",
         "chosen_units": "Every chosen unit, its rank in the choice, its AUROC on held-out texts (1/2 is chance), and "
         "its mean and standard deviation over the tokens of training target texts.",
         "texts": "Continuations of the first prompts, before and after every edit (of controls, the first draw).",

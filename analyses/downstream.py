@@ -1,9 +1,10 @@
 """Downstream: edits fitted layer by layer against one fitted end to end; what adds up on the way through the model?
 
-Plain mean differences at every layer, each estimated on the untouched model, are all applied together. Every later
-layer then receives its own edit and what the earlier ones have already brought about. LinEAS learns all layers through
-the model and is held against them, on held-out, neutral and foreign texts; every edit is fitted on several draws of
-texts.
+Plain mean differences or affine maps at every layer, each estimated on the untouched model, are all applied together.
+Every later layer then receives its own edit and what the earlier ones have already brought about. Others are estimated
+layer after layer on what the earlier ones leave. LinEAS learns all layers through the model and is held against them,
+at equal strength and at equal effect, on held-out, neutral and foreign texts; every edit is fitted on several draws of
+texts. Of LinEAS's edit, and of mean differences, it is traced by which components they travel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
-from analyses.downstream_findings import APART, CAUSAL, END_TO_END, NULLS, summary
+from analyses.downstream_edits import equal_effect, fitted
+from analyses.downstream_findings import APART, CAUSAL, END_TO_END, LAYERWISE, summary
 from analyses.experiment import Experiment, as_study, neutral_texts
 from analyses.levels import Cases, change_over_fits, value_over_fits
 
@@ -36,9 +38,10 @@ def run(
     sites: str | Sequence[str] = "hook_resid_post",
     pool: Literal["mean", "last"] = "mean",
     fit_texts: int = 32,
-    fits: int = 4,
+    fits: int = 5,
     gamma_share: float = 0.03,
     steps: int | None = None,
+    share: float = 0.5,
     foreign: ls.ContrastSet | Sequence[str] | str | None = None,
     most_texts: int = 60,
 ) -> ls.Study:
@@ -46,7 +49,9 @@ def run(
 
     Frames: `carried` (all layers edited: every measure at every layer), `one_layer` (each layer's edit alone: how much
     of it is left later on), `overshoot` (arrived at every layer, beside the target), `compared` (edits against mean
-    differences at the last layer). Intervals are over fits, each from texts of its own, and over held-out texts.
+    differences at the last layer), `end_to_end` (LinEAS against every edit fitted layer by layer, at equal strength and
+    at equal effect), `strengths` (those of equal effect), `paths` (`trace_shift` of the first fit). Intervals are over
+    fits, each from texts of its own, and over held-out texts; those of `paths` over texts.
 
     Parameters
     ----------
@@ -68,6 +73,8 @@ def run(
         Fits of every edit, no two from a common text. With one, intervals are over texts alone.
     gamma_share, steps:
         Penalty of LinEAS, in shares of gamma_max, and its gradients, at most (None: its own).
+    share:
+        Equal effect: the share of the way to the target that every edit goes at the last layer of held-out texts.
     foreign:
         Texts unlike those of the fits: a contrast of the same concept from other data, plain texts, or a name or file
         for `read_contrast`. By default the neutral texts with their words in random order.
@@ -77,9 +84,11 @@ def run(
     Raises
     ------
     LensSteerError
-        Fewer than one fit, or fewer than four texts of some kind.
+        Fewer than one fit, or fewer than four texts of some kind; the share is not between 0 and 1.
 
     """
+    if not 0 < share < 1:
+        raise ls.LensSteerError(f"share={share}: equal effect is a share of the way, between 0 and 1")
     experiment = Experiment.begin("downstream", run, locals())
     held, neutral_name = _first(experiment.held, most_texts)
     strange = _foreign(foreign, held, most_texts, seed)
@@ -88,17 +97,35 @@ def run(
             raise ls.LensSteerError(f"{len(side)} {kind} texts: give {_FEWEST_TEXTS} or more to measure on")
     per_fit = []
     for texts in tqdm(experiment.fit_texts(fit_texts, fits), desc="fits"):
-        edits = _edits(model, texts, sites, pool, {"gamma_share": gamma_share, "steps": steps}, seed)
-        per_fit.append((edits, _measured(model, edits, held, strange, sites, pool)))
-    estimates = stacked([measured for _, measured in per_fit])
+        edits = fitted(model, texts, sites, pool, {"gamma_share": gamma_share, "steps": steps}, seed)
+        at_one = _measured(model, edits, held, strange, sites, pool)
+        strengths, equal = equal_effect(
+            model, edits, held, at_one, share=share, sites=sites, pool=pool, foreign=strange
+        )
+        per_fit.append((edits, at_one, strengths, equal))
+    estimates = stacked([fit[1] for fit in per_fit])
     sided = isinstance(foreign, ls.ContrastSet | str)
-    frames = frames_of(estimates, foreign_has_sides=sided)
     concept, first = experiment.concept, per_fit[0][0]
+    traces = {name: _traced(model, first[name], held, pool) for name in (APART, END_TO_END)}
+    frames = frames_of(estimates, foreign_has_sides=sided)
+    frames["end_to_end"] = against_end_to_end({"strength": estimates, "effect": stacked([fit[3] for fit in per_fit])})
+    frames["strengths"] = pd.DataFrame(
+        [
+            {"fit": number, "edit": edit, "strength": one}
+            for number, fit in enumerate(per_fit)
+            for edit, one in fit[2].items()
+        ]
+    )
+    frames["paths"] = pd.concat([one.frame.assign(edit=name) for name, one in traces.items()], ignore_index=True)
     return experiment.keep(
         ls.Study(
             frames=frames,
-            figures=_figures(frames, concept),
-            summary=summary(frames, concept, neutral_name),
+            figures=_figures(frames, concept)
+            | {f"paths_{name.replace(' ', '_')}": one.plot() for name, one in traces.items()},
+            summary=[
+                *summary(frames, concept, neutral_name),
+                *(f"{one.sentence[0].upper()}{one.sentence[1:]}." for one in traces.values()),
+            ],
             interventions={
                 name.replace(", ", "_").replace(" ", "_"): first[name] for name in (APART, CAUSAL, END_TO_END)
             },
@@ -107,20 +134,8 @@ def run(
     )
 
 
-def _edits(
-    model: Any, texts: ls.ContrastSet, sites: Any, pool: Any, descent: Mapping[str, Any], seed: int
-) -> dict[str, ls.Intervention]:
-    shuffled = texts.shuffled(seed)
-    means = ls.MeanAcT(sites=sites, pool=pool, causal=False, support="unbounded", seed=seed)
-    causal = ls.MeanAcT(sites=sites, pool=pool, causal=True, moves="source", support="unbounded", seed=seed)
-    lineas = ls.LinEAS(sites=sites, pool=pool, **descent, seed=seed, progress=False)
-    return {
-        APART: means.fit(model, texts),
-        CAUSAL: causal.fit(model, texts),
-        END_TO_END: lineas.fit(model, texts),
-        NULLS[0]: means.fit(model, shuffled),
-        NULLS[1]: lineas.fit(model, shuffled),
-    }
+def _traced(model: Any, edit: ls.Intervention, held: ls.ContrastSet, pool: Any) -> ls.TraceShift:
+    return ls.trace_shift(model, edit, held, neutral=held.control, pool=pool, progress=False)
 
 
 def _first(texts: ls.ContrastSet, most: int) -> tuple[ls.ContrastSet, str]:
@@ -272,6 +287,36 @@ def _compared(estimates: Estimates) -> pd.DataFrame:
     )
 
 
+def against_end_to_end(estimates: Mapping[str, Estimates]) -> pd.DataFrame:
+    """Hold LinEAS (after) against every edit fitted layer by layer (before) at the last layer; all intervals at once.
+
+    `estimates` are those at equal strength and at equal effect. What should have stayed: neutral and foreign texts, and
+    the target's own.
+    """
+    measures = (("neutral", "moved"), ("foreign", "moved"), ("heldout", "collateral"))
+    confidence = 1 - 0.05 / (len(measures) * len(LAYERWISE) * len(estimates))
+    return pd.DataFrame(
+        [
+            {
+                "equal": equal,
+                "edit": edit,
+                "texts": texts,
+                "layer": last,
+                "measure": measure,
+                **change_over_fits(
+                    of_all[edit, texts, "all", last, measure],
+                    of_all[END_TO_END, texts, "all", last, measure],
+                    confidence=confidence,
+                ),
+            }
+            for equal, of_all in estimates.items()
+            for last in [max(key[3] for key in of_all)]
+            for edit in LAYERWISE
+            for texts, measure in measures
+        ]
+    )
+
+
 def _figures(frames: dict[str, pd.DataFrame], concept: str) -> dict[str, Any]:
     carried = frames["carried"]
     lines: dict[str, Any] = {"x": "layer", "y": "value", "by": "edit", "low": "low", "high": "high", "x_title": "layer"}
@@ -326,6 +371,12 @@ def _captions(held: ls.ContrastSet, strange: ls.ContrastSet, neutral: str, fits:
         "overshoot": "arrived at every layer of held-out texts; the intervals of an edit's layers hold at 95 % "
         "together (Bonferroni). Above 1: beyond the target.",
         "left": "What is left at the last layer of each layer's edit alone; intervals likewise.",
+        "end_to_end": f"At the last layer, {END_TO_END} (after) against an edit fitted layer by layer (before): at "
+        "equal strength 1, and at the strengths at which both go the same share of the way to the target at the last "
+        "layer of the held-out texts (frame strengths; nan: not reached up to strength 2). The strengths are held as "
+        "they are; the intervals hold at 95 % for all rows together (Bonferroni).",
+        "paths": "By which components the first fit's edit travels to the last layer; see `ls.TraceShift`.",
+        "strengths": "Of every fit, the strength at which an edit has the equal effect.",
         "compared": f"At the last layer, an edit (after) against {APART} (before), fitted on the same texts; the "
         "intervals hold at 95 % for all rows together (Bonferroni).",
     }

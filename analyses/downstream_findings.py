@@ -12,6 +12,9 @@ from analyses.measurements import change_of
 from analyses.sentences import PLURAL, by_verdict, interval, sentence
 
 APART, CAUSAL, END_TO_END = "mean differences", "mean differences in turn", "LinEAS"
+LINEAR, LINEAR_CAUSAL, LINEAR_SOURCE = "Linear-AcT", "Linear-AcT in turn", "Linear-AcT in turn, source moved"
+LAYERWISE = (APART, CAUSAL, LINEAR, LINEAR_CAUSAL, LINEAR_SOURCE)
+"""Edits whose layers are estimated one by one."""
 NULLS = (f"{APART}, shuffled labels", f"{END_TO_END}, shuffled labels")
 
 _MEASURES = {
@@ -33,11 +36,13 @@ def summary(frames: Mapping[str, pd.DataFrame], concept: str, neutral: str) -> l
                     change_of(row).sentence(subject, _MEASURES[row["measure"]].format(neutral=neutral), **_verbs(edit))
                 )
             )
-    sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in (APART, CAUSAL, END_TO_END)]
+    sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in (*LAYERWISE, END_TO_END)]
     sentences += [_left_sentence(frames["left"], edit) for edit in (APART, END_TO_END)]
     sentences += [_removed_sentence(frames["carried"], edit) for edit in (APART, CAUSAL, END_TO_END)]
     sentences += [_moved_sentence(frames["carried"], texts, neutral) for texts in ("neutral", "foreign")]
     sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in NULLS]
+    if "end_to_end" in frames:
+        sentences += [_collateral_sentence(frames["end_to_end"], equal, neutral) for equal in ("strength", "effect")]
     return sentences
 
 
@@ -57,6 +62,22 @@ def _overshoot_sentence(overshoot: pd.DataFrame, edit: str) -> str:
     }
     last = f"{interval(rows[-1])} of the way at layer {rows[-1]['layer']}" if rows else ""
     return sentence(f"{edit} beside the target, {last}", by_verdict(verdicts, words))
+
+
+def _collateral_sentence(end_to_end: pd.DataFrame, equal: str, neutral: str) -> str:
+    """Say beside which edits LinEAS moves less, or more, of what should have stayed."""
+    names = {"neutral": neutral, "foreign": "foreign texts", "heldout": "the target's texts"}
+    rows = end_to_end[end_to_end["equal"] == equal].to_dict("records")
+    words = {
+        ls.Verdict.LOWER: "less than",
+        ls.Verdict.HIGHER: "more than",
+        ls.Verdict.NOT_SHOWN: "not shown to differ from",
+    }
+    said = []
+    for texts, name in names.items():
+        verdicts = {row["edit"]: change_of(row).verdict for row in rows if row["texts"] == texts}
+        said.append(f"{name}: {by_verdict(verdicts, words)}")
+    return sentence(f"at equal {equal}, {END_TO_END} moves at the last layer", ", ".join(said).replace(";", ","))
 
 
 def _left_sentence(left: pd.DataFrame, edit: str) -> str:

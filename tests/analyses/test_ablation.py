@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from analyses import ablation
+from analyses import ablation, self_repair
 from analyses.ablation import CHOICES, CONCEPT, EXPERTS, LINEAS, MATCHED, RANDOM, SHUFFLED
 from analyses.measurements import PERPLEXITY
 from tests.analyses.contrasts import GENERATION, contrast
@@ -44,6 +44,46 @@ def test_every_choice_is_measured_at_every_dose(study: ls.Study) -> None:
     assert set(doses.loc[~doses["choice"].isin(CHOICES), "draws"]) == {2}
     np.testing.assert_allclose(doses["after"] - doses["before"], doses["change"], atol=1e-12)
     np.testing.assert_allclose(doses.groupby("measure")["before"].agg(np.ptp), 0, atol=1e-9)  # one unedited model
+
+
+def test_self_repair_is_read_at_the_largest_dose(study: ls.Study) -> None:
+    repair = study.frames["self_repair"]
+    largest = study.frames["dose_response"].groupby("choice")["k"].max()
+    assert set(repair["choice"]) <= set(CHOICES)
+    assert (repair["k"] == repair["choice"].map(largest)).all()
+    assert (repair.groupby("choice")["part"].agg(lambda parts: list(parts).count("through")) == 1).all()
+    for choice in repair["choice"].unique():
+        assert sum(choice in line and "later components" in line.lower() for line in study.summary) == 1
+
+
+@pytest.mark.parametrize(
+    ("high", "expected"), [([-0.1, -0.5], 16.0), ([-0.4, -0.6], 4.0), ([-0.1, -0.2], np.nan), ([np.nan] * 2, np.nan)]
+)
+def test_the_smallest_dose_that_halves_is_one_that_was_shown_to(high: list[float], expected: float) -> None:
+    rows = {"choice": EXPERTS, "k": [4, 16], "measure": CONCEPT, "before": 0.8, "high": high}
+    halved = self_repair.halving(pd.DataFrame(rows), [EXPERTS], CONCEPT)
+    np.testing.assert_equal(halved["k"].to_list(), [expected])
+    said = self_repair.halving_sentence(halved, "it")
+    assert (f"{expected:.0f} {EXPERTS}" in said) == np.isfinite(expected)
+    assert ("not shown at any dose" in said) == np.isnan(expected)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((-0.4, -0.1), "take back some"),
+        ((0.1, 0.4), "add to what"),
+        ((-0.1, 0.1), "not shown"),
+        ((np.nan,) * 2, "cannot"),
+    ],
+)
+def test_what_is_said_of_self_repair_follows_from_intervals(ends: tuple[float, float], said: str) -> None:
+    row = {"choice": EXPERTS, "k": 6, "value": 0.0, "low": ends[0], "high": ends[1]}
+    frame = pd.DataFrame([{**row, "part": "through", "layer": None}, {**row, "part": "mlp", "layer": 1}])
+    sentence = self_repair.repair_sentence(frame, EXPERTS)
+    assert said in sentence
+    words = {"take back some": "takes some of it back: MLP 1", "add to what": "adds to it: MLP 1"}
+    assert words.get(said, "") in sentence
 
 
 def test_the_same_seed_gives_the_same_frames_and_the_folder_holds_them(study: ls.Study, tiny: Any, out: Path) -> None:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import downstream, downstream_findings
-from analyses.downstream_findings import APART, CAUSAL, END_TO_END, NULLS
+from analyses.downstream_edits import equal_effect
+from analyses.downstream_findings import APART, CAUSAL, END_TO_END, LAYERWISE, NULLS
 from tests.analyses.contrasts import contrast
 from tests.analyses.verbs import FEW, changes, check_verbs
 
 SMALL: dict[str, Any] = {"fit_texts": 6, "fits": 2, "most_texts": 6}
-EDITS = (APART, CAUSAL, END_TO_END, *NULLS)
+EDITS = (*LAYERWISE, END_TO_END, *NULLS)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,45 @@ def test_verbs_follow_from_intervals(frames: dict[str, pd.DataFrame]) -> None:
             words = ("drive source and target apart", "were not shown to change", "bring source and target nearer")
         assert any(f"{edit[1:]} {beside(rows.iloc[0], 0.0, words)}" in line or (
             edit[1:] in line and "cannot be judged" in line) for line in summary)  # fmt: skip
+
+
+def test_linear_maps_and_lineas_are_compared_at_equal_strength_and_effect(study: ls.Study) -> None:
+    rows = study.frames["end_to_end"]
+    assert set(rows["edit"]) == set(LAYERWISE)
+    assert rows.groupby(["equal", "edit"]).size().tolist() == [3] * 2 * len(LAYERWISE)
+    strengths = study.frames["strengths"].groupby("edit")["strength"].agg(list)
+    assert set(strengths.index) == {*LAYERWISE, END_TO_END}
+    reached = rows[(rows["equal"] == "effect") & rows["edit"].map(lambda edit: np.isfinite(strengths[edit]).all())]
+    if np.isfinite(strengths[END_TO_END]).all():
+        assert reached["change"].notna().all()
+    assert {"whole", "direct", "through", "attention", "mlp"} <= set(study.frames["paths"]["part"])
+    assert {"paths_mean_differences", "paths_LinEAS"} <= set(study.figures)
+
+
+def telling() -> ls.ContrastSet:
+    """Texts in which one word stands so often that few of them are told apart."""
+    sides = contrast("sad", "happy", n=12)
+    return ls.ContrastSet(
+        [f"{text} {' sad' * 8}" for text in sides.source], [f"{text} {' happy' * 8}" for text in sides.target]
+    )
+
+
+def test_equal_effect_is_equal(tiny: Any) -> None:
+    """At the strength that is found, the mean has gone that share of the way; where no way is shown, there is none."""
+    held = telling()
+    means = ls.MeanAcT(sites="hook_resid_post", pool="mean", causal=False, support="unbounded").fit(tiny, held)
+    edits = dict.fromkeys([*LAYERWISE, END_TO_END], means)
+    one = ls.downstream_shift(tiny, means, held, by_layer=False, progress=False).estimates
+    at_one = {(name, *key): cases for name in edits for key, cases in one.items()}
+    never = (END_TO_END, "heldout", "all", 1, "arrived")
+    at_one[never] = np.full_like(at_one[never], np.nan)
+    strengths, found = equal_effect(
+        tiny, edits, held, at_one, share=0.4, sites="hook_resid_post", pool="mean", foreign=held
+    )
+    assert found[APART, "heldout", "all", 1, "arrived"][0] == pytest.approx(0.4, abs=0.05)
+    assert 0 < strengths[APART] < 1
+    assert np.isnan(strengths[END_TO_END])
+    assert np.isnan(found[never]).all()
 
 
 def test_a_foreign_contrast_has_a_way_of_its_own(tiny: Any) -> None:

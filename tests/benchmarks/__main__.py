@@ -16,6 +16,7 @@ from tests.benchmarks.bench_generate import collected_against_plain, steered_aga
 from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
 from tests.benchmarks.bench_ranking import auroc_against_sklearn
 from tests.benchmarks.bench_startup import startup
+from tests.benchmarks.bench_trace import traced_by_layers, traced_memory
 from tests.conftest import SHARED
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -87,6 +88,23 @@ def rows() -> Iterator[Row]:
         "peak memory of collect above kept values, in sites of one batch",
         "<= 2",
         f"{memory['sites_above_kept']:.2f}",
+        detail,
+    )
+    traced = traced_by_layers()
+    few, most = min(traced), max(traced)
+    passes = {layers: got["passes"] for layers, got in traced.items()}
+    slope = (passes[most] - passes[few]) / (most - few)
+    detail = ", ".join(
+        f"{layers} layers {got['passes']:.0f} passes, {got['seconds']:.2f} s against {got['shift_seconds']:.2f} s"
+        for layers, got in traced.items()
+    )
+    yield "trace_shift, passes over the texts per later layer", "linear", f"{slope:.2f}", detail
+    got = traced_memory()
+    detail = f"{got['bytes'] / 2**20:.1f} MiB against {got['shift_bytes'] / 2**20:.1f} MiB"
+    yield (
+        "peak memory of trace_shift against downstream_shift, 60 + 60 texts",
+        "about 1",
+        f"{got['bytes'] / got['shift_bytes']:.2f}",
         detail,
     )
     flat = memory_in_texts()

@@ -69,6 +69,10 @@ def sums_of(result: TraceShift) -> None:
             np.testing.assert_allclose(attention["carries"], attention["lost"] - attention["looks"], atol=1e-6)
 
 
+def test_one_point_under_two_names_is_written_to_once(tiny: Any) -> None:
+    sums_of(trace(tiny, edit_at(tiny, "blocks.0.hook_resid_post", "blocks.0.hook_out"), causal=False))
+
+
 EDITED = {
     "stream": ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"],
     "units": ["blocks.0.attn.hook_z", "blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"],

@@ -75,16 +75,15 @@ class Route:
         """Sort the edits into those of a component and those on the stream."""
         host = host_of(model)
         inside: dict[Component, tuple[Site, ...]] = {}
-        on_stream = []
+        on_stream: dict[str, Site] = {}  # by the host's own name: one hook point may be edited under two
         for edited in edits.sites:
             own = owners(host, edited, components)
             for component in own:
                 inside[component] = (*inside.get(component, ()), edited)
             if not own:
-                on_stream.append(edited)
-        return cls(
-            model, edits, strength, site, pool, tuple(components), inside, tuple(on_stream), Touched(edits.edits)
-        )
+                on_stream.setdefault(host.canonical(edited.name), edited)
+        stream, touched = tuple(on_stream.values()), Touched(edits.edits)
+        return cls(model, edits, strength, site, pool, tuple(components), inside, stream, touched)
 
     def run(
         self,
@@ -179,10 +178,11 @@ def read_base(route: Route, batch: TokenBatch, *, patterns: bool) -> Base:
     plain, before, after = _Readings(), _Readings(), _Readings()
     looks = [one.pattern for one in route.components if one.pattern is not None] if patterns else []
     unedited = route.run(batch, hooks=[*plain.hooks([*outputs, *units]), *plain.raw_hooks(looks)])
+    owned = [one.output for one in route.inside]
     entrances = [one.units for one in route.inside if one.units is not None]
     edited = route.run(
         batch,
-        before=before.hooks([*outputs, *units, *entrances, *route.on_stream]),
+        before=before.hooks([*owned, *units, *entrances, *route.on_stream]),
         edits=route.edits,
         hooks=after.hooks([*outputs, *route.on_stream]),
     )

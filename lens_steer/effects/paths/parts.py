@@ -18,7 +18,7 @@ from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TOKEN_BUDGET, Tokens
 from lens_steer.progress import progress_bar
 
-_HELD = 2**22  # numbers of one batch held at a time (16 MiB in float32), or
+_HELD = 2**21  # numbers of one batch held at a time (8 MiB in float32), or
 _OF_WEIGHTS = 4  # this part of the model's own, where that is more
 
 Effect = Float[Tensor, "text stream"]
@@ -133,7 +133,8 @@ def _order(route: Route) -> dict[Place, int]:
 def _budget(route: Route, tokens: Tokens, *, causal: bool) -> int:
     """Tokens of a batch, so few that what is held of it stays small beside the model."""
     host = host_of(route.model)
-    tensors = 2 * len(route.components) + len(route.inside) + len(route.on_stream)
+    headed = sum(one.heads_add_up for one in route.components)
+    tensors = 2 * (len(route.components) + headed + len(route.on_stream)) + 3 * len(route.inside)
     patterns = sum(one.pattern is not None for one in route.components) if causal else 0
     per_token = tensors * route.site.width + patterns * int(host.model.cfg.n_heads) * max(tokens.lengths)
     held = max(_HELD, sum(weight.numel() for weight in route.model.parameters()) // _OF_WEIGHTS)
