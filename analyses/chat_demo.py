@@ -70,8 +70,8 @@ def run(
 ) -> ls.Study:
     """Rank the experts of a concept, move a few of them towards it, and read what the model then replies.
 
-    Frames: `effect` (per edit and measure, against the unedited model), `against` (the experts beside either control),
-    `divergence`, `strengths`, `texts`, `experts`.
+    Frames: `effect` (per edit and measure, against the unedited model), `texts`, `against_controls` (the experts beside
+    either control), `divergence`, `strengths`, `experts`.
 
     Parameters
     ----------
@@ -125,8 +125,8 @@ def run(
     measurements = Measurements.of(parts, seed=seed)
     frames = {
         "effect": effect_table(measurements, jobs),
-        "against": against_table(measurements),
         "texts": reported_on.texts,
+        "against_controls": against_table(measurements),
         "divergence": _divergence(model, reported_on, [job for job in jobs if job.draw == 0]),
         "strengths": pd.DataFrame(tried).assign(chosen=lambda frame: frame["strength"] == strength),
         "experts": ranking.top(100),
@@ -138,7 +138,7 @@ def run(
             figures={"effect": _figure(frames["effect"], reported_on), "experts": ranking.plot()},
             summary=summary(experiment.concept, frames, about, reported_on),
             tokens={"best_units": ls.show_units(model, experiment.held, ranking.top(3))},
-            interventions={EXPERTS: jobs[0].edit},
+            interventions={"edit": jobs[0].edit},
             captions=_captions(experiment, reported_on, budget, choosing, len(texts.source), draws),
         )
     )
@@ -269,7 +269,7 @@ def summary(
     concept: str, frames: Mapping[str, pd.DataFrame], about: Mapping[str, Any], reported_on: HeldOut
 ) -> list[str]:
     """Return what was found, from the frames alone, the effect on replies first."""
-    effect, against, experts = (frames[name] for name in ("effect", "against", "experts"))
+    effect, against, experts = (frames[name] for name in ("effect", "against_controls", "experts"))
     rows = {(row["edit"], row["measure"]): row for row in effect.to_dict("records")}
     called = {
         CONCEPT: _called(reported_on),
@@ -337,8 +337,8 @@ def _captions(
         "effect": f"{reported_on.about[:1].upper()}{reported_on.about[1:]}, against the unedited model; the classifier "
         f"was trained on texts that took no part in the fit (held-out AUROC {auroc:.2f}). 95 % intervals over prompts "
         f"or texts, and for a control over its {draws} draws too.",
-        "against": f"The experts (after) against {draws} draws of a control (before: their mean): the interval is that "
-        "of the difference to one more draw. rank_p: exact p of their rank among the draws.",
+        "against_controls": f"The experts (after) against {draws} draws of a control (before: their mean): the interval "
+        "is that of the difference to one more draw. rank_p: exact p of their rank among the draws.",
         "divergence": "Mean KL(unedited || edited) of the next token, nats per token, on the same neutral texts; of "
         "controls, the first draw.",
         "strengths": f"Every strength that was tried, on {choosing} prompts and as many neutral texts as are reported "
@@ -346,7 +346,7 @@ def _captions(
         "texts": "Replies to the first prompts, before and after every edit (of controls, the first draw).",
         "experts": f"Units by how well their mean over a reply tells “{experiment.concept}” from the other side; "
         f"{fit_texts} + {fit_texts} texts, one half of which chooses and the other measures (heldout_auroc).",
-        EXPERTS: "What the edit changes, at the chosen strength.",
+        "edit": "What the edit changes, at the chosen strength.",
         "best_units": "The three best experts on texts that took no part in their choice.",
     }
 

@@ -101,8 +101,9 @@ class TestRun:
     def test_the_saved_edit_moves_the_best_units_at_the_chosen_strength(self, study: tuple[ls.Study, Path]) -> None:
         found, out = study
         assert ls.Study.load(out).summary == found.summary
-        assert len(found.interventions[EXPERTS].units()) == 5
+        assert len(found.interventions["edit"].units()) == 5
         assert found.frames["strengths"]["chosen"].tolist() == [True]
+        assert found.captions["experts"] != found.captions["edit"]  # a table and an edit of one name would share one
         page = ls.write_report(out.parent / "report.html", out).read_text(encoding="utf-8")
         assert "the share of replies with words" in page
 
@@ -173,7 +174,7 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     best = {"site": "blocks.0.mlp.hook_post", "unit": 1, "heldout_auroc": 0.9, "heldout_low": 0.8, "heldout_high": 1.0}
     return {
         "effect": pd.DataFrame(effect),
-        "against": pd.DataFrame(against),
+        "against_controls": pd.DataFrame(against),
         "divergence": pd.DataFrame([{"edit": EXPERTS, "kl": 0.2}]),
         "experts": pd.DataFrame([best]),
     }
