@@ -337,8 +337,8 @@ def _captions(
         "effect": f"{reported_on.about[:1].upper()}{reported_on.about[1:]}, against the unedited model; the classifier "
         f"was trained on texts that took no part in the fit (held-out AUROC {auroc:.2f}). 95 % intervals over prompts "
         f"or texts, and for a control over its {draws} draws too.",
-        "against_controls": f"The experts (after) against {draws} draws of a control (before: their mean): the interval "
-        "is that of the difference to one more draw. rank_p: exact p of their rank among the draws.",
+        "against_controls": f"The experts (after) against {draws} draws of a control (before: their mean): the "
+        "interval is that of the difference to one more draw. rank_p: exact p of their rank among the draws.",
         "divergence": "Mean KL(unedited || edited) of the next token, nats per token, on the same neutral texts; of "
         "controls, the first draw.",
         "strengths": f"Every strength that was tried, on {choosing} prompts and as many neutral texts as are reported "
