@@ -20,7 +20,7 @@ import lens_steer as ls
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sad_stories import SAD_WORDS, requests, sad_stories
-from analyses.sentences import PLURAL, sentence
+from analyses.sentences import PLURAL, listed, sentence
 from analyses.steering_table import neutral_pairs
 
 EXPERTS, SHUFFLED, RANDOM = "experts", "shuffled labels", "random units"
@@ -298,9 +298,19 @@ def summary(
             subjects = {CONCEPT: drawn, PERPLEXITY: "they"}
             clauses = [clause(control, measure, named, **PLURAL) for measure, named in subjects.items()]
             found.append(sentence(*clauses))
+    unjudged = []
     for row in against[against["measure"] == CONCEPT].to_dict("records"):
+        if change_of(row).verdict is ls.Verdict.CANNOT_JUDGE:
+            unjudged.append(row["control"])
+            continue
         said = change_of(row).comparison("moving the experts", row["control"], called[CONCEPT], style="share")
         found.append(sentence(f"{said}, where {row['control']} may be any further draw"))
+    if unjudged:
+        drawn = rows[unjudged[0], CONCEPT]["draws"]
+        found.append(
+            f"How the experts stand beside one more draw of {listed(unjudged)} cannot be judged from {drawn} draws; "
+            "20 carry that."
+        )
     found.append(
         f"The best single expert of “{concept}” is {best['site']}[{best['unit']}], held-out AUROC "
         f"{best['heldout_auroc']:.3f} [{best['heldout_low']:.3f}, {best['heldout_high']:.3f}]."
