@@ -18,7 +18,7 @@ TYPED_ONLY := tests/test_style.py tests/test_directories.py tests/test_damaged_a
 # What `make models` fetches into the model cache.
 MODELS ?= smollm2 gemma3-270m
 
-.PHONY: install test test-untyped models demo notebooks $(NOTEBOOKS) lint bench mutants clean
+.PHONY: install test test-untyped models demo demo-llm notebooks $(NOTEBOOKS) lint bench mutants clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,6 +43,10 @@ models: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/lens-steer demo
+
+# Needs `make models`, or MODELS=smollm2 of it.
+demo-llm: $(STAMP)
+	$(BIN)/lens-steer demo --model smollm2
 
 # `make --jobs 2 notebooks demo` runs two at a time.
 notebooks: $(NOTEBOOKS)

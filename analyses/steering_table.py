@@ -98,9 +98,12 @@ JOBS: dict[str, Job] = {
 }
 
 
-def neutral_pairs(model: Any, *, seed: int = 0) -> tuple[tuple[str, str], ...]:
-    """Return plain questions with the unedited model's own replies: what an edit costs is measured on these."""
-    asked = _asked("{} {}?", _ASK, _PLAIN)
+def neutral_pairs(model: Any, *, most: int | None = None, seed: int = 0) -> tuple[tuple[str, str], ...]:
+    """Return plain questions with the unedited model's own replies: what an edit costs is measured on these.
+
+    `most` is how many are asked; all when left out.
+    """
+    asked = _asked("{} {}?", _ASK, _PLAIN)[:most]
     replies = ls.generate(
         model, list(asked), max_new_tokens=REPLY_TOKENS, chat=True, seed=seed, progress=False, **SAMPLING
     )

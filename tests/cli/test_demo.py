@@ -1,6 +1,7 @@
 """`lens-steer demo`: one command, a run folder and a report; never over another one's results."""
 
 import io
+import tomllib
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import lens_steer as ls
 from lens_steer import cli
-from lens_steer.errors import OutputError, SettingError
+from lens_steer.errors import ModelError, OutputError, SettingError
 
 # The package's own `demo` is the command.
 command = import_module("lens_steer.cli.demo")
@@ -68,3 +69,29 @@ def test_an_installation_without_the_study_says_so(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(command, "find_studies", dict)
     with pytest.raises(SettingError, match="make demo"):
         demo(tmp_path / "demo")
+
+
+def test_a_model_that_was_not_fetched_is_named_with_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENS_STEER_MODELS", str(tmp_path / "cache"))
+    monkeypatch.setattr(command, "_find_demos", lambda: {"smollm2": Installed()})
+    with pytest.raises(ModelError, match="lens-steer get smollm2"):
+        cli.app(["demo", "--model", "smollm2", "--out", str(tmp_path / "demo")])
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_model_without_a_demo_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_find_demos", lambda: {"smollm2": Installed()})
+    monkeypatch.setattr("lens_steer.host.load.load_model", lambda name: pytest.fail(f"{name} was loaded"))
+    with pytest.raises(SettingError, match="no demo of 'gpt2'; there is one of microworld, and of smollm2"):
+        cli.app(["demo", "--model", "gpt2", "--out", str(tmp_path / "demo")])
+
+
+def test_every_real_demo_has_a_function_and_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    for name, where in listed["project"]["entry-points"][command.GROUP].items():
+        module, _, function = where.partition(":")
+        assert callable(getattr(import_module(module), function))
+        assert command._free_place(Path(f"runs/demo-{name}")) == Path(f"runs/demo-{name}")
