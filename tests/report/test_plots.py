@@ -104,6 +104,7 @@ def test_downstream_cells_are_the_matrices() -> None:
         np.testing.assert_array_equal(cells.z, matrix)
         assert list(cells.y) == ["layer 0", "layer 1", "all"]
         assert list(cells.x) == [0, 1, 2]
+    assert figure.layout.xaxis.type == "category"  # layers 2, 15 and 29 stand side by side
     axis = figure.layout.coloraxis
     assert (axis.cmid, axis.cmin, axis.cmax) == (0, -axis.cmax, min(1.0, np.nanmax(np.abs(wanted[0]))))
     assert [list(row) for row in figure.data[0].text] == [

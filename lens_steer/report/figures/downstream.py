@@ -54,7 +54,8 @@ def downstream_figure(shift: DownstreamShift) -> go.Figure:
         coloraxis2={"colorscale": SEQUENTIAL, "cmin": 0, "colorbar": bars[1]},
     )
     figure.update_yaxes(title="edited", autorange="reversed", ticksuffix=" ", showgrid=False)
-    figure.update_xaxes(dtick=1 if shape[1] <= 24 else 4, showgrid=False)
+    # A category each: measured layers need not follow one another.
+    figure.update_xaxes(type="category", dtick=1 if shape[1] <= 24 else 4, showgrid=False)
     figure.update_xaxes(title="measured layer", row=len(panels))
     note = f"{shift.settings.get('method', 'Intervention')} at strength {shift.settings.get('strength', 1):g}; "
     note += "energy distances between source and target, added up over units in standard deviations (sd).<br>"
