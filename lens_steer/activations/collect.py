@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.by_site import BySite
 from lens_steer.activations.moments import MomentSums, Scratch
 from lens_steer.activations.pooling import Pool, TokenPool, checked_pool
+from lens_steer.activations.sketch import ActivationSketch, Sketching, sketch_texts
 from lens_steer.activations.store import UnfinishedPass
-from lens_steer.errors import ActivationError, ArtifactError, ContrastError
+from lens_steer.errors import ActivationError, ArtifactError, ContrastError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.host.guards import require_eval
@@ -25,6 +26,42 @@ from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms
+
+
+@overload
+def collect(
+    model: nn.Module,
+    contrast: ContrastSet | LabelledTexts,
+    sites: SitePattern = "mlp.hook_post",
+    *,
+    pool: Pool = "max",
+    batch_size: int | None = None,
+    scope: Scope | ScopeName = "all",
+    special_in_pool: bool = False,
+    format_in_pool: bool = False,
+    overflow: Overflow = "truncate",
+    store: str | Path | None = None,
+    progress: bool = True,
+    reduce: None = None,
+) -> Activations: ...
+
+
+@overload
+def collect(
+    model: nn.Module,
+    contrast: ContrastSet | LabelledTexts,
+    sites: SitePattern = "mlp.hook_post",
+    *,
+    pool: Pool = "max",
+    batch_size: int | None = None,
+    scope: Scope | ScopeName = "all",
+    special_in_pool: bool = False,
+    format_in_pool: bool = False,
+    overflow: Overflow = "truncate",
+    store: str | Path | None = None,
+    progress: bool = True,
+    reduce: Literal["sketch"] | Sketching,
+) -> ActivationSketch: ...
 
 
 def collect(
@@ -40,7 +77,8 @@ def collect(
     overflow: Overflow = "truncate",
     store: str | Path | None = None,
     progress: bool = True,
-) -> Activations:
+    reduce: Literal["sketch"] | Sketching | None = None,
+) -> Activations | ActivationSketch:
     """Run every text once and keep one value per text and unit, and the token moments of each side.
 
     Parameters
@@ -66,6 +104,9 @@ def collect(
         it is the model's fingerprint: hooks of your own that hang on the model see one pass over 16 tokens.
     progress:
         Whether to show a progress bar.
+    reduce:
+        "sketch", or `Sketching(...)`, keeps counts per unit in the place of a value per text, so that memory does not
+        grow with the texts: the result is an `ActivationSketch`, for `rank_experts`. It is not stored.
 
     Raises
     ------
@@ -104,6 +145,12 @@ def collect(
         "bos": "pooled" if special_in_pool else "not pooled" if host_of(model).prepends_bos else "none",
         "batch": size or "by length",
     }
+    if reduce is not None:
+        if store is not None:
+            raise SettingError("a sketch is not stored while it is made: leave store= or reduce= away")
+        known = _without_values(chosen, texts, pool, provenance)
+        settings = Sketching() if reduce == "sketch" else reduce
+        return sketch_texts(model, tokens, known, settings, batch_size=size, progress=progress)
     saved = None if store is None else UnfinishedPass(Path(store), _plan(provenance, chosen))
     if saved is not None and saved.finished:
         return Activations.load(saved.directory)
@@ -127,6 +174,21 @@ def _labelled(contrast: ContrastSet | LabelledTexts) -> LabelledTexts:
             "read_contrast(path) or LabelledTexts(texts, labels)"
         )
     return contrast
+
+
+def _without_values(
+    sites: tuple[Site, ...], texts: LabelledTexts, pool: Pool, provenance: Mapping[str, Any]
+) -> Activations:
+    """Return activations that know their texts; their values are of torch's meta device, which holds none."""
+    return Activations(
+        values=BySite(sites, lambda site: torch.empty(len(texts.texts), site.width, device="meta")),
+        labels=torch.from_numpy(texts.labels.copy()),
+        concepts=texts.concepts,
+        pool=pool,
+        provenance=provenance,
+        blocks=torch.tensor(texts.blocks),
+        hashes=torch.from_numpy(known_forms(texts.texts)),
+    )
 
 
 def _plan(provenance: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any]:

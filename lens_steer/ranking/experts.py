@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lens_steer.activations.activations import Activations
+from lens_steer.activations.sketch import ActivationSketch
 from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
@@ -18,6 +19,7 @@ from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.halves import Mask, halves
 from lens_steer.ranking.measured import matching_holdout, require_finite
 from lens_steer.ranking.probe import probe_sites
+from lens_steer.ranking.streaming import sketch_frame
 from lens_steer.statistics.comparison import Comparison, compare_sides
 from lens_steer.statistics.design import Design
 from lens_steer.statistics.significance import (
@@ -54,7 +56,7 @@ class ExpertRanking:
         units share the AUROC that orders them, this one among them.
         AUROC above 1/2: the unit is larger for the source; below: for the target.
     activations:
-        What was ranked.
+        What was ranked; of a sketch its texts, without their values.
     settings:
         holdout, confidence, permutations, seed.
     heldout:
@@ -145,6 +147,7 @@ class ExpertRanking:
 
     def confounds(self, k: int = 20) -> pd.DataFrame:
         """Ask of the k best units of one concept what else they tell: see `confounds`."""
+        require_finite(self.activations)
         return confounds(self.activations, self.units(min(k, len(self.frame))))
 
     def plot(self) -> Any:
@@ -155,7 +158,7 @@ class ExpertRanking:
 
 
 def rank_experts(
-    activations: Activations,
+    activations: Activations | ActivationSketch,
     *,
     holdout: float | Activations | None = 0.5,
     confidence: float = 0.95,
@@ -175,7 +178,8 @@ def rank_experts(
     Parameters
     ----------
     activations:
-        From `collect`; of one concept or of many.
+        From `collect`; of one concept or of many. A sketch (`collect(..., reduce="sketch")`) gives the columns that
+        `sketch_frame` names, with bounds on their errors.
     holdout:
         The share of each side's texts that is held out, in whole blocks: units are ordered by the rest, and
         `heldout_auroc` is measured on them. They are the texts of the second part of `contrast.split(holdout, seed)`,
@@ -205,6 +209,16 @@ def rank_experts(
     """
     import pandas as pd
 
+    share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
+    settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
+    if isinstance(activations, ActivationSketch):
+        if permutations:
+            raise SettingError("a sketch cannot be relabelled: collect(...) without reduce=, or permutations=0")
+        frames = [
+            _in_order(_with_q(sketch_frame(activations, name, holdout, confidence, seed), name))
+            for name in activations.concepts
+        ]
+        return ExpertRanking(pd.concat(frames, ignore_index=True), activations.texts, settings)
     require_finite(activations)
     other = matching_holdout(activations, holdout) if isinstance(holdout, Activations) else None
     frames = []
@@ -217,18 +231,26 @@ def rank_experts(
         copies = None if one.hashes is None else one.hashes[:, 0].numpy()
         design = Design.of(label == 1, one.blocks.numpy(), copies)
         rows = [_rank_site(site, one, heldout, confidence, design) for site in one.sites]
-        frame = pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
-        frame.insert(0, "concept", concept)
-        frame["q_value"] = benjamini_hochberg(torch.tensor(frame["p_value"].to_numpy())).numpy()
+        frame = _with_q(pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True), concept)
         if permutations:
             frame["family_wise_p"] = _family_wise(one, frame, permutations, seed, design)
-        order = "selection_auroc" if heldout is not None else "auroc"
-        frame["tied"] = frame.groupby(order)[order].transform("size")
-        frame = frame.sort_values([order, "distance"], ascending=False, kind="stable")
-        frames.append(frame.drop(columns="distance"))
-    share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
-    settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
+        frames.append(_in_order(frame))
     return ExpertRanking(pd.concat(frames, ignore_index=True), activations, settings, other)
+
+
+def _with_q(frame: pd.DataFrame, concept: str) -> pd.DataFrame:
+    """Name the concept, and correct its p-values for the number of units."""
+    frame.insert(0, "concept", concept)
+    known = bool(frame["p_value"].notna().all())
+    frame["q_value"] = benjamini_hochberg(torch.tensor(frame["p_value"].to_numpy())).numpy() if known else np.nan
+    return frame
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put one concept's units in order, best first, and count which tie."""
+    order = "selection_auroc" if frame["selection_auroc"].notna().any() else "auroc"
+    frame["tied"] = frame.groupby(order)[order].transform("size")
+    return frame.sort_values([order, "distance"], ascending=False, kind="stable").drop(columns="distance")
 
 
 def _rank_site(
