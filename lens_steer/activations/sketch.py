@@ -187,13 +187,14 @@ def _members(texts: Activations, holdout: float | None, seed: int) -> Bool[Tenso
 
 
 def _add(sketch: Sketch, site: Site, values: Tensor, members: Tensor, rows: list[int]) -> None:
-    if len(bad := (~torch.isfinite(values)).nonzero()):
-        row, unit = bad[0].tolist()
+    try:
+        sketch.add(values, members[:, rows])
+    except ActivationError as error:
+        row, unit = (~torch.isfinite(values)).nonzero()[0].tolist()
         raise ActivationError(
             f"{site.name}[{unit}] is {float(values[row, unit])} for text {rows[row]}: the model or an edit attached to "
             "it overflows"
-        )
-    sketch.add(values, members[:, rows])
+        ) from error
 
 
 def _joined(one: Activations, other: Activations) -> Activations:
