@@ -18,6 +18,7 @@ from lens_steer.host.units import Unit
 from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.halves import Mask, halves
 from lens_steer.ranking.measured import matching_holdout, require_finite
+from lens_steer.ranking.overlap import expert_overlap
 from lens_steer.ranking.probe import probe_sites
 from lens_steer.ranking.streaming import sketch_frame
 from lens_steer.statistics.comparison import Comparison, compare_sides
@@ -149,6 +150,10 @@ class ExpertRanking:
         """Ask of the k best units of one concept what else they tell: see `confounds`."""
         require_finite(self.activations)
         return confounds(self.activations, self.units(min(k, len(self.frame))))
+
+    def overlap(self, k: int = 100) -> pd.DataFrame:
+        """Compare the k best units of every pair of concepts: see `expert_overlap`."""
+        return expert_overlap(self.frame, k)
 
     def plot(self) -> Any:
         """Return a figure of the units' AUROC by layer."""
