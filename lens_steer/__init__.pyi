@@ -3,6 +3,8 @@
 from .activations.activations import Activations as Activations
 from .activations.collect import collect as collect
 from .activations.show import show_units as show_units
+from .activations.sketch import ActivationSketch as ActivationSketch
+from .activations.sketch import Sketching as Sketching
 from .cli.study import study_command as study_command
 from .directories import require_free_place as require_free_place
 from .effects.attribution.attribute import attribute as attribute

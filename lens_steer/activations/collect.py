@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
+from lens_steer.activations.by_site import BySite
 from lens_steer.activations.generated import collect_generated, continued_texts
 from lens_steer.activations.pooled_rows import PooledRows
 from lens_steer.activations.pooling import Pool, checked_pool
+from lens_steer.activations.sketch import ActivationSketch, Sketching, sketch_texts
 from lens_steer.activations.store import UnfinishedPass
 from lens_steer.errors import ActivationError, ContrastError, SettingError, require_choice
 from lens_steer.host.adapter import host_of
@@ -29,6 +31,50 @@ from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, checked_batch_s
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.progress import progress_bar
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
+from lens_steer.texts.seen import known_forms
+
+
+@overload
+def collect(
+    model: nn.Module,
+    contrast: ContrastSet | LabelledTexts,
+    sites: SitePattern = "mlp.hook_post",
+    *,
+    pool: Pool = "max",
+    batch_size: int | None = None,
+    scope: Scope | ScopeName = "all",
+    special_in_pool: bool = False,
+    format_in_pool: bool = False,
+    overflow: Overflow = "truncate",
+    intervention: Attachable | None = None,
+    strength: Any = 1.0,
+    of: Literal["given", "generated"] = "given",
+    store: str | Path | None = None,
+    progress: bool = True,
+    reduce: None = None,
+    **sampling: Unpack[Sampling],
+) -> Activations: ...
+
+
+@overload
+def collect(
+    model: nn.Module,
+    contrast: ContrastSet | LabelledTexts,
+    sites: SitePattern = "mlp.hook_post",
+    *,
+    pool: Pool = "max",
+    batch_size: int | None = None,
+    scope: Scope | ScopeName = "all",
+    special_in_pool: bool = False,
+    format_in_pool: bool = False,
+    overflow: Overflow = "truncate",
+    intervention: Attachable | None = None,
+    strength: Any = 1.0,
+    of: Literal["given", "generated"] = "given",
+    store: str | Path | None = None,
+    progress: bool = True,
+    reduce: Literal["sketch"] | Sketching,
+) -> ActivationSketch: ...
 
 
 def collect(
@@ -47,8 +93,9 @@ def collect(
     of: Literal["given", "generated"] = "given",
     store: str | Path | None = None,
     progress: bool = True,
+    reduce: Literal["sketch"] | Sketching | None = None,
     **sampling: Unpack[Sampling],
-) -> Activations:
+) -> Activations | ActivationSketch:
     """Run every text once and keep one value per text and unit, and the token moments of each side.
 
     With `of="generated"` every text is continued, as `generate` does it, and the values are those of the tokens that
@@ -88,6 +135,9 @@ def collect(
         it is the model's fingerprint: hooks of your own that hang on the model see one pass over 16 tokens.
     progress:
         Whether to show a progress bar.
+    reduce:
+        "sketch", or `Sketching(...)`, keeps counts per unit in the place of a value per text, so that memory does not
+        grow with the texts: the result is an `ActivationSketch`, for `rank_experts`. It is not stored.
     sampling:
         With `of="generated"`, how: max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, as `generate`.
 
@@ -117,6 +167,22 @@ def collect(
         continued = continued_texts(model, texts, meant, sampling, special_in_pool=special_in_pool)
     elif sampling:
         raise SettingError(f'collect: {", ".join(sampling)} goes with of="generated": given texts are not sampled')
+    if reduce is not None and (store is not None or continued is not None):
+        raise SettingError(
+            'a sketch is made of given texts and not stored: leave store=, of="generated" or reduce= away'
+        )
+
+    def given() -> Tokens:
+        return tokenize(
+            model,
+            texts.texts,
+            chat=texts.chat,
+            scope=meant,
+            special_in_pool=special_in_pool,
+            format_in_pool=format_in_pool,
+            overflow=overflow,
+        )
+
     with edited(model, intervention, strength):
         provenance = {
             **host_of(model).provenance,
@@ -130,6 +196,10 @@ def collect(
             **_edit_provenance(intervention, strength),
             **(continued.provenance if continued else {}),
         }
+        if reduce is not None:
+            known = _without_values(chosen, texts, pool, provenance)
+            settings = Sketching() if reduce == "sketch" else reduce
+            return sketch_texts(model, given(), known, settings, batch_size=size, progress=progress)
         saved = None if store is None else UnfinishedPass(Path(store), _plan(provenance, chosen))
         if saved is not None and saved.finished:
             return Activations.load(saved.directory)
@@ -137,15 +207,7 @@ def collect(
         if continued is not None:
             activations = collect_generated(model, continued, rows, provenance, size, saved=saved, progress=progress)
         else:
-            tokens = tokenize(
-                model,
-                texts.texts,
-                chat=texts.chat,
-                scope=meant,
-                special_in_pool=special_in_pool,
-                format_in_pool=format_in_pool,
-                overflow=overflow,
-            )
+            tokens = given()
             _run(model, tokens, rows, size, saved, progress)
             activations = rows.activations(texts, [sum(row) for row in tokens.pooled], provenance)
     if saved is not None:
@@ -174,6 +236,21 @@ def _edit_provenance(intervention: Attachable | None, strength: Any) -> dict[str
     about = getattr(intervention, "provenance", {})
     named = {name: about[name] for name in ("method", "seed") if name in about}
     return {"edit": {**named, "strength": torch.as_tensor(strength, dtype=torch.float64).tolist()}}
+
+
+def _without_values(
+    sites: tuple[Site, ...], texts: LabelledTexts, pool: Pool, provenance: Mapping[str, Any]
+) -> Activations:
+    """Return activations that know their texts; their values are of torch's meta device, which holds none."""
+    return Activations(
+        values=BySite(sites, lambda site: torch.empty(len(texts.texts), site.width, device="meta")),
+        labels=torch.from_numpy(texts.labels.copy()),
+        concepts=texts.concepts,
+        pool=pool,
+        provenance=provenance,
+        blocks=torch.tensor(texts.blocks),
+        hashes=torch.from_numpy(known_forms(texts.texts)),
+    )
 
 
 def _plan(provenance: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import ActivationError
-from lens_steer.statistics.scores import check_sides, map_units
+from lens_steer.statistics.unit_chunks import check_sides, map_units
 from lens_steer.statistics.wasserstein import quantile_coupling
 
 ScaleAndShift = tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]

@@ -11,26 +11,31 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lens_steer.activations.activations import Activations
+from lens_steer.activations.sketch import ActivationSketch
 from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
 from lens_steer.ranking.confounds import confounds
-from lens_steer.ranking.halves import halves
+from lens_steer.ranking.halves import Mask, halves
 from lens_steer.ranking.measured import matching_holdout, require_finite
+from lens_steer.ranking.overlap import expert_overlap
 from lens_steer.ranking.probe import probe_sites
+from lens_steer.ranking.streaming import sketch_frame
 from lens_steer.ranking.universal import with_universal
+from lens_steer.statistics.comparison import Comparison, compare_sides
 from lens_steer.statistics.design import Design
-from lens_steer.statistics.scores import auroc, auroc_and_average_precision
 from lens_steer.statistics.significance import (
-    Clusters,
+    AurocInterval,
     auroc_interval,
     benjamini_hochberg,
     design_p,
     family_wise_p,
+    interval_of_variance,
+    mann_whitney_is_exact,
+    normal_p,
     permutation_null,
     signed_rank_p,
 )
-from lens_steer.statistics.wasserstein import wasserstein
 from lens_steer.texts.seen import seen_forms
 
 if TYPE_CHECKING:
@@ -54,7 +59,7 @@ class ExpertRanking:
         texts): how often, and whether, a unit is among its site's largest whatever the text (see `universal_units`).
         AUROC above 1/2: the unit is larger for the source; below: for the target.
     activations:
-        What was ranked.
+        What was ranked; of a sketch its texts, without their values.
     settings:
         holdout, confidence, permutations, seed.
     heldout:
@@ -145,7 +150,12 @@ class ExpertRanking:
 
     def confounds(self, k: int = 20) -> pd.DataFrame:
         """Ask of the k best units of one concept what else they tell: see `confounds`."""
+        require_finite(self.activations)
         return confounds(self.activations, self.units(min(k, len(self.frame))))
+
+    def overlap(self, k: int = 100) -> pd.DataFrame:
+        """Compare the k best units of every pair of concepts: see `expert_overlap`."""
+        return expert_overlap(self.frame, k)
 
     def plot(self) -> Any:
         """Return a figure of the units' AUROC by layer."""
@@ -155,7 +165,7 @@ class ExpertRanking:
 
 
 def rank_experts(
-    activations: Activations,
+    activations: Activations | ActivationSketch,
     *,
     holdout: float | Activations | None = 0.5,
     confidence: float = 0.95,
@@ -176,7 +186,8 @@ def rank_experts(
     Parameters
     ----------
     activations:
-        From `collect`; of one concept or of many.
+        From `collect`; of one concept or of many. A sketch (`collect(..., reduce="sketch")`) gives the columns that
+        `sketch_frame` names, with bounds on their errors.
     holdout:
         The share of each side's texts that is held out, in whole blocks: units are ordered by the rest, and
         `heldout_auroc` is measured on them. They are the texts of the second part of `contrast.split(holdout, seed)`,
@@ -208,103 +219,121 @@ def rank_experts(
     """
     import pandas as pd
 
+    share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
+    settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
+    if isinstance(activations, ActivationSketch):
+        if permutations:
+            raise SettingError("a sketch cannot be relabelled: collect(...) without reduce=, or permutations=0")
+        frames = [
+            _in_order(_with_q(sketch_frame(activations, name, holdout, confidence, seed), name))
+            for name in activations.concepts
+        ]
+        ranked = pd.concat(frames, ignore_index=True)
+        if unrelated is not None:
+            ranked = with_universal(ranked, activations.texts, unrelated)
+        return ExpertRanking(ranked, activations.texts, settings)
     require_finite(activations)
     other = matching_holdout(activations, holdout) if isinstance(holdout, Activations) else None
     frames = []
     for concept in activations.concepts:
         one = activations.concept(concept)
-        selection, heldout = one, None if other is None else other.concept(concept)
+        heldout: Activations | Mask | None = None if other is None else other.concept(concept)
         if isinstance(holdout, int | float):
-            kept, held = halves(one, holdout, seed, remedy="give more texts or groups, or set holdout=None")
-            selection, heldout = one.rows(kept), one.rows(held)
+            _, heldout = halves(one, holdout, seed, remedy="give more texts or groups, or set holdout=None")
         label = one.labels[:, 0].numpy()
         copies = None if one.hashes is None else one.hashes[:, 0].numpy()
         design = Design.of(label == 1, one.blocks.numpy(), copies)
-        rows = [_rank_site(site, one, selection, heldout, confidence, design) for site in one.sites]
-        frame = pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
-        frame.insert(0, "concept", concept)
-        frame["q_value"] = benjamini_hochberg(torch.tensor(frame["p_value"].to_numpy())).numpy()
+        rows = [_rank_site(site, one, heldout, confidence, design) for site in one.sites]
+        frame = _with_q(pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True), concept)
         if permutations:
             frame["family_wise_p"] = _family_wise(one, frame, permutations, seed, design)
-        order = "selection_auroc" if heldout is not None else "auroc"
-        frame["tied"] = frame.groupby(order)[order].transform("size")
-        frame = frame.sort_values([order, "distance"], ascending=False, kind="stable")
-        frames.append(frame.drop(columns="distance"))
-    share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
-    settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
+        frames.append(_in_order(frame))
     ranked = pd.concat(frames, ignore_index=True)
     if unrelated is not None:
         ranked = with_universal(ranked, activations, unrelated)
     return ExpertRanking(ranked, activations, settings, other)
 
 
+def _with_q(frame: pd.DataFrame, concept: str) -> pd.DataFrame:
+    """Name the concept, and correct its p-values for the number of units."""
+    frame.insert(0, "concept", concept)
+    known = bool(frame["p_value"].notna().all())
+    frame["q_value"] = benjamini_hochberg(torch.tensor(frame["p_value"].to_numpy())).numpy() if known else np.nan
+    return frame
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put one concept's units in order, best first, and count which tie."""
+    order = "selection_auroc" if frame["selection_auroc"].notna().any() else "auroc"
+    frame["tied"] = frame.groupby(order)[order].transform("size")
+    return frame.sort_values([order, "distance"], ascending=False, kind="stable").drop(columns="distance")
+
+
 def _rank_site(
-    site: Site,
-    whole: Activations,
-    selection: Activations,
-    heldout: Activations | None,
-    confidence: float,
-    design: Design,
+    site: Site, one: Activations, heldout: Activations | Mask | None, confidence: float, design: Design
 ) -> dict[str, Any]:
-    source, target = whole.source[site], whole.target[site]
-    area, precision = auroc_and_average_precision(source, target)
-    interval = auroc_interval(source, target, area, confidence=confidence, clusters=_clusters(whole))
-    nothing = torch.full((site.width,), torch.nan, dtype=torch.float64)
-    held = held_low = held_high = nothing
-    if heldout is not None:
-        sides = heldout.source[site], heldout.target[site]
-        held = auroc(*sides)
-        bounds = auroc_interval(*sides, held, confidence=confidence, clusters=_clusters(heldout))
-        held_low, held_high = bounds.low, bounds.high
-    chosen = selection.source[site], selection.target[site]
-    test, p_value = _test(whole, site, design)
+    """Return the columns of one site; `heldout` is a part of the texts, or other activations."""
+    values = one.values[site]
+    part = heldout if isinstance(heldout, Tensor) else None
+    sides = compare_sides(values, one.labels[:, 0].numpy(), None if part is None else part.numpy())
+    interval = _interval(sides.auroc, sides.variance, values, one, confidence)
+    if part is not None:
+        held, held_variance, measured = sides.heldout_auroc, sides.heldout_variance, values[part]
+        held_interval = _interval(held, held_variance, measured, one.rows(part), confidence)
+    elif isinstance(heldout, Activations):
+        others = compare_sides(heldout.values[site], heldout.labels[:, 0].numpy())
+        held = others.auroc
+        held_interval = _interval(held, others.variance, heldout.values[site], heldout, confidence)
+    else:
+        held, held_interval = sides.heldout_auroc, None
+    test, p_value = _test(one, values, sides, design)
     columns = {
-        "auroc": area,
+        "auroc": sides.auroc,
         "auroc_low": interval.low,
         "auroc_high": interval.high,
         "hanley_mcneil": interval.degenerate,
-        "selection_auroc": nothing if heldout is None else auroc(*chosen),
+        "selection_auroc": sides.auroc if isinstance(heldout, Activations) else sides.selection_auroc,
         "heldout_auroc": held,
-        "heldout_low": held_low,
-        "heldout_high": held_high,
-        "average_precision": precision,
+        "heldout_low": held if held_interval is None else held_interval.low,
+        "heldout_high": held if held_interval is None else held_interval.high,
+        "average_precision": sides.average_precision,
         "p_value": p_value,
-        "wasserstein": wasserstein(source, target),
-        "source_mean": source.mean(0),
-        "target_mean": target.mean(0),
-        "distance": _distance(*chosen),
+        "wasserstein": sides.wasserstein,
+        "source_mean": sides.source_mean,
+        "target_mean": sides.target_mean,
+        "distance": sides.distance,
     }
     about = {"site": site.name, "layer": site.layer, "kind": site.kind, "unit": range(site.width), "width": site.width}
     return {**about, **{name: value.numpy() for name, value in columns.items()}, "test": test}
 
 
-def _clusters(activations: Activations) -> Clusters | None:
-    """Return the blocks of the source and of the target texts; None where every text is its own."""
+def _interval(
+    area: Tensor, variance: Tensor, values: Tensor, activations: Activations, confidence: float
+) -> AurocInterval:
+    """Return the interval around the AUROC of a concept's texts: between blocks where texts come in blocks."""
     blocks, label = activations.blocks.numpy(), activations.labels[:, 0].numpy()
-    part = blocks[label >= 0]
-    return None if len(np.unique(part)) == len(part) else (blocks[label == 1], blocks[label == 0])
+    source, target = label == 1, label == 0
+    if len(np.unique(blocks)) < len(blocks):
+        clusters = blocks[source], blocks[target]
+        return auroc_interval(values[source], values[target], area, confidence=confidence, clusters=clusters)
+    return interval_of_variance(area, variance, (int(source.sum()), int(target.sum())), confidence=confidence)
 
 
-def _test(whole: Activations, site: Site, design: Design) -> tuple[str, Tensor]:
+def _test(one: Activations, values: Tensor, sides: Comparison, design: Design) -> tuple[str, Tensor]:
     """Return the name of the test that the design asks for, and its p-values."""
-    pairs = None if whole.pairs is None else whole.pairs[:, 0]
+    label = one.labels[:, 0]
+    pairs = None if one.pairs is None else one.pairs[:, 0]
     if pairs is None or bool((pairs < 0).any()):
+        if design.simple and not mann_whitney_is_exact(int((label == 1).sum()), int((label == 0).sum())):
+            return "mann_whitney", normal_p(sides.deviation)
         name = "mann_whitney" if design.simple or len(design.strata) == 1 else "van_elteren"
-        return name, design_p(whole.values[site], design)
-    label = whole.labels[:, 0]
+        return name, design_p(values, design)
     source, target = ((label == side).nonzero()[:, 0] for side in (1, 0))
     source, target = source[pairs[source].argsort()], target[pairs[target].argsort()]
-    values = whole.values[site].double()
-    _, block = torch.unique(whole.blocks[source], return_inverse=True)
-    moved = torch.zeros(int(block.max()) + 1, site.width, dtype=torch.float64)
-    moved.index_add_(0, block, values[source] - values[target])
+    _, block = torch.unique(one.blocks[source], return_inverse=True)
+    moved = torch.zeros(int(block.max()) + 1, values.shape[1], dtype=torch.float64)
+    moved.index_add_(0, block, values[source].double() - values[target].double())
     return "signed_rank", signed_rank_p(moved / torch.bincount(block)[:, None])
-
-
-def _distance(source: Tensor, target: Tensor) -> Tensor:
-    """Source mean minus target mean, in standard deviations within the sides; 0 where nothing varies."""
-    spread = ((source.double().var(0, correction=0) + target.double().var(0, correction=0)) / 2).sqrt()
-    return torch.nan_to_num((source.double().mean(0) - target.double().mean(0)) / spread, nan=0.0)
 
 
 def _family_wise(activations: Activations, frame: pd.DataFrame, permutations: int, seed: int, design: Design) -> Any:

@@ -10,9 +10,14 @@ from lens_steer.errors import ActivationError
 
 
 def require_finite(activations: Activations) -> None:
-    """Raise an ActivationError that names the first value which is not a finite number: site, unit and text."""
+    """Raise an ActivationError that names the first value which is not a finite number: site, unit and text.
+
+    One too where there are no values, as with the texts of a sketch.
+    """
     for site in activations.sites:
         values = activations.values[site]
+        if values.is_meta:
+            raise ActivationError(f"a sketch keeps no text's value at {site}: collect(...) without reduce=")
         if not bool(torch.isfinite(values.sum())):
             bad = (~torch.isfinite(values)).nonzero()
             if len(bad):

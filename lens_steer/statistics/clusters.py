@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from lens_steer.statistics.scores import doubled_midranks
+from lens_steer.statistics.ties import doubled_midranks
 
 
 def clustered_delong_variance(

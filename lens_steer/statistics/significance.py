@@ -17,17 +17,15 @@ from torch import Tensor
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.statistics.clusters import clustered_delong_variance
 from lens_steer.statistics.design import Design
-from lens_steer.statistics.scores import (
+from lens_steer.statistics.scores import group_auroc, midranks
+from lens_steer.statistics.ties import (
     TieGroups,
-    check_sides,
     descending_order,
     doubled_midranks,
-    group_auroc,
-    map_units,
-    midranks,
     sorted_doubled_midranks,
     tie_groups,
 )
+from lens_steer.statistics.unit_chunks import check_sides, map_units
 
 # With fewer texts than this on both sides the exact law of the rank sum is cheap, and the normal one is rough.
 _EXACT_BELOW = 20
@@ -68,42 +66,71 @@ def auroc_interval(
     variance is then that between clusters (`clustered_delong_variance`), and n and m count clusters. Refuses a
     confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise SettingError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual.")
     check_sides(source, target)
     if auroc.shape != source.shape[1:]:
         raise ActivationError(
             f"{auroc.numel()} AUROC values for {source.shape[1]} units; pass those of the same texts."
         )
-    n, m = source.shape[0], target.shape[0]
-    z = float(torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64)))
-    area = auroc.detach().to("cpu", torch.float64)
     if clusters is None:
-        variance = torch.from_numpy(map_units(lambda s, t: _delong_variance(tie_groups(s, t)), source, target))
+        variance = map_units(lambda s, t: delong_variance(tie_groups(s, t)), source, target)
     else:
         of = clusters
-        variance = torch.from_numpy(map_units(lambda s, t: clustered_delong_variance(s, t, *of), source, target))
+        variance = map_units(lambda s, t: clustered_delong_variance(s, t, *of), source, target)
+    texts = source.shape[0], target.shape[0]
+    return interval_of_variance(auroc, torch.from_numpy(variance), texts, confidence=confidence, clusters=clusters)
+
+
+def interval_of_variance(
+    auroc: Float[Tensor, "unit"],
+    variance: Float[Tensor, "unit"],
+    texts: tuple[int, int],
+    *,
+    confidence: float,
+    clusters: Clusters | None = None,
+) -> AurocInterval:
+    """Return the interval of `auroc_interval` where DeLong's variance, that between clusters if there are, is known."""
+    if not 0 < confidence < 1:
+        raise SettingError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual.")
+    n, m = texts
+    z = float(torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64)))
+    area = auroc.detach().to("cpu", torch.float64)
     # A variance that is not zero is at least 1 / (8 n^2 m^2): two placements half a text apart. Rounding is far
     # smaller.
     degenerate = variance < 1 / (16.0 * n * n * m * m)
     if clusters is not None:
         n, m = (len(np.unique(of_side)) for of_side in clusters)
-    degenerate |= min(n, m) == 1
+    degenerate |= (min(n, m) == 1) | (area == 0) | (area == 1)
     half_width = z * variance.sqrt() / (area * (1 - area))
     low, high = torch.sigmoid(torch.logit(area) - half_width), torch.sigmoid(torch.logit(area) + half_width)
     low[degenerate], high[degenerate] = _hanley_mcneil_ends(area[degenerate], z, n, m)
     return AurocInterval(low, high, degenerate)
 
 
-def _delong_variance(groups: TieGroups) -> Float[np.ndarray, "unit"]:
+def delong_variance(groups: TieGroups) -> Float[np.ndarray, "unit"]:
     """Variance of AUROC from the spread of each side's placements among the other; one text has no spread to go by."""
     n, m = groups.texts
-    mean = np.repeat(group_auroc(groups), np.diff(groups.first, append=len(groups.hits)))
-    source_placement = 1 - (groups.false_hits - groups.target / 2) / m
-    target_placement = (groups.hits - groups.source / 2) / n
-    source_squares = groups.total(groups.source * (source_placement - mean) ** 2)
-    target_squares = groups.total(groups.target * (target_placement - mean) ** 2)
+    source_squares = _squares(groups, groups.source, groups.target_above, 2.0 * n * m - groups.wins, n) / (4.0 * m * m)
+    target_squares = _squares(groups, groups.target, groups.source_above, groups.wins, m) / (4.0 * n * n)
     return source_squares / (max(n - 1, 1) * n) + target_squares / (max(m - 1, 1) * m)
+
+
+def _squares(
+    groups: TieGroups,
+    texts_of_group: Float[np.ndarray, "group"],
+    placement: Float[np.ndarray, "group"],
+    total: Float[np.ndarray, "unit"],
+    texts: int,
+) -> Float[np.ndarray, "unit"]:
+    """Sum a side's squared distances of doubled placements from their mean; `total` is the sum of these placements.
+
+    Doubled placements are integers, and about the integer below their mean the sum of squares is one too: exact to
+    2^53, so that nothing is lost where the spread is small.
+    """
+    middle, rest = np.divmod(total, texts)
+    squares = placement * placement
+    squares *= texts_of_group
+    about_middle = groups.total(squares) - middle * (2 * total - middle * texts)
+    return np.asarray(np.maximum(about_middle - rest * rest / texts, 0))
 
 
 def _hanley_mcneil_ends(
@@ -139,19 +166,30 @@ def mann_whitney_p(source: Float[Tensor, "n unit"], target: Float[Tensor, "m uni
     correction, scipy's `mannwhitneyu(method="asymptotic")`; a unit with all texts tied has p = 1.
     """
     check_sides(source, target)
-    if source.shape[0] < _EXACT_BELOW and target.shape[0] < _EXACT_BELOW:
+    if mann_whitney_is_exact(source.shape[0], target.shape[0]):
         return torch.from_numpy(map_units(_exact_p, source, target))
-    deviation = torch.from_numpy(map_units(lambda s, t: _standard_deviations(tie_groups(s, t)), source, target))
+    return normal_p(torch.from_numpy(map_units(lambda s, t: mann_whitney_deviation(tie_groups(s, t)), source, target)))
+
+
+def mann_whitney_is_exact(n: int, m: int) -> bool:
+    """Whether `mann_whitney_p` of so many source and target texts goes by the exact law of the rank sum."""
+    return n < _EXACT_BELOW and m < _EXACT_BELOW
+
+
+def normal_p(deviation: Float[Tensor, "unit"]) -> Float[Tensor, "unit"]:
+    """Return the two-sided p-value of a normal deviation, given without its sign; 1 for 0 and below."""
     both_tails: Tensor = torch.special.erfc(deviation / 2**0.5)
     return both_tails.clamp(max=1)
 
 
-def _standard_deviations(groups: TieGroups) -> Float[np.ndarray, "unit"]:
-    """How far Mann and Whitney's U lies from its mean, in standard deviations."""
+def mann_whitney_deviation(groups: TieGroups) -> Float[np.ndarray, "unit"]:
+    """How far Mann and Whitney's U lies from its mean, in standard deviations, less half a step for continuity."""
     n, m = groups.texts
     texts = n + m
-    size = groups.source + groups.target
-    ties = groups.total(size * (size * size - 1)) / (texts * (texts - 1))
+    ties: Float[np.ndarray, unit] | float = 0.0
+    if groups.tied:
+        size = groups.source + groups.target
+        ties = groups.total(size * (size * size - 1)) / (texts * (texts - 1))
     spread = np.sqrt(np.maximum(n * m / 12 * (texts + 1 - ties), 0))
     away = np.abs(group_auroc(groups) - 0.5) * (n * m) - 0.5
     # All texts tied: U cannot vary, and is where it must be. The tie sum is then exact, and so is the zero.
@@ -160,7 +198,7 @@ def _standard_deviations(groups: TieGroups) -> Float[np.ndarray, "unit"]:
 
 def _exact_p(source: Float[np.ndarray, "unit n"], target: Float[np.ndarray, "unit m"]) -> Float[np.ndarray, "unit"]:
     n = source.shape[1]
-    order, last = descending_order(np.concatenate([source, target], axis=1))
+    order, last, _ = descending_order(np.concatenate([source, target], axis=1))
     ranks = sorted_doubled_midranks(last)
     rank_sum = np.sum(ranks, axis=1, where=order < n)
     # Units with ties at the same places share one law: without ties there is a single one, and few if values are
@@ -211,8 +249,7 @@ def design_p(values: Float[Tensor, "text unit"], design: Design) -> Float[Tensor
         variance += weight**2 * n * (size - n) / (size * (size - 1)) * spread
         step = max(step, weight / 2)
     z = torch.where(variance > 0, (away.abs() - step) / variance.sqrt().clamp(min=1e-300), -torch.inf)
-    both_tails: Tensor = torch.special.erfc(z / 2**0.5)
-    return both_tails.clamp(max=1)
+    return normal_p(z)
 
 
 def _means(values: Float[Tensor, "text unit"], design: Design) -> Float[Tensor, "observation unit"]:

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from lens_steer.errors import ActivationError
-from lens_steer.statistics import scores
+from lens_steer.statistics import unit_chunks
 from lens_steer.statistics.scores import auroc, auroc_and_average_precision, average_precision, midranks
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "transport.npz"
@@ -118,7 +118,7 @@ def test_scores_do_not_change_under_a_monotone_map(both: tuple[Tensor, Tensor]) 
 def test_chunks_and_threads_do_not_change_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = mixed(60, 45, 100)
     expected = auroc_and_average_precision(source, target)
-    monkeypatch.setattr(scores, "_CHUNK_VALUES", 1)
+    monkeypatch.setattr(unit_chunks, "_CHUNK_VALUES", 1)
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         got = auroc_and_average_precision(source, target)
@@ -148,7 +148,7 @@ def test_sides_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ActivationError, match="target side has no texts"):
         average_precision(torch.zeros(2, 3), torch.zeros(0, 3))
     with pytest.raises(ActivationError, match="2 units and target 3"):
-        scores.check_sides(torch.zeros(2, 2), torch.zeros(2, 3))
+        unit_chunks.check_sides(torch.zeros(2, 2), torch.zeros(2, 3))
     with pytest.raises((ActivationError, TypeError)):  # the shapes in the signature, where they are checked, are first
         auroc_and_average_precision(torch.zeros(2, 2), torch.zeros(2, 3))
     with pytest.raises(ActivationError, match="at least one text"):
