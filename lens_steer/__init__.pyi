@@ -10,6 +10,8 @@ from .effects.interaction import Interaction as Interaction
 from .effects.interaction import interaction as interaction
 from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
+from .evaluation.card.card import EditCard as EditCard
+from .evaluation.card.edit_card import edit_card as edit_card
 from .evaluation.evaluation import Evaluation as Evaluation
 from .evaluation.evaluation import evaluate as evaluate
 from .evaluation.generation import generate as generate

@@ -42,10 +42,14 @@ class TextLosses:
 
 @dataclass(frozen=True)
 class TextDivergences:
-    """Per text, the sum over its tokens of KL(as it is || edited) of the next token (nats), and how many those are."""
+    """Per text, the sum over its tokens of KL(as it is || edited) of the next token (nats), and how many those are.
+
+    `tokens` holds the divergence at every token, text by text.
+    """
 
     sums: Float[np.ndarray, " text"]
     counts: Int[np.ndarray, " text"]
+    tokens: tuple[Float[np.ndarray, " _"], ...] = ()
 
     @property
     def mean(self) -> float:
@@ -71,7 +75,7 @@ def read_losses(
     sums = np.zeros(len(tokens))
     with torch.no_grad():
         for rows, batch in _batches(model, tokens, batch_size, "perplexity", progress, copies=1):
-            sums[rows] = _by_text(batch, _losses, text_logits(model, batch))
+            sums[rows] = [values.sum() for values in _by_token(batch, _losses, text_logits(model, batch))]
     if not np.isfinite(sums).all():
         raise _not_finite("the loss", sums)
     return TextLosses(sums, counts)
@@ -91,16 +95,18 @@ def read_divergences(
     Errors as `read_losses`.
     """
     tokens, counts = _counted_tokens(model, texts, chat)
-    sums = np.zeros(len(tokens))
+    each: dict[int, Float[np.ndarray, " _"]] = {}
     with torch.no_grad(), taking_turns(model):
         for rows, batch in _batches(model, tokens, batch_size, "divergence", progress, copies=2):
             before = text_logits(model, batch)
             with edited():
                 after = text_logits(model, batch)
-            sums[rows] = _by_text(batch, _divergences, before, after)
+            each |= dict(zip(rows, _by_token(batch, _divergences, before, after), strict=True))
+    in_order = tuple(each[row] for row in range(len(tokens)))
+    sums = np.array([values.sum() for values in in_order])
     if not np.isfinite(sums).all():
         raise _not_finite("the divergence", sums)
-    return TextDivergences(sums, counts)
+    return TextDivergences(sums, counts, in_order)
 
 
 def _counted_tokens(
@@ -127,17 +133,18 @@ def _batches(
         yield rows, batch.to(host.device)
 
 
-def _by_text(
+def _by_token(
     batch: TokenBatch, statistic: Callable[..., Tensor], *logits: Float[Tensor, "text pos vocab"]
-) -> Float[np.ndarray, " text"]:
+) -> list[Float[np.ndarray, " _"]]:
+    """Return a statistic of every counted token, text by text."""
     counted: Bool[Tensor, "text pos"] = batch.mask[:, 1:] & batch.pooled[:, 1:]
     # Row by row, so that the wider copies that a log-softmax makes are never larger than one text's.
-    sums = [
-        statistic(ids[1:][keep], *(row[:-1][keep] for row in rows)).sum()
+    found = [
+        statistic(ids[1:][keep], *(row[:-1][keep] for row in rows))
         for keep, ids, *rows in zip(counted, batch.ids, *logits, strict=True)
     ]
-    values: Float[np.ndarray, " text"] = torch.stack(sums).cpu().numpy()
-    return values
+    values: Float[np.ndarray, " _"] = torch.cat(found).cpu().numpy()
+    return np.split(values, np.cumsum([len(of_text) for of_text in found])[:-1])
 
 
 def _losses(ids: Int[Tensor, " pos"], logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, " pos"]:
