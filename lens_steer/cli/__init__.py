@@ -1,10 +1,11 @@
-"""The command line: get, convert, sites, rank, fit, ablate, generate, evaluate, bake, study, report, demo.
+"""The command line: get, convert, sites, rank, fit, ablate, generate, evaluate, card, bake, study, report, demo.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
 
 from __future__ import annotations
 
+from lens_steer.cli.card import card
 from lens_steer.cli.demo import demo
 from lens_steer.cli.fitting import bake, fit
 from lens_steer.cli.measuring import ablate, evaluate, generate
@@ -17,7 +18,7 @@ from lens_steer.cli.study import study_app
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-for command in (sites, rank, fit, ablate, generate, evaluate, bake, report, demo, get, convert):
+for command in (sites, rank, fit, ablate, generate, evaluate, card, bake, report, demo, get, convert):
     app.command(command)
 app.command(study_app())
 

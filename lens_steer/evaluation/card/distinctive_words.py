@@ -15,7 +15,7 @@ from lens_steer.texts.blocks import pooled_text
 from lens_steer.texts.contrast import ContrastSet, Row
 from lens_steer.texts.scripts import word_features
 
-_FEWEST = 2  # source texts that hold a word
+_FEWEST = 3  # source texts that hold a word
 _FACTOR = 5.0  # times as often in source texts as in target texts
 
 

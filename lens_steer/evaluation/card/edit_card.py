@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from lens_steer.evaluation.card.downstream import downstream_item
 from lens_steer.evaluation.card.effect import effect_item
 from lens_steer.evaluation.card.identity import facts_of
 from lens_steer.evaluation.card.judges import Judged, Judges, readability_for, scorers_for
-from lens_steer.evaluation.card.measured import Item
+from lens_steer.evaluation.card.measured import ITEMS, Item, ItemName
 from lens_steer.evaluation.card.other_contrasts import other_scorers, others_item
 from lens_steer.evaluation.card.refitted import refitted_on_shuffled
 from lens_steer.evaluation.card.steerable import steerable_item
@@ -39,9 +39,6 @@ from lens_steer.texts.contrast import ContrastSet, Row
 from lens_steer.texts.messages import Conversation
 from lens_steer.texts.seen import require_unseen, seen_in
 
-ItemName = Literal["dose", "steerable", "effect", "cost", "random", "shuffled", "others", "strength", "downstream"]
-ITEMS: tuple[ItemName, ...] = get_args(ItemName)
-"""The items of a card, in the order of the page."""
 _FEWEST = 4  # texts a side, prompts, neutral texts
 _PROMPT_WORDS = 4
 _MOST_PROMPTS, _MOST_NEUTRAL, _MOST_DOSED, _MOST_TEXTS = 40, 32, 16, 60

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lens_steer.statistics.verdict import Change, NumberStyle, verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ItemName = Literal["dose", "steerable", "effect", "cost", "random", "shuffled", "others", "strength", "downstream"]
+ITEMS: tuple[ItemName, ...] = get_args(ItemName)
+"""The items of a card, in the order of the page."""
 
 
 @dataclass(frozen=True)

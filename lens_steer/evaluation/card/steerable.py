@@ -25,13 +25,15 @@ from lens_steer.statistics.verdict import Verdict, verdict_of
 from lens_steer.texts.contrast import ContrastSet
 
 _MOST_LAYERS = 3
+_TOL = 1e-5
 
 
 def steerable_item(
     model: nn.Module, edit: Intervention, contrast: ContrastSet, *, confidence: float, seed: int, batch_size: int | None
 ) -> Item:
     """Measure cosine, d' and a probe in the unedited stream behind edited layers; all intervals hold at once."""
-    layers = sorted({site.layer for site in edit.sites})
+    at_work = [one.site.layer for one in edit.edits if one.map.moved(_TOL).any()]
+    layers = sorted(set(at_work or [site.layer for site in edit.sites]))
     chosen = sorted({layers[round(place)] for place in np.linspace(0, len(layers) - 1, _MOST_LAYERS)})
     names = [f"blocks.{layer}.hook_resid_post" for layer in chosen]
     activations = collect(model, contrast, names, pool="mean", batch_size=batch_size, progress=False)
