@@ -72,7 +72,7 @@ def card(
     out:
         New file NAME.html, or a new run folder with the same page, which `lens-steer report` puts at its head.
     prompts:
-        Prompts, one a line; else the first four words of up to 40 held-out source texts.
+        Prompts, one a line; else the first four words of up to 32 held-out source texts.
     words:
         Words (commas) of the concept, as the second scorer.
     others:
@@ -176,7 +176,7 @@ def _require_place(out: Path) -> None:
 def _wanted(items: list[ItemName] | None, leave_out: list[ItemName] | None) -> list[str]:
     if items and leave_out:
         raise SettingError("--items and --leave-out say the same in two ways: give one of them")
-    wanted = [item for item in ITEMS if (not items or item in items) and item not in (leave_out or [])]
+    wanted: list[str] = [item for item in ITEMS if (not items or item in items) and item not in (leave_out or [])]
     if not wanted:
         raise SettingError("--leave-out leaves nothing to measure")
     return wanted

@@ -30,6 +30,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny("gpt2", folder / "model")
     (folder / "sad.txt").write_text("\n".join(sentences(30, seed=1, must="sad")))
     (folder / "other.txt").write_text("\n".join(sentences(30, seed=2, must="happy")))
+    happy = {
+        "text": sentences(30, seed=3, must="happy") + sentences(30, seed=4, must="sad"),
+        "label": [1] * 30 + [0] * 30,
+    }
+    pd.DataFrame(happy).to_csv(folder / "happy.csv", index=False)
     train, _ = read_contrast((str(folder / "sad.txt"), str(folder / "other.txt"))).split(test=0.5, seed=0)
     AurA().fit(load_model(folder / "model"), train).save(folder / "edit")
     return folder
@@ -56,7 +61,7 @@ def test_a_page(place: Path) -> None:
 
 
 def test_a_run_folder_and_the_report(place: Path) -> None:
-    lens_steer(place, f"{CARD} --leave-out strength downstream steerable --out @run --others @sad.txt")
+    lens_steer(place, f"{CARD} --leave-out strength downstream steerable --out @run --others @happy.csv")
     study = Study.load(place / "run")
     assert study.card is not None
     assert study.card.headline == study.summary[0]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lens_steer.directories import replace_file
 from lens_steer.errors import OutputError
-from lens_steer.evaluation.card.identity import Facts
-from lens_steer.evaluation.card.measured import Item, Measured, frame_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lens_steer.evaluation.card.content import CardContent
+from lens_steer.evaluation.card.page import fragment, page
 
 
-@dataclass(frozen=True, eq=False)
-class EditCard:
-    """Whether one should use an edit, and what that rests on.
+@dataclass(frozen=True, eq=False, repr=False)
+class EditCard(CardContent):
+    """Whether one should use an edit, and what that rests on; made by `edit_card`.
 
     Attributes
     ----------
@@ -38,45 +33,14 @@ class EditCard:
 
     """
 
-    headline: str
-    facts: Facts
-    items: Mapping[str, Item]
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    texts: tuple[tuple[str, str, str], ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> tuple[Measured, ...]:
-        """Every value, item by item."""
-        return tuple(row for item in self.items.values() for row in item.rows)
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per value.
-
-        Columns: item, measure, of (a site, a scorer, a strength, another contrast), value with low and high, null (what
-        it reads if there is nothing), before and after (of a change, which is the value), verdict (what the interval
-        says beside the null), unit, confidence.
-        """
-        return frame_of(self.rows)
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What was found, the verdict first."""
-        return (self.headline, *(sentence for item in self.items.values() for sentence in item.sentences))
-
     def __repr__(self) -> str:
         return "EditCard: " + "\n  ".join(self.sentences)
 
     def _repr_html_(self) -> str:
-        from lens_steer.evaluation.card.page import fragment
-
         return fragment(self)
 
     def save(self, path: str | Path) -> Path:
         """Write the card as one HTML file that loads nothing, and return it; OutputError where `path` exists."""
-        from lens_steer.evaluation.card.page import page
-
         place = Path(path)
         if place.exists():
             raise OutputError(f"{place} already exists: give another name, or move it away")

@@ -56,7 +56,6 @@ class DoseReader:
         self._model, self._batch_size = model, batch_size
         self._tokens: Tokens = tokenize(model, rows, chat=chat)
         self._unedited: dict[str, Float[np.ndarray, " token"]] = {}
-        (self._last,) = find_sites(model, f"blocks.{host_of(model).n_layers - 1}.hook_resid_post")
 
     def read(self, edit: Intervention) -> tuple[Dose, ...]:
         """Return the dose of every edit in turn; special tokens such as BOS do not count."""
@@ -69,8 +68,7 @@ class DoseReader:
         writes = writes_of(edit.edits, 1.0, Touched(edit.edits))
         watched = _watched(edit, writes, routes, norms)
         with attach(self._model, watched):
-            kept = self._run([self._last], norms)
-        del kept
+            self._run([self._behind(edit)], norms)
         return tuple(
             Dose(one.site, torch.cat(found).double().numpy(), self._unedited[beside[one.site].name], route is not None)
             for one, found, route in zip(edit.edits, norms, routes, strict=True)
@@ -82,6 +80,11 @@ class DoseReader:
             return site
         (stream,) = find_sites(self._model, f"blocks.{site.layer}.hook_resid_post")
         return stream
+
+    def _behind(self, edit: Intervention) -> Site:
+        """Return the stream behind the last edit, where a pass may end."""
+        (last,) = find_sites(self._model, f"blocks.{max(site.layer for site in edit.sites)}.hook_resid_post")
+        return last
 
     def _read_unedited(self, sites: set[Site]) -> None:
         missing = sorted(site for site in sites if site.name not in self._unedited)

@@ -41,7 +41,7 @@ from lens_steer.texts.seen import require_unseen, seen_in
 
 _FEWEST = 4  # texts a side, prompts, neutral texts
 _PROMPT_WORDS = 4
-_MOST_PROMPTS, _MOST_NEUTRAL, _MOST_DOSED, _MOST_TEXTS = 40, 32, 16, 60
+_MOST_PROMPTS, _MOST_NEUTRAL, _MOST_DOSED, _MOST_TEXTS = 32, 24, 16, 60
 _PAIRS = 3
 _LONGEST = 400  # characters of a text that is shown
 
@@ -89,9 +89,9 @@ def edit_card(
         oracle of a contrast of the microworld, and a `ConceptClassifier`; elsewhere the classifier and a `WordList` of
         words that hardly any target text has. A scorer that cannot tell the sides apart is left out, which is said.
     prompts:
-        To continue; the first four words of up to 40 held-out source texts, when None.
+        To continue; the first four words of up to 32 held-out source texts, when None.
     neutral:
-        What the cost is measured on; the control texts of the contrast, or without any its target texts, 32 at most.
+        What the cost is measured on; the control texts of the contrast, or without any its target texts, 24 at most.
     others:
         Contrasts of other concepts (or scorers of them), on which the same continuations are judged; for a contrast of
         the microworld all its other values, when None.

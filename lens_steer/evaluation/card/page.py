@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, Template
 from markupsafe import Markup
 
-from lens_steer.evaluation.card.card import EditCard
+from lens_steer.evaluation.card.content import CardContent
 from lens_steer.evaluation.card.drawing import IntervalBar, bars_of, curve
 from lens_steer.evaluation.card.measured import Item, Measured
 
@@ -31,12 +31,12 @@ _TITLES = {
 }
 
 
-def page(card: EditCard) -> str:
+def page(card: CardContent) -> str:
     """Return a card as a file of its own: it loads nothing, and follows the reader's light or dark."""
     return _template("page.html.j2").render(card=card, body=Markup(fragment(card)))
 
 
-def fragment(card: EditCard, *, follow: bool = True, heading: int = 2) -> str:
+def fragment(card: CardContent, *, follow: bool = True, heading: int = 2) -> str:
     """Return a card as a part of a page, with its style; `follow`: dark where the reader's system is."""
     blocks = [_block(name, item) for name, item in card.items.items()]
     return _template("card.html.j2").render(
@@ -129,7 +129,7 @@ def _capital(text: str) -> str:
     return text if text[1:2] == "'" else text[:1].upper() + text[1:]
 
 
-def _about(card: EditCard) -> str:
+def _about(card: CardContent) -> str:
     given = card.settings
     if not given:
         return ""

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import FiniteFloat
 
 from lens_steer.evaluation.card.card import EditCard
+from lens_steer.evaluation.card.content import CardContent
 from lens_steer.evaluation.card.measured import Item, ItemName, Measured
 from lens_steer.records import Record
 
@@ -53,7 +54,7 @@ class CardRecord(Record):
     settings: dict[str, Any]
 
 
-def content_of(card: EditCard) -> Mapping[str, Any]:
+def content_of(card: CardContent) -> Mapping[str, Any]:
     """Return a card as plain values."""
     return {
         "headline": card.headline,
@@ -72,7 +73,7 @@ def card_of(record: CardRecord) -> EditCard:
         headline=record.headline,
         facts=tuple(record.facts),
         items={name: _item(record.items[name]) for name in record.order if name in record.items},
-        left_out=record.left_out,
+        left_out={str(name): why for name, why in record.left_out.items()},
         texts=tuple(record.texts),
         settings=record.settings,
     )
