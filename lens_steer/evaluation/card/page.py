@@ -17,7 +17,7 @@ from lens_steer.evaluation.card.drawing import IntervalBar, bars_of, curve
 from lens_steer.evaluation.card.measured import Item, Measured
 
 _HERE = Path(__file__).parent
-_SHOWN = 9  # rows of an item that stand open; more are folded
+_SHOWN = 7  # rows of an item that stand open; more are folded
 _TITLES = {
     "dose": "How far it writes",
     "steerable": "Is the contrast steerable at all?",
@@ -100,7 +100,7 @@ def _detail(row: Measured) -> str:
     if not math.isnan(row.low):
         ends = ", ".join(_number(end, row.unit, sign=change, mark=False) for end in (row.low, row.high))
         parts.append(f"[{ends}]")
-    if not change and not math.isnan(row.null):
+    if not change and not math.isnan(row.null) and (row.interval or row.null != 0):
         parts.append(f"null {_number(row.null, row.unit)}")
     return " ".join(parts)
 
