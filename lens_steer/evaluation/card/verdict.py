@@ -56,7 +56,8 @@ def _useful(rows: Sequence[Measured], broken: bool, budget: Budget) -> str:
     if doubts:
         return f"It works, with a reserve: fewer texts miss ({missed}), but {'; '.join(doubts)}."
     than = "than without it" + (", and than under random edits of its size" if against is not None else "")
-    return f"Use it: fewer texts miss {than} ({missed}), and it stays within the budget {budget}."
+    unheld = "" if against is not None else "; it was not held against random edits"
+    return f"Use it: fewer texts miss {than} ({missed}), and it stays within the budget {budget}{unheld}."
 
 
 def _beyond(change: Change | None, others: str) -> list[str]:
