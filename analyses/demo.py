@@ -25,6 +25,8 @@ from lens_steer import microworld
 LINEAS, SHUFFLED, RANDOM = "LinEAS", "LinEAS, shuffled labels", "LinEAS on random units"
 OPEN, SHOWN = "open prompts", "prompts that show it"
 CONCEPT = "concept"
+CARD_TOKENS = 25
+"""Length of a continuation on the card, which tries many edits."""
 _MEASURES = (CONCEPT, "grammatical", "unreadable", PERPLEXITY)
 
 
@@ -53,6 +55,7 @@ def run(
     prompts: int = 60,
     neutral: int = 50,
     max_new_tokens: int = 70,
+    random_edits: int = 20,
 ) -> ls.Study:
     """Rank the experts of a concept, steer away from it with a sparse LinEAS edit, and let the oracle read the texts.
 
@@ -85,6 +88,8 @@ def run(
         Held-out target texts (without the concept), whose perplexity is measured.
     max_new_tokens:
         Length of a continuation.
+    random_edits:
+        Random edits beside the first draw's, on its card.
 
     Raises
     ------
@@ -128,6 +133,15 @@ def run(
             summary=summary(concept, frames, fit_texts=len(texts[0].source), units=len(ranking.frame)),
             tokens={"best_units": ls.show_units(model, held, ranking.top(3))},
             interventions={"lineas": jobs[0].edit},
+            card=ls.edit_card(
+                model,
+                jobs[0].edit,
+                held,
+                train=experiment.train,
+                draws=random_edits,
+                max_new_tokens=min(max_new_tokens, CARD_TOKENS),
+                seed=seed,
+            ),
             captions=captions(concept, draws=draws, fit_texts=len(texts[0].source)),
         )
     )

@@ -24,6 +24,8 @@ from .effects.unit_page import UnitPage as UnitPage
 from .effects.unit_page import unit_page as unit_page
 from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
+from .evaluation.card.card import EditCard as EditCard
+from .evaluation.card.edit_card import edit_card as edit_card
 from .evaluation.evaluation import Evaluation as Evaluation
 from .evaluation.evaluation import evaluate as evaluate
 from .evaluation.generation import generate as generate

@@ -168,9 +168,7 @@ def collect(
     elif sampling:
         raise SettingError(f'collect: {", ".join(sampling)} goes with of="generated": given texts are not sampled')
     if reduce is not None and (store is not None or continued is not None):
-        raise SettingError(
-            'a sketch is made of given texts and not stored: leave store=, of="generated" or reduce= away'
-        )
+        raise SettingError('a sketch is of given texts, and not stored: leave store=, of="generated" or reduce= away')
 
     def given() -> Tokens:
         return tokenize(

@@ -1,10 +1,11 @@
-"""The command line: models and texts, rank, fit, ablate, generate, evaluate, bake, export, import, study, report, demo.
+"""The command line: from models and texts over rank, fit and evaluate to card, report and demo.
 
 Each command is a few library calls; everything heavy is imported inside it, so that help costs nothing.
 """
 
 from __future__ import annotations
 
+from lens_steer.cli.card import card
 from lens_steer.cli.demo import demo
 from lens_steer.cli.fitting import bake, fit
 from lens_steer.cli.linting import lint
@@ -20,7 +21,8 @@ from lens_steer.cli.vectors import export, import_
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-for command in (sites, lint, rank, unit, fit, ablate, generate, evaluate, bake, export, report, demo, get, convert):
+_COMMANDS = (sites, lint, rank, unit, fit, ablate, generate, evaluate, card, bake, export, report, demo, get, convert)
+for command in _COMMANDS:
     app.command(command)
 app.command(import_, name="import")
 app.command(study_app())

@@ -219,7 +219,7 @@ def evaluate(
     warn_of_nothing(edit, "fit another one")
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
     seen = seen_in(edit.provenance)
-    held = _without_those_that_chose(held, edit)
+    held = without_those_that_chose(held, edit)
     held = unseen_half(held, seen, "the intervention")
     require_unseen_prompts(scoring.prompts, seen, "the intervention")
     scoring.check(held)
@@ -231,7 +231,7 @@ def evaluate(
     write_run(out, "evaluate", settings, study, hosted, held)
 
 
-def _without_those_that_chose(held: ContrastSet, edit: Intervention) -> ContrastSet:
+def without_those_that_chose(held: ContrastSet, edit: Intervention) -> ContrastSet:
     """Return the held-out texts without those that chose the strength of the edit, and say so."""
     from lens_steer.texts.seen import leave_out_seen, seen_in
 

@@ -42,7 +42,7 @@ def probe_sites(activations: Activations, *, holdout: float | Activations = 0.5,
         for site in one.sites:
             best = int(auroc(train.source[site], train.target[site]).argmax())
             source, target = test.source[site], test.target[site]
-            score = _probe(train, train.values[site], torch.cat([source, target]), seed)
+            score = probe_scores(train, train.values[site], torch.cat([source, target]), seed)
             rows.append(
                 {
                     "concept": concept,
@@ -56,8 +56,8 @@ def probe_sites(activations: Activations, *, holdout: float | Activations = 0.5,
     return pd.DataFrame(rows)
 
 
-def _probe(train: Activations, values: Tensor, test: Tensor, seed: int) -> Tensor:
-    """Return the probe's scores of the test rows, as one column."""
+def probe_scores(train: Activations, values: Tensor, test: Tensor, seed: int) -> Tensor:
+    """Return the scores of test rows, as one column, by a probe that is fitted on `values`, the rows of `train`."""
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from lens_steer.directories import replace_file
 from lens_steer.errors import OutputError, SettingError
+from lens_steer.evaluation.card.page import fragment
 from lens_steer.report.figures.intervention import intervention_figure
 from lens_steer.report.run_folder import RunFolder, read_run
 from lens_steer.report.run_writing import versions
@@ -118,6 +119,7 @@ def _section(run: RunFolder, place: int) -> dict[str, Any]:
         "blocks": blocks,
         "tokens": tokens,
         "edits": edits,
+        "card": None if study.card is None else Markup(fragment(study.card, follow=False)),
         "has_plots": bool(study.figures or study.interventions),
         "settings": [(group, list(_flat(values))) for group, values in _groups(about) if values],
     }

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lens_steer.directories import read_json, sha256_of
 from lens_steer.errors import ArtifactError
+from lens_steer.evaluation.card.record import CardRecord, card_of
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.records import read_record
 from lens_steer.report.run_record import RunRecord
-from lens_steer.report.run_writing import FORMAT, RUN, SUFFIXES
+from lens_steer.report.run_writing import CARD, FORMAT, RUN, SUFFIXES
 from lens_steer.report.token_view import TokenView
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def _read_parts(place: Path, about: RunRecord) -> dict[str, Any]:
         "interventions": dict(_parts(place, "interventions", about, Intervention.load)),
         "captions": about.captions,
         "tokens": dict(_parts(place, "tokens", about, lambda path: read_record(path, TokenView))),
+        "card": card_of(read_record(place / CARD, CardRecord)) if (place / CARD).exists() else None,
     }
 
 

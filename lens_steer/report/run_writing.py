@@ -1,6 +1,6 @@
 """Run folders written: a study on disk, with everything that is needed to repeat it.
 
-run.json, tables/*.parquet, figures/*.json, interventions/NAME/, tokens/*.json.
+run.json, tables/*.parquet, figures/*.json, interventions/NAME/, tokens/*.json, card.json.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lens_steer.activations.show import UnitView
 from lens_steer.directories import new_directory, sha256_of, write_json
 from lens_steer.errors import SettingError
+from lens_steer.evaluation.card.card import EditCard
+from lens_steer.evaluation.card.record import content_of
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.report.token_view import TokenView
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RUN = "run.json"
+CARD = "card.json"
 SUFFIXES = {"tables": ".parquet", "figures": ".json", "tokens": ".json", "interventions": ""}
 _PACKAGES = ("lens-steer", "transformer-lens", "transformers", "torch", "numpy", "scikit-learn")
 _LONG_TEXT = 200  # characters: of a longer setting the command line of a repetition shows the beginning
@@ -63,6 +66,10 @@ class Findings(Protocol):
     @property
     def tokens(self) -> Mapping[str, TokenView | UnitView]:
         """Texts token by token, by name."""
+
+    @property
+    def card(self) -> EditCard | None:
+        """The card of an edit, if there is one."""
 
 
 def save_study(
@@ -113,6 +120,8 @@ def save_study(
             write_json(place / "tokens" / f"{title}.json", tokens.content())
         for title, intervention in study.interventions.items():
             intervention.save(place / "interventions" / title)
+        if study.card is not None:
+            write_json(place / CARD, content_of(study.card))
         parts = [path for part in ("tables", "figures", "tokens") for path in sorted((place / part).iterdir())]
         write_json(place / RUN, {**about, "sha256": {str(path.relative_to(place)): sha256_of(path) for path in parts}})
     return out

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_steer.activations.show import UnitView
 from lens_steer.errors import ArtifactError, SettingError
+from lens_steer.evaluation.card.card import EditCard
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.report.run_reading import read_folder
 from lens_steer.report.run_writing import RUN, save_study
@@ -41,6 +42,8 @@ class Study:
         Name of a frame, figure, view of tokens or intervention -> one sentence that says what it shows, with units.
     tokens:
         Texts' tokens with the activations of chosen units, by name; what `show_units` returns will do.
+    card:
+        The card of an edit, which a report shows at its head.
 
     Raises
     ------
@@ -55,6 +58,7 @@ class Study:
     interventions: Mapping[str, Intervention] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, TokenView | UnitView] = field(default_factory=dict)
+    card: EditCard | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.summary, str) or not [sentence for sentence in self.summary if sentence.strip()]:

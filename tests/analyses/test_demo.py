@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
     "prompts": 2,
     "neutral": 2,
     "max_new_tokens": 8,
+    "random_edits": 1,
 }
 
 
@@ -42,6 +43,8 @@ def test_every_fit_has_its_controls(study: tuple[ls.Study, Path]) -> None:
         assert group["before"].nunique(dropna=False) == 1  # the unedited model is the same beside every edit
     units = effect.set_index(["edit", "prompts"])["units"].groupby(level=[0, 1]).first()
     assert units[RANDOM, OPEN] <= units[LINEAS, OPEN]
+    assert study[0].card is not None
+    assert study[0].card.settings["draws"] == 1
     saved = study[0].interventions["lineas"]
     assert saved.support()["kept"].sum() == units[LINEAS, OPEN]
 

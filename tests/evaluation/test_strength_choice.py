@@ -49,7 +49,8 @@ def test_the_divergence_is_torchs_own(tiny: Any, edit: Intervention) -> None:
                 after = tiny(batch)[0, :-1].double()
         expected = kl_divergence(Categorical(logits=before), Categorical(logits=after)).sum()
         assert found.sums[row] == pytest.approx(float(expected), rel=1e-4)
-        assert found.counts[row] == len(ids) - 1
+        assert found.counts[row] == len(ids) - 1 == len(found.tokens[row])
+        assert found.sums[row] == pytest.approx(found.tokens[row].sum())
     assert found.mean == pytest.approx(found.sums.sum() / found.counts.sum())
     single = text_divergences(tiny, TEXTS, intervention=edit, strength=0.7, batch_size=1, progress=False)
     np.testing.assert_allclose(single.sums, found.sums, rtol=1e-4)
