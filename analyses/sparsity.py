@@ -86,9 +86,9 @@ def run(
         examples |= {
             f"{kind} {name[1]}": edit for (name, draw), edit in edits.items() if name[0] == LINEAS and not draw
         }
-        found = _Measured.of(heldout, kind, edits, seed)
-        kept += found.kept(len(shares))
-        effects += found.effects()
+        at_kind = _Measured.of(heldout, kind, edits, seed)
+        kept += at_kind.kept(len(shares))
+        effects += at_kind.effects()
     frames = {"kept": pd.DataFrame(kept), "effects": pd.DataFrame(effects), "texts": heldout.texts}
     return experiment.keep(
         ls.Study(

@@ -121,7 +121,7 @@ def card(
     require_unseen_prompts(prompts, seen, "the intervention")
     besides = _others(others, texts, seed)
     hosted = model.load()
-    found = edit_card(
+    made = edit_card(
         hosted,
         intervention,
         held,
@@ -140,25 +140,25 @@ def card(
         seed=seed,
         batch_size=batch_size,
     )
-    for sentence in found.sentences:
+    for sentence in made.sentences:
         say(sentence)
     if _is_page(out):
-        say(f"written to {found.save(out)}")
+        say(f"written to {made.save(out)}")
         return
-    write_run(out, "card", settings, card_study(found), hosted, held)
-    found.save(out / "card.html")
+    write_run(out, "card", settings, card_study(made), hosted, held)
+    made.save(out / "card.html")
 
 
-def card_study(found: EditCard) -> Study:
+def card_study(made: EditCard) -> Study:
     """Return a card as the study of a run folder."""
     from lens_steer.report.study import Study
 
     return Study(
-        frames={"card": found.frame},
+        frames={"card": made.frame},
         figures={},
-        summary=[found.headline],
+        summary=[made.headline],
         captions={"card": "Every value of the card; null: what is read if there is nothing."},
-        card=found,
+        card=made,
     )
 
 

@@ -14,8 +14,8 @@ def lint(*, texts: TextOptions = TextOptions(), seed: Seed = 0) -> None:
 
     Example: lens-steer lint --texts toxic.txt --texts fine.txt
     """
-    found = texts.read(n=None, seed=seed).lint(seed=seed)
-    for line in [found.verdict, *(finding.sentence for finding in found.findings)]:
+    result = texts.read(n=None, seed=seed).lint(seed=seed)
+    for line in [result.verdict, *(finding.sentence for finding in result.findings)]:
         say(line)
-    if found.severe:
+    if result.severe:
         raise ContrastError("these texts are not fit to learn from or to measure on: mend what is called severe")

@@ -33,8 +33,8 @@ def import_(
     require_free_place(out)
     if kind is not None and not kind.strip():
         raise SettingError("--kind is empty: give a kind of sites, such as hook_resid_post")
-    found = vectors_in(vectors)
-    edit = read_vectors(found, model.load(), kind=kind)
+    read = vectors_in(vectors)
+    edit = read_vectors(read, model.load(), kind=kind)
     show(edit.support())
     warn_of_nothing(edit, "its vectors are zero")
     edit.save(out)

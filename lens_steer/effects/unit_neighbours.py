@@ -65,6 +65,6 @@ def _correlations(pooled: Float[Tensor, "text unit"], index: int) -> Float[Tenso
     centred = pooled.double() - pooled.double().mean(0)
     size = centred.norm(dim=0)
     constant = size <= 1e-9 * pooled.double().abs().amax(0).clamp_min(1e-30) * math.sqrt(len(pooled))
-    found = (centred.T @ centred[:, index]) / (size * size[index])
-    masked: Tensor = found.masked_fill(constant | constant[index], torch.nan)
+    correlations = (centred.T @ centred[:, index]) / (size * size[index])
+    masked: Tensor = correlations.masked_fill(constant | constant[index], torch.nan)
     return masked.float()

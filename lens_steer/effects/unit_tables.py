@@ -81,13 +81,13 @@ def edit_table(host: Host, unit: Unit, interventions: Mapping[str, Intervention]
 
     rows: list[tuple[Any, ...]] = []
     for name, intervention in interventions.items():
-        found = False
+        held = False
         for edit in intervention.edits:
             if edit.site.width != unit.site.width or host.canonical(edit.site.name) != host.canonical(unit.site.name):
                 continue
             if not bool(edit.map.moved(0.0)[unit.index]):
                 continue
-            found, diagonal = True, isinstance(edit.map, DiagonalAffine)
+            held, diagonal = True, isinstance(edit.map, DiagonalAffine)
             scale, shift = (
                 (float(edit.map.scale[unit.index]), float(edit.map.shift[unit.index]))
                 if isinstance(edit.map, DiagonalAffine)
@@ -95,7 +95,7 @@ def edit_table(host: Host, unit: Unit, interventions: Mapping[str, Intervention]
             )
             kind = "diagonal" if diagonal else type(edit.map).__name__
             rows.append((name, kind, str(edit.scope), scale, shift))
-        if not found:
+        if not held:
             rows.append((name, "not edited", "", 1.0, 0.0))
     return pd.DataFrame(rows, columns=["edit", "map", "scope", "scale", "shift"])
 

@@ -76,8 +76,8 @@ def find_components(model: nn.Module) -> tuple[Component, ...]:
     host.refresh()
     if _KEPT not in host.readings:
         host.readings[_KEPT] = _find(host)
-    found: tuple[Component, ...] = host.readings[_KEPT]
-    return found
+    completed: tuple[Component, ...] = host.readings[_KEPT]
+    return completed
 
 
 def owners(host: Host, site: Site, components: Sequence[Component]) -> tuple[Component, ...]:
@@ -107,8 +107,8 @@ def _find(host: Host) -> tuple[Component, ...]:
     read = _read_probe(host, [*_stream_names(host), *(name for one in bare for name in _names_of(host, one))])
     _require_sum(host, bare, read)
     acting = _acting_patterns(host, bare)
-    found = [_completed(host, one, read, acting) for one in bare]
-    return tuple(sorted(found, key=lambda one: host.firing_order(one.output.name)))
+    completed = [_completed(host, one, read, acting) for one in bare]
+    return tuple(sorted(completed, key=lambda one: host.firing_order(one.output.name)))
 
 
 def _names_of(host: Host, one: Component) -> list[str]:

@@ -70,17 +70,17 @@ def _readout() -> Any:
 
 def _require_identity(host: Host) -> None:
     """Refuse a model whose logits are not the readout of its last layer."""
-    found: list[Tensor] = []
+    streams: list[Tensor] = []
 
     def read(tensor: Tensor, hook: Any) -> None:
-        found.append(tensor.detach())
+        streams.append(tensor.detach())
 
     ids = host.probe_ids(_PROBE_TOKENS)
     with torch.no_grad(), host.bare(), host.hooks([(f"blocks.{host.n_layers - 1}.hook_resid_post", read)]):
         theirs = host.logits(ids, torch.ones_like(ids, dtype=torch.bool))[0].float().log_softmax(-1)
     try:
         with torch.no_grad(), host.bare():
-            ours = _log_probabilities(host, found[0][0])
+            ours = _log_probabilities(host, streams[0][0])
     except (ValueError, NotImplementedError) as error:
         raise ModelError(f"the logit lens does not know this model: {error}; trace without words") from error
     spread = (theirs - theirs.mean(-1, keepdim=True)).abs().max()

@@ -86,13 +86,13 @@ def site_weights(model: nn.Module, site: Site) -> SiteWeights:
     host = host_of(model)
     kind = split_name(host.canonical(site.name))[1]
     try:
-        found = _Parts(host, site)
+        parts = _Parts(host, site)
         if kind in _NEURONS:
-            return _between(found, site, found.mlp_readers, "mlp.out")
+            return _between(parts, site, parts.mlp_readers, "mlp.out")
         if kind in _HEADS:
-            return _between(found, site, ("attn.v",), "attn.o")
+            return _between(parts, site, ("attn.v",), "attn.o")
         if kind in _OUTPUTS or kind == "mlp.hook_pre":
-            return _reader(found, site, _OUTPUTS.get(kind) or found.mlp_readers[0])
+            return _reader(parts, site, _OUTPUTS.get(kind) or parts.mlp_readers[0])
     except ModelError as error:
         return SiteWeights(site, no_reads=str(error), no_writes=str(error))
     if kind in _STREAM or kind == "ln2.hook_in":
@@ -102,7 +102,7 @@ def site_weights(model: nn.Module, site: Site) -> SiteWeights:
     if kind in _BRANCHES:
         part = _BRANCHES[kind]
         why = f"it is a sum over all units in front of {part}: no weights of its own read the stream"
-        norm = None if kind.startswith(("ln", "hook")) else found.post_norm(part)
+        norm = None if kind.startswith(("ln", "hook")) else parts.post_norm(part)
         return SiteWeights(site, writes_stream=True, post_norm=norm, no_reads=why)
     if kind.split(".")[0] in _NORMS.values() and kind.endswith(("hook_out", "hook_normalized")):
         norm = kind.split(".")[0]
@@ -112,27 +112,27 @@ def site_weights(model: nn.Module, site: Site) -> SiteWeights:
     return SiteWeights(site, no_reads=why, no_writes=why)
 
 
-def _between(found: _Parts, site: Site, readers: tuple[str, ...], writer: str) -> SiteWeights:
-    reads = {part: rows for part in readers if (rows := found.reading(part)) is not None}
-    writes = found.writing(writer)
+def _between(parts: _Parts, site: Site, readers: tuple[str, ...], writer: str) -> SiteWeights:
+    reads = {part: rows for part in readers if (rows := parts.reading(part)) is not None}
+    writes = parts.writing(writer)
     without = "the weights of {} cannot be told apart in this architecture"
     return SiteWeights(
         site,
         reads=reads,
         writes=writes,
-        norms={part: found.norm(part) for part in reads},
-        post_norm=found.post_norm(writer),
+        norms={part: parts.norm(part) for part in reads},
+        post_norm=parts.post_norm(writer),
         no_reads="" if len(reads) == len(readers) else without.format(" and ".join(readers)),
         no_writes="" if writes is not None else without.format(writer),
     )
 
 
-def _reader(found: _Parts, site: Site, part: str) -> SiteWeights:
-    rows = found.reading(part)
+def _reader(parts: _Parts, site: Site, part: str) -> SiteWeights:
+    rows = parts.reading(part)
     if rows is None:
         why = f"the weights of {part} cannot be told apart in this architecture"
         return SiteWeights(site, no_reads=why, no_writes=_BEHIND[part])
-    return SiteWeights(site, reads={part: rows}, norms={part: found.norm(part)}, no_writes=_BEHIND[part])
+    return SiteWeights(site, reads={part: rows}, norms={part: parts.norm(part)}, no_writes=_BEHIND[part])
 
 
 class _Parts:
@@ -193,8 +193,8 @@ class _Parts:
         room, name = part.split(".")
         weights = getattr(self._block, room)
         if room == "mlp":
-            found: Tensor = getattr(weights, f"W_{name}").detach().cpu().float()
-            return found.T
+            parts: Tensor = getattr(weights, f"W_{name}").detach().cpu().float()
+            return parts.T
         if name == "o":
             output: Tensor = weights.W_O.detach().cpu().float()
             return rearrange(output, "head dim stream -> stream (head dim)")

@@ -85,8 +85,8 @@ def _places(
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LensSteerWarning)  # of unlike spreads: moves are in standard deviations
-        found = matched_units([Unit(site, index) for index in own.tolist()], activations, draws=draws, seed=seed)
-    for units in found:
+        alike = matched_units([Unit(site, index) for index in own.tolist()], activations, draws=draws, seed=seed)
+    for units in alike:
         yield torch.tensor([unit.index for unit in units])
 
 

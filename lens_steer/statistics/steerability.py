@@ -43,14 +43,14 @@ def cosine_null(
     """
     rng, count = np.random.default_rng(seed), len(source)
     both = np.concatenate([source, target])
-    found = []
+    nulls = []
     for _ in range(draws):
         if paired:
-            found.append(mean_cosine((source - target) * rng.choice([-1.0, 1.0], size=(count, 1))))
+            nulls.append(mean_cosine((source - target) * rng.choice([-1.0, 1.0], size=(count, 1))))
         else:
             order = rng.permutation(2 * count)
-            found.append(mean_cosine(both[order[:count]] - both[order[count:]]))
-    return float(np.quantile(found, (1 + confidence) / 2))
+            nulls.append(mean_cosine(both[order[:count]] - both[order[count:]]))
+    return float(np.quantile(nulls, (1 + confidence) / 2))
 
 
 def separation(

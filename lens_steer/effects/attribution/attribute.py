@@ -156,7 +156,7 @@ def attribute(
         raise SettingError(f"steps={steps} and flag_above={flag_above}: give one step or more, and a limit above 0")
     checked_batch_size(batch_size)
     require_eval(model)
-    found = find_sites(model, sites)
+    chosen = find_sites(model, sites)
     if method == "cna" and positions is None:
         positions = (
             [metric_position] if isinstance(metric_position, int | tuple) else [[one] for one in metric_position]
@@ -168,7 +168,7 @@ def attribute(
             f"{asked} takes means over pairs position by position, and these pairs compare unequal numbers of them: "
             "give positions, as many for each"
         )
-    parts = parts_of(found, level, pairs.most_places, units, host_of(model).device)
+    parts = parts_of(chosen, level, pairs.most_places, units, host_of(model).device)
     check_edit_sites(model, [each.site for each in parts])
     bound = bind_metric(metric, model, len(pairs))
 
@@ -238,27 +238,27 @@ class _Run:
             return [(batch.pairs.cpu(), orders(self.task, batch)) for batch in self.batches("reliability")]
 
 
-Found = Sequence[tuple[Tensor, BatchEffects]]
+Estimates = Sequence[tuple[Tensor, BatchEffects]]
 
 
-def _cases(means: PairMeans, parts: Sequence[Parts], found: Found, pairs: int) -> dict[str, np.ndarray]:
-    if found[0][1].factors is None:
-        effects = gathered(found, lambda batch: batch.effects, pairs)
+def _cases(means: PairMeans, parts: Sequence[Parts], batches: Estimates, pairs: int) -> dict[str, np.ndarray]:
+    if batches[0][1].factors is None:
+        effects = gathered(batches, lambda batch: batch.effects, pairs)
         return {site.name: means.of(values) for site, values in effects.items()}
     cases = {}
     for each in parts:
         factors = [
-            in_order([(rows, batch.factors[each.site][which]) for rows, batch in found if batch.factors], pairs)
+            in_order([(rows, batch.factors[each.site][which]) for rows, batch in batches if batch.factors], pairs)
             for which in (0, 1)
         ]
         cases[each.site.name] = means.of_product(each, *factors)
     return cases
 
 
-def _frame(parts: Sequence[Parts], means: PairMeans, found: Found, pairs: int) -> pd.DataFrame:
+def _frame(parts: Sequence[Parts], means: PairMeans, batches: Estimates, pairs: int) -> pd.DataFrame:
     import pandas as pd
 
-    moves = gathered(found, lambda batch: batch.moves, pairs)
+    moves = gathered(batches, lambda batch: batch.moves, pairs)
     sizes = [len(each) for each in parts]
     columns: dict[str, Any] = {
         name: np.repeat([getattr(each.site, name if name != "site" else "name") for each in parts], sizes)
@@ -272,7 +272,7 @@ def _frame(parts: Sequence[Parts], means: PairMeans, found: Found, pairs: int) -
 def _reliability(
     parts: Sequence[Parts],
     means: PairMeans,
-    found: Sequence[tuple[Tensor, Mapping[Site, tuple[Tensor, Tensor]]]],
+    batches: Sequence[tuple[Tensor, Mapping[Site, tuple[Tensor, Tensor]]]],
     pairs: int,
     flag_above: float,
 ) -> pd.DataFrame:
@@ -280,7 +280,7 @@ def _reliability(
 
     terms = [
         np.concatenate(
-            [means.of(in_order([(rows, of[each.site][which]) for rows, of in found], pairs))[0] for each in parts]
+            [means.of(in_order([(rows, of[each.site][which]) for rows, of in batches], pairs))[0] for each in parts]
         )
         for which in (0, 1)
     ]

@@ -108,13 +108,13 @@ class Attribution:
         same = [self.settings.get(key) == exact.settings.get(key) for key in ("pairs_hash", "level", "confidence")]
         if not all(same) or not self._parts.equals(exact._parts):
             raise SettingError("the two attributions are of other pairs, parts or levels: give both the same ones")
-        found = {}
+        bounds = {}
         for kind in dict.fromkeys(self.frame["kind"]):
             differs = self._differing(exact, kind)
             ours, theirs = (each._cases_of(kind)[:, differs] for each in (self, exact))
             for measure, correlate in (("pearson", pearson), ("spearman", spearman)):
-                found[kind, measure] = np.array([correlate(*both) for both in zip(ours, theirs, strict=True)])
-        return found
+                bounds[kind, measure] = np.array([correlate(*both) for both in zip(ours, theirs, strict=True)])
+        return bounds
 
     def _differing(self, exact: Attribution, kind: str) -> Bool[np.ndarray, " part"]:
         """Mark the parts of a kind that differ between clean and corrupted runs."""

@@ -50,10 +50,10 @@ def in_order(batches: Sequence[tuple[Tensor, Tensor]], pairs: int) -> Tensor:
 
 
 def gathered(
-    found: Sequence[tuple[Tensor, BatchEffects]], read: Callable[[BatchEffects], Mapping[Site, Tensor]], pairs: int
+    estimates: Sequence[tuple[Tensor, BatchEffects]], read: Callable[[BatchEffects], Mapping[Site, Tensor]], pairs: int
 ) -> dict[Site, Tensor]:
     """Return one kind of values of all batches, by site."""
     return {
-        site: in_order([(numbers, read(effects)[site]) for numbers, effects in found], pairs)
-        for site in read(found[0][1])
+        site: in_order([(numbers, read(effects)[site]) for numbers, effects in estimates], pairs)
+        for site in read(estimates[0][1])
     }

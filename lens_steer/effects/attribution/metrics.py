@@ -240,10 +240,10 @@ def _tokens_reading(model: nn.Module, words: Sequence[str]) -> Int[Tensor, " tok
     size = min(len(tokenizer), int(host.model.cfg.d_vocab))
     special = special_ids(tokenizer)
     read = {number: tokenizer.decode([number]).strip().casefold() for number in range(size) if number not in special}
-    found = [number for number, text in read.items() if text in wanted]
-    if missing := sorted(wanted - {read[number] for number in found}):
+    numbers = [number for number, text in read.items() if text in wanted]
+    if missing := sorted(wanted - {read[number] for number in numbers}):
         raise TokenError(
             f"no single token of this model reads as {', '.join(map(repr, missing[:5]))}: leave out words of more than "
             "one token"
         )
-    return torch.tensor(found, device=host.device)
+    return torch.tensor(numbers, device=host.device)

@@ -87,7 +87,7 @@ def parts_of(
     if units is not None and level != "unit":
         raise SettingError(f"units are given, and the level is {level!r}: ask for level='unit'")
     chosen = None if units is None else _chosen(units, sites)
-    found = []
+    parts = []
     for site in sites:
         every = torch.arange(site.width, device=device)
         names = range(places) if level == "position" else range(1)
@@ -101,8 +101,8 @@ def parts_of(
                 continue
             kept = every if chosen is None else torch.tensor(chosen[site.name], device=device)
             columns, names = kept[:, None], tuple(kept.tolist())  # type: ignore[assignment]
-        found.append(Parts(site, level, columns, tuple(names)))
-    return tuple(found)
+        parts.append(Parts(site, level, columns, tuple(names)))
+    return tuple(parts)
 
 
 def _chosen(units: UnitsLike, sites: Sequence[Site]) -> dict[str, list[int]]:

@@ -23,12 +23,12 @@ def orders(task: Task, batch: PairBatch) -> Mapping[Site, tuple[Tensor, Tensor]]
     clean = read_clean(task.model, batch, task.sites, task.metric)
     corrupted, gradients = corrupted_gradients(task.model, batch, task.sites, task.metric, clean)
     moved = differences(clean, corrupted)
-    found = {}
+    terms = {}
     for parts in task.parts:
         site, most = parts.site, task.most_rows(batch)
         halfway = gradients_between(task.model, batch, site, task.metric, (clean, corrupted), [0.5], most)
-        found[site] = (
+        terms[site] = (
             parts.total(gradients[site] * moved[site], batch.counted),
             parts.total((halfway - gradients[site]) * moved[site], batch.counted),
         )
-    return found
+    return terms

@@ -95,9 +95,9 @@ def corrupted_gradients(
     ):
         logits = logits_at(model, batch.corrupted, batch.corrupted_read).float()
         values = metric(logits, Rows(batch.pairs, clean.logits))
-    found = _gradients(values, [held[site] for site in sites])
+    at_sites = _gradients(values, [held[site] for site in sites])
     gradients, activations = {}, {}
-    for site, gradient in zip(sites, found, strict=True):
+    for site, gradient in zip(sites, at_sites, strict=True):
         if gradient is None:
             raise SiteError(f"no gradient of the metric reaches {site.name}: use method='patch', or another site")
         gradients[site] = at_places(gradient, batch.corrupted_at).float()

@@ -99,10 +99,10 @@ class Route:
         `before` sees what the edits see, `hooks` what they wrote.
         """
         host, site = host_of(self.model), until or self.site
-        found: list[Tensor] = []
+        streams: list[Tensor] = []
 
         def read(activation: Tensor, batch: TokenBatch) -> None:
-            found.append(activation.detach().clone())
+            streams.append(activation.detach().clone())
 
         attached: Any = nullcontext()
         if edits is not None:
@@ -110,7 +110,7 @@ class Route:
             attached = attach(self.model, writes_of(edits.edits, self.strength, counts))
         with torch.no_grad(), host.hooks(before), attached, host.hooks(hooks), trunk(self.model, {site: read}) as run:
             run(batch)
-        return found[0]
+        return streams[0]
 
     def pooled(self, values: Tensor, batch: TokenBatch) -> Float[Tensor, "text unit"]:
         """Pool the values of a batch's tokens; linear, so that parts may be pooled one by one."""

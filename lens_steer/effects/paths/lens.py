@@ -45,19 +45,19 @@ def read_words(
     lens = LogitLens(model)
 
     def run() -> Float[np.ndarray, "text layer"]:
-        found = torch.full((len(tokens), len(sites)), torch.nan)
+        probabilities = torch.full((len(tokens), len(sites)), torch.nan)
 
         def reader(column: int) -> Visit:
             def read(stream: Tensor, batch: TokenBatch) -> None:
                 pools = TokenPool(batch.pooled.to(stream.device))
                 chances = torch.zeros(stream.shape[:2], device=stream.device)
                 chances[pools.mask] = lens.probability(stream[pools.mask], words).to(stream.device)
-                found[list(batch.rows), column] = pools(chances[..., None], pool)[:, 0].cpu()
+                probabilities[list(batch.rows), column] = pools(chances[..., None], pool)[:, 0].cpu()
 
             return read
 
         run_texts(model, tokens, {site: reader(column) for column, site in enumerate(sites)}, batch_size)
-        return found.double().numpy()
+        return probabilities.double().numpy()
 
     before = run()
     with attach(model, writes_of(edits.edits, strength, Touched(edits.edits))):

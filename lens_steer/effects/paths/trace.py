@@ -147,13 +147,13 @@ def _traced(host: Host, site: Site | str | None) -> Site:
     """Return the traced site; SiteError unless it is on the residual stream, between layers."""
     name = f"blocks.{host.n_layers - 1}.hook_resid_post" if site is None else str(site)
     host.refresh()
-    found = site_at(host, name)
-    if found.kind not in _TRACED:
+    traced = site_at(host, name)
+    if traced.kind not in _TRACED:
         raise SiteError(
             f"{name} is not the residual stream between two layers, where components add up: trace at hook_resid_post "
             "or hook_resid_pre of a layer"
         )
-    return found
+    return traced
 
 
 def _route(model: nn.Module, intervention: Intervention, strength: float, site: Site, pool: Pool) -> Route:

@@ -25,17 +25,17 @@ def cost_item(trial: Trial, edit: Intervention, after: Tried) -> Item:
         change_interval(perplexity_change, *columns, **trial.drawn), of="neutral texts", unit="perplexity",
         confidence=confidence,
     )  # fmt: skip
-    found = text_divergences(
+    divergences = text_divergences(
         trial.model, trial.neutral, intervention=edit, chat=trial.pairs_chat, batch_size=trial.batch_size,
         progress=False,
     )  # fmt: skip
-    ends = change_interval(share, found.sums, found.counts.astype(float), **trial.drawn)
+    ends = change_interval(share, divergences.sums, divergences.counts.astype(float), **trial.drawn)
     mean = Measured(
-        "cost", "divergence", found.mean, *ends, 0.0, "neutral texts, mean over tokens", unit="nats per token",
+        "cost", "divergence", divergences.mean, *ends, 0.0, "neutral texts, mean over tokens", unit="nats per token",
         confidence=confidence,
     )  # fmt: skip
     tail = Measured(
-        "cost", "divergence, 99th percentile", float(np.quantile(np.concatenate(found.tokens), _TAIL)), null=0.0,
+        "cost", "divergence, 99th percentile", float(np.quantile(np.concatenate(divergences.tokens), _TAIL)), null=0.0,
         of="neutral texts, over tokens", unit="nats", interval=False,
     )  # fmt: skip
     forms = [
@@ -44,7 +44,7 @@ def cost_item(trial: Trial, edit: Intervention, after: Tried) -> Item:
     ]
     sentences = [
         perplexity.sentence("The edit", "the perplexity of neutral texts", "number") + ".",
-        f"The law of the next token moves by {found.mean:.3g} nats per token (KL) in the mean, at one token in a "
+        f"The law of the next token moves by {divergences.mean:.3g} nats per token (KL) in the mean, at one token in a "
         f"hundred by {tail.value:.3g} or more.",
         forms[0].sentence("The edit", "repetition")
         + "; "

@@ -41,5 +41,5 @@ def strength_item(
     within = [row["strength"] for row in choice.frame.to_dict("records") if row["within"] and row["strength"] != 0]
     largest = max(within, key=abs) if within else float("nan")
     rows.append(Measured("strength", "largest within the budget", largest, of=str(budget), unit="strength"))
-    found = f"The largest of the strengths tried that is within the budget {budget} is {largest:g}. " if within else ""
-    return Item(tuple(rows), (f"{found}{choice.sentence}.",))
+    limit = f"The largest of the strengths tried that is within the budget {budget} is {largest:g}. " if within else ""
+    return Item(tuple(rows), (f"{limit}{choice.sentence}.",))
