@@ -16,7 +16,7 @@ import pandas as pd
 
 import lens_steer as ls
 from analyses.experiment import Experiment, as_study
-from analyses.sentences import interval, sentence
+from analyses.sentences import by_verdict, interval, sentence
 
 PLACES: Mapping[str, tuple[str, Any]] = {
     "residual stream": ("hook_resid_post", "position"),
@@ -26,22 +26,21 @@ PLACES: Mapping[str, tuple[str, Any]] = {
     "units": ("mlp.hook_post", "unit"),
 }
 """Where parts are judged: kind of site, and what a part is."""
-PUBLISHED = {
-    ("residual stream", "attribution"): 0.753,
-    ("residual stream", "relp"): 0.968,
-    ("attention outputs", "attribution"): 0.979,
-    ("attention outputs", "relp"): 0.962,
-    ("MLP outputs", "attribution"): 0.195,
-    ("MLP outputs", "relp"): 0.992,
-}
-"""Pearson correlations of GPT-2 small."""
+GRADIENT, RELP, FREE, INTEGRATED = "gradient", "RelP", "RelP, patterns free", "integrated gradients"
 METHODS: Mapping[str, dict[str, Any]] = {
-    "attribution": {"method": "attribution"},
-    "relp": {"method": "relp"},
-    "relp, patterns free": {"method": "relp", "rules": ("norm", "activation")},
-    "integrated": {"method": "integrated"},
+    GRADIENT: {"method": "attribution"},
+    RELP: {"method": "relp"},
+    FREE: {"method": "relp", "rules": ("norm", "activation")},
+    INTEGRATED: {"method": "integrated"},
 }
 """Estimates; RelP with all rules, and without that of attention, as in the example of its authors."""
+_OF_RELP = {"residual stream": 0.968, "attention outputs": 0.962, "MLP outputs": 0.992}
+PUBLISHED: Mapping[str, Mapping[str, float]] = {
+    GRADIENT: {"residual stream": 0.753, "attention outputs": 0.979, "MLP outputs": 0.195},
+    RELP: _OF_RELP,
+    FREE: _OF_RELP,
+}
+"""Pearson correlations of GPT-2 small; which rules RelP had there is not said."""
 _SHUFFLES = 200
 _WORST = 10
 
@@ -118,16 +117,16 @@ def run(
             rows = estimate.agreement(exact).assign(place=place, method=method)
             rows["shuffled"] = [shuffled_parts(estimate, exact, measure, seed) for measure in rows["measure"]]
             rows["published"] = [
-                PUBLISHED.get((place, method.partition(",")[0]), np.nan) if measure == "pearson" else np.nan
+                PUBLISHED.get(method, {}).get(place, np.nan) if measure == "pearson" else np.nan
                 for measure in rows["measure"]
             ]
             rows["slope"] = slope(estimate, exact)
             agreement.append(rows)
             cases[method] = estimate.correlations(exact)
-            if method == "relp":
+            if method == RELP:
                 worst.append(farthest(estimate, exact, place))
-        for method in ("relp", "relp, patterns free"):
-            changes = compared(place, cases["attribution"], cases[method], confidence)
+        for method in (RELP, FREE):
+            changes = compared(place, cases[GRADIENT], cases[method], confidence)
             differences += [{"method": method, **change} for change in changes]
     frames = {
         "agreement": pd.concat(agreement, ignore_index=True)[
@@ -239,18 +238,18 @@ def summary(frames: Mapping[str, pd.DataFrame], *, pairs: int) -> list[str]:
     best = pearson.loc[pearson.groupby("method")["value"].mean().idxmax() == pearson["method"]]
     sentences = [
         sentence(
-            f"over {pairs} pairs, {best['method'].iloc[0]} follows exact patching best on average over places "
-            f"(mean Pearson correlation {best['value'].mean():.2f}, lowest {best['value'].min():.2f})"
+            f"over {pairs} pairs, the highest Pearson correlation with exact patching, on average over places, has "
+            f"{best['method'].iloc[0]} ({best['value'].mean():.2f}, lowest {best['value'].min():.2f})"
         )
     ]
     for place in dict.fromkeys(table["place"]):
         here = pearson[pearson["place"] == place]
         said = [f"{row['method']} {interval(row)}{_bar(row)}" for _, row in here.iterrows()]
         sentences.append(sentence(f"{place}, Pearson correlation with exact patching: {', '.join(said)}"))
-    for _, row in frames["differences"].query("measure == 'pearson'").iterrows():
-        comparison = ls.Change.of(row).comparison(row["method"], "the gradient", f"correlation at {row['place']}")
-        sentences.append(sentence(comparison))
-    low = pearson[(pearson["method"] == "relp") & (pearson["low"] <= pearson["shuffled"])]
+    for method, rows in frames["differences"].query("measure == 'pearson'").groupby("method", sort=False):
+        verdicts = {row["place"]: ls.Change.of(row).verdict for row in rows.to_dict("records")}
+        sentences.append(sentence(f"correlation of {method} against that of the gradient: {by_verdict(verdicts)}"))
+    low = pearson[(pearson["method"] == RELP) & (pearson["low"] <= pearson["shuffled"])]
     if len(low):
         sentences.append(sentence(f"RelP is not shown to follow exact patching at {', '.join(low['place'])}"))
     worst = frames["worst"]

@@ -28,7 +28,11 @@ def test_every_place_and_method_stands_beside_its_null(study: ls.Study) -> None:
     assert table["shuffled"].between(0, 1 + 1e-9).all()
     assert table["published"].notna().sum() == 9
     assert set(study.frames["worst"]["place"]) == set(patching_faithfulness.PLACES)
-    path = table[(table["method"] == "integrated") & (table["measure"] == "pearson") & (table["place"] != "units")]
+    path = table[
+        (table["method"] == patching_faithfulness.INTEGRATED)
+        & (table["measure"] == "pearson")
+        & (table["place"] != "units")
+    ]
     assert path["value"].min() > 0.9
 
 
