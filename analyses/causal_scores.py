@@ -118,7 +118,7 @@ def concept_words(
         if value > 2 and word.isalpha() and any(_reads(model, space + word, word) for space in ("", " "))
     ]
     if not telling:
-        raise ls.LensSteerError("no single-token word tells source texts from target texts: give words=")
+        raise ls.LensSteerError("no single-token word tells source texts from target texts: give metric_words=")
     return tuple(telling[:most])
 
 

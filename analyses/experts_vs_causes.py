@@ -49,7 +49,7 @@ def run(
     seed: int = 0,
     sites: str | Sequence[str] = "mlp.hook_post",
     pool: Literal["max", "mean", "last", "first"] = "mean",
-    words: Sequence[str] | None = None,
+    metric_words: Sequence[str] | None = None,
     context_words: int = 12,
     pairs: int = 24,
     units: int = 200,
@@ -83,7 +83,7 @@ def run(
         Of the split, the pairs, the units drawn, and the generations.
     sites, pool:
         Where units are scored, and how a text's tokens become one value.
-    words:
+    metric_words:
         The concept's words, single tokens, whose probability is the metric; by default the scorer's, if it has any, or
         those that tell the source texts of the training half.
     context_words:
@@ -117,7 +117,7 @@ def run(
     places = ls.find_sites(model, sites)
     _check(ks, units, draws, matched_to, sum(site.width for site in places))
     train, held = experiment.halves
-    told = concept_words(model, train, words, experiment.scorer)
+    told = concept_words(model, train, metric_words, experiment.scorer)
     metric = ls.ConceptProbability(told)
     cut: dict[str, Any] = {"most": pairs, "words": context_words, "seed": seed}
     ours, others = (concept_pairs(model, half, metric, **cut) for half in (train, held))

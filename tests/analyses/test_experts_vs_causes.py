@@ -39,7 +39,7 @@ from analyses.causal_scores import (
 from analyses.experts_vs_causes import CHOICES
 from analyses.experts_vs_causes_findings import ABLATED, CLAMPED, CONCEPT, RANDOM, summary
 from analyses.measurements import PERPLEXITY
-from analyses.score_agreement import CAUSE, SCORES, STEER, correlated, precisions, rank_correlation, tables
+from analyses.score_agreement import CAUSE, SCORES, STEER, correlated, precisions, rank_correlation, sizes, tables
 from tests.analyses.contrasts import GENERATION, contrast
 from tests.analyses.verbs import FEW, changes, check_verbs, hundredths
 
@@ -147,10 +147,14 @@ def test_shuffled_labels_tell_nothing(tiny: Any) -> None:
 
 def test_rank_correlation_is_scipys_along_the_last_axis() -> None:
     random = np.random.default_rng(0)
-    one, other = random.integers(0, 5, size=(2, 3, 20))
-    wanted = [stats.spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)]
-    np.testing.assert_allclose(rank_correlation(one, other, (1,)), wanted)
-    assert np.isnan(rank_correlation(np.ones(4), np.arange(4), 0))
+    one, other = random.integers(-4, 5, size=(2, 3, 20))
+    wanted = [stats.spearmanr(abs(a), abs(b)).statistic for a, b in zip(one, other, strict=True)]
+    placed = [np.stack([sizes(row) for row in rows]) for rows in (one, other)]
+    np.testing.assert_allclose(rank_correlation(*placed, (1,)), wanted)
+    drawn = random.integers(20, size=19)  # a resample, which lacks some of the values
+    again = rank_correlation(placed[0][0, drawn], placed[1][0, drawn], 0)
+    assert again == pytest.approx(stats.spearmanr(abs(one[0, drawn]), abs(other[0, drawn])).statistic)
+    assert np.isnan(rank_correlation(np.zeros(4), np.arange(4.0), 0))
 
 
 def test_a_ridge_probe_is_the_primal_solution() -> None:
