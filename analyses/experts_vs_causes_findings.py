@@ -93,7 +93,7 @@ def _steering_sentence(table: Any) -> str:
         ls.Verdict.LOWER: "anti-predicts",
         ls.Verdict.HIGHER: "predicts",
         ls.Verdict.NOT_SHOWN: "was not shown to predict or to anti-predict",
-        ls.Verdict.CANNOT_JUDGE: "is constant, or was measured on too few units, to predict",
+        ls.Verdict.CANNOT_JUDGE: "cannot be judged to predict",
     }
     clauses = []
     for name, called in ((BARE, "the size of a unit's bare gradient"), (CAUSE, "the size of its patching effect")):
@@ -108,8 +108,8 @@ def _finder(table: Any, correlations: Any) -> str:
     best = str(table["best"].iloc[0]) if len(table) else ""
     if (
         not best
-        or not correlations.loc[best, "low"] > 0
-        or not (correlations.loc[best, "value"] > correlations.loc[best, "shuffled"])
+        or not table["best_low"].iloc[0] > 0
+        or not correlations.loc[best, "value"] > correlations.loc[best, "shuffled"]
     ):
         return "No cheap score is shown to find causal units here."
     verdicts = {row["score"]: change_of(row).verdict for row in table.to_dict("records") if row["score"] in CHEAP}

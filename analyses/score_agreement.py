@@ -83,14 +83,19 @@ def shuffled_size(score: Any, truth: Any, seed: int) -> float:
 def differences(drawn: Any, correlations: Any, *, seed: int) -> pd.DataFrame:
     """Hold every other score (after) against the cheap one of the largest correlation (before), over the same units.
 
-    Intervals hold at once; that the best was chosen by the same units, they do not know.
+    Intervals hold at once; that the best was chosen by the same units, they do not know. `best_low` and `best_high`
+    bound the correlation of the best one, at the level at which they would bound that of every cheap score.
     """
     cheap = correlations[correlations["score"].isin(CHEAP)].dropna(subset=["value"])
     if cheap.empty:
-        return pd.DataFrame(columns=["best", "score", "before", "after", "change", "low", "high", "confidence"])
+        return pd.DataFrame(
+            columns=["best", "best_low", "best_high", "score", "before", "after", "change", "low", "high", "confidence"]
+        )
     best = str(cheap.sort_values("value", ascending=False)["score"].iloc[0])
     values = correlations.set_index("score")["value"]
     truth, reference = (sizes(drawn[name]) for name in (CAUSE, best))
+    alone = ls.change_interval(rank_correlation, reference, truth, confidence=1 - 0.05 / len(CHEAP), seed=seed)
+    bounds = dict(zip(("best_low", "best_high"), alone, strict=True))
     others = [name for name in (*CHEAP, EXACT) if name != best]
     confidence = 1 - 0.05 / len(others)
 
@@ -102,7 +107,9 @@ def differences(drawn: Any, correlations: Any, *, seed: int) -> pd.DataFrame:
         score = sizes(drawn[name])
         low, high = ls.change_interval(change, reference, score, truth, confidence=confidence, seed=seed)
         about = {"before": values[best], "after": values[name], "change": values[name] - values[best]}
-        rows.append({"best": best, "score": name, **about, "low": low, "high": high, "confidence": confidence})
+        rows.append(
+            {"best": best, **bounds, "score": name, **about, "low": low, "high": high, "confidence": confidence}
+        )
     return pd.DataFrame(rows)
 
 
