@@ -29,8 +29,15 @@ CHEAP = (AUROC, PRECISION, MEANS, PROBE, LINEAS, LINEAS_GRADIENT, CNA, GRADIENT,
 EXACT = "exact effect"
 """On the pairs that the cheap scores see; the most that a score of those pairs can know of other pairs."""
 SHUFFLED = {AUROC: "AUROC, shuffled labels", MEANS: "mean difference, shuffled labels"}
+SIGNED = (AUROC, MEANS, CNA, GRADIENT, INTEGRATED, RELP, EXACT)
+"""Scores that have a direction; the table of scores holds it in a column of its own, `signed_name`."""
 ATTRIBUTED = {CNA: "cna", GRADIENT: "attribution", INTEGRATED: "integrated", RELP: "relp"}
 _UNIT = ["site", "unit"]
+
+
+def signed_name(score: str) -> str:
+    """Return the column of a score with its sign: positive where the source has, or would bring, more of it."""
+    return f"{score}, signed"
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,13 @@ def telling_scores(activations: ls.Activations, *, seed: int) -> Any:
             names[AUROC]: (ranked["auroc"] - 0.5).abs(),
             names[MEANS]: (ranked["source_mean"] - ranked["target_mean"]).abs(),
         }
-        extra = {PRECISION: ranked["average_precision"]} if used is activations else {}
+        extra = {}
+        if used is activations:
+            extra = {
+                PRECISION: ranked["average_precision"],
+                signed_name(AUROC): ranked["auroc"] - 0.5,
+                signed_name(MEANS): ranked["source_mean"] - ranked["target_mean"],
+            }
         tables.append(ranked[_UNIT].assign(**columns, **extra))
     places = [
         pd.DataFrame({"site": site.name, "layer": site.layer, "unit": range(site.width), "width": site.width})
@@ -186,7 +199,7 @@ def attributed(model: Any, pairs: ConceptPairs, sites: Any) -> Any:
     for name, method in ATTRIBUTED.items():
         frame: Any = pairs.attribute(model, sites, method).frame
         table = frame[_UNIT].copy() if table is None else table
-        table[name] = frame["value"].abs()
+        table[name], table[signed_name(name)] = frame["value"].abs(), frame["value"]
     last: Any = pairs.attribute(model, sites, "cna", positions=[-1]).frame
     difference = last["difference"].to_numpy()
     known = difference != 0  # a product of means, so its quotient is the mean gradient

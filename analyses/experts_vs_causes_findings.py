@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 import lens_steer as ls
-from analyses.causal_scores import AUROC, BARE, CHEAP, EXACT, RELP, SHUFFLED
+from analyses.causal_scores import AUROC, BARE, CHEAP, EXACT, MEANS, RELP, SHUFFLED, SIGNED
 from analyses.measurements import PERPLEXITY, HeldOut, change_of
 from analyses.score_agreement import CAUSE, SCORES
 from analyses.sentences import by_verdict, interval, listed, sentence
@@ -27,6 +27,7 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
         f"that they could know: {interval(table.loc[EXACT])}; with shuffled labels: "
         f"{'; '.join(f'{name} {interval(table.loc[name])}' for name in SHUFFLED.values())}; one in twenty shuffles of "
         f"AUROC exceeds {table.loc[AUROC, 'shuffled']:.2f}.",
+        _signed_sentence(frames["signed"].set_index("score")),
         _experts(table.loc[AUROC], concept),
         *_precision_sentences(frames["precision"]),
         *_effect_sentences(frames, concept, neutral),
@@ -34,6 +35,11 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
         _steering_sentence(frames["steering"].set_index("score")),
         _finder(frames["differences"], table),
     ]
+
+
+def _signed_sentence(table: Any) -> str:
+    said = "; ".join(f"{name} {interval(table.loc[name])}" for name in SIGNED)
+    return f"The same with signs, where a unit's spread alone reads as nothing: {said}."
 
 
 def _experts(row: Any, concept: str) -> str:
@@ -104,7 +110,10 @@ def _steering_sentence(table: Any) -> str:
 
 
 def _finder(table: Any, correlations: Any) -> str:
-    """Say which cheap score finds causal units: the best one if it is shown to, and those not shown to be worse."""
+    """Say which cheap score finds causal units, and which are not shown to be worse.
+
+    It is the best one, if it is shown to know more than nothing and than the mean difference of shuffled labels.
+    """
     best = str(table["best"].iloc[0]) if len(table) else ""
     if (
         not best
@@ -112,7 +121,14 @@ def _finder(table: Any, correlations: Any) -> str:
         or not correlations.loc[best, "value"] > correlations.loc[best, "shuffled"]
     ):
         return "No cheap score is shown to find causal units here."
-    verdicts = {row["score"]: change_of(row).verdict for row in table.to_dict("records") if row["score"] in CHEAP}
+    changes = {row["score"]: change_of(row) for row in table.to_dict("records")}
+    spread = changes[SHUFFLED[MEANS]]
+    if spread.verdict is not ls.Verdict.LOWER:
+        return sentence(
+            "no cheap score is shown to find causal units here beyond what a unit's spread tells: "
+            + spread.comparison("the mean difference of shuffled labels", best, "rank correlation")
+        )
+    verdicts = {name: change.verdict for name, change in changes.items() if name in CHEAP}
     equal = [name for name, verdict in verdicts.items() if verdict is ls.Verdict.NOT_SHOWN]
     worse = [name for name, verdict in verdicts.items() if verdict is ls.Verdict.LOWER]
     return sentence(

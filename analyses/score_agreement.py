@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 import lens_steer as ls
-from analyses.causal_scores import CHEAP, EXACT, SHUFFLED
+from analyses.causal_scores import CHEAP, EXACT, SHUFFLED, SIGNED, signed_name
 from analyses.causal_scores import LINEAS as LINEAS_WEIGHT
 
 SCORES = (*CHEAP, *SHUFFLED.values(), EXACT)
@@ -20,12 +20,13 @@ _PRECISION_AT = 50
 
 
 def tables(scores: Any, *, seed: int) -> dict[str, pd.DataFrame]:
-    """Return what the table of scores says: correlations, differences, by_layer, precision and steering."""
+    """Return what the table of scores says: correlations, signed, differences, by_layer, precision and steering."""
     drawn = scores[scores["drawn"]]
     correlations = correlated(drawn, CAUSE, seed=seed)
     layers = [correlated(part, CAUSE, seed=seed).assign(layer=layer) for layer, part in drawn.groupby("layer")]
     return {
         "correlations": correlations,
+        "signed": signed_correlations(drawn, seed=seed),
         "differences": differences(drawn, correlations, seed=seed),
         "by_layer": pd.concat(layers, ignore_index=True),
         "precision": precisions(drawn),
@@ -35,11 +36,16 @@ def tables(scores: Any, *, seed: int) -> dict[str, pd.DataFrame]:
 
 def sizes(column: Any) -> Any:
     """Return the place of every value's size among the different ones, from 0: what `rank_correlation` takes."""
-    return np.unique(np.abs(np.asarray(column, dtype=float)), return_inverse=True)[1].astype(float)
+    return places(np.abs(np.asarray(column, dtype=float)))
+
+
+def places(column: Any) -> Any:
+    """Return the same of values with their signs."""
+    return np.unique(np.asarray(column, dtype=float), return_inverse=True)[1].astype(float)
 
 
 def rank_correlation(one: Any, other: Any, axis: Any) -> Any:
-    """Return Spearman's correlation of `sizes` along the last axis, `axis`; nan where a column is constant.
+    """Return Spearman's correlation of `sizes` or `places` along the last axis, `axis`; nan where a column is constant.
 
     Ranks are counted anew in every resample, which is faster than sorting it.
     """
@@ -49,13 +55,13 @@ def rank_correlation(one: Any, other: Any, axis: Any) -> Any:
     return (first * second).sum(-1) / np.where(spread == 0, np.nan, spread)
 
 
-def _midranks(places: Any) -> Any:
-    rows = places.reshape(-1, places.shape[-1]).astype(np.int64)
+def _midranks(column: Any) -> Any:
+    rows = column.reshape(-1, column.shape[-1]).astype(np.int64)
     different = int(rows.max()) + 1
     flat = rows + different * np.arange(len(rows))[:, None]
     counts = np.bincount(flat.ravel(), minlength=different * len(rows)).reshape(len(rows), different)
     ranks = counts.cumsum(1) - (counts - 1) / 2
-    return np.take_along_axis(ranks, rows, axis=1).reshape(places.shape)
+    return np.take_along_axis(ranks, rows, axis=1).reshape(column.shape)
 
 
 def correlated(drawn: Any, against: str, *, seed: int, also: Sequence[str] = ()) -> pd.DataFrame:
@@ -63,14 +69,23 @@ def correlated(drawn: Any, against: str, *, seed: int, also: Sequence[str] = ())
 
     `shuffled` is the size that one in twenty shuffles of the score exceeds; nothing reads as less.
     """
+    columns = {name: sizes(drawn[name]) for name in (*SCORES, *also)}
+    return _correlations(columns, sizes(drawn[against]), seed)
+
+
+def signed_correlations(drawn: Any, *, seed: int) -> pd.DataFrame:
+    """Return the same of the scores that have a direction, with their signs, and the effect with its own."""
+    columns = {name: places(drawn[signed_name(name)]) for name in SIGNED}
+    return _correlations(columns, places(drawn[CAUSE]), seed)
+
+
+def _correlations(columns: Mapping[str, Any], truth: Any, seed: int) -> pd.DataFrame:
     rows = []
-    truth = sizes(drawn[against])
-    for name in (*SCORES, *also):
-        score = sizes(drawn[name])
+    for name, score in columns.items():
         value = float(rank_correlation(score, truth, -1))
         low, high = ls.change_interval(rank_correlation, score, truth, confidence=0.95, seed=seed)
         about = {"value": value, "low": max(low, -1.0), "high": min(high, 1.0)}
-        rows.append({"score": name, **about, "shuffled": shuffled_size(score, truth, seed), "units": len(drawn)})
+        rows.append({"score": name, **about, "shuffled": shuffled_size(score, truth, seed), "units": len(truth)})
     return pd.DataFrame(rows)
 
 
@@ -96,7 +111,7 @@ def differences(drawn: Any, correlations: Any, *, seed: int) -> pd.DataFrame:
     truth, reference = (sizes(drawn[name]) for name in (CAUSE, best))
     alone = ls.change_interval(rank_correlation, reference, truth, confidence=1 - 0.05 / len(CHEAP), seed=seed)
     bounds = dict(zip(("best_low", "best_high"), alone, strict=True))
-    others = [name for name in (*CHEAP, EXACT) if name != best]
+    others = [name for name in (*CHEAP, EXACT, *SHUFFLED.values()) if name != best]
     confidence = 1 - 0.05 / len(others)
 
     def change(one: Any, other: Any, effect: Any, axis: Any) -> Any:

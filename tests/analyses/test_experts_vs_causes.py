@@ -26,6 +26,8 @@ from analyses.causal_scores import (
     LINEAS,
     MEANS,
     RELP,
+    SHUFFLED,
+    SIGNED,
     attributed,
     clamped,
     concept_pairs,
@@ -33,6 +35,7 @@ from analyses.causal_scores import (
     drawn_units,
     moved_by,
     ridge_weights,
+    signed_name,
     steered,
     telling_scores,
 )
@@ -109,7 +112,8 @@ def columns(n: int, seed: int) -> pd.DataFrame:
     """Draw a table of scores that know nothing of the effect."""
     random = np.random.default_rng(seed)
     table = pd.DataFrame({name: np.abs(random.normal(size=n)) for name in (*SCORES, CAUSE, STEER)})
-    return table.assign(drawn=True, layer=np.arange(n) % 2)
+    signed = {signed_name(name): table[name] * random.choice([-1, 1], size=n) for name in SIGNED}
+    return table.assign(drawn=True, layer=np.arange(n) % 2, **signed)
 
 
 def test_the_effect_itself_reads_as_everything() -> None:
@@ -280,6 +284,23 @@ def test_a_score_is_said_to_find_causes_only_where_it_does() -> None:
     last = summary("sad", {**_rest(), **tables(table, seed=0)}, "texts")[-1]
     assert "causal units here: RelP, rank correlation 1.00" in last
     assert "not shown to be worse: none" in last
+
+
+def test_spread_alone_finds_no_causes() -> None:
+    """Effects without a mean, larger where a unit varies more: sizes agree with any score of spread, signs do not."""
+    random = np.random.default_rng(0)
+    spread = np.exp(random.normal(size=200))
+    noise = {name: spread * random.normal(size=200) for name in (CAUSE, *SIGNED)}
+    table = columns(200, 0).assign(**{name: np.abs(noise[name]) for name in SIGNED if name != AUROC})
+    table = table.assign(**{CAUSE: noise[CAUSE], SHUFFLED[MEANS]: np.abs(spread * random.normal(size=200))})
+    table = table.assign(**{signed_name(name): noise[name] for name in SIGNED})
+    found = tables(table, seed=0)
+    assert (found["correlations"].set_index("score").loc[[RELP, SHUFFLED[MEANS]], "low"] > 0).all()
+    assert (found["signed"]["value"].abs() < 0.2).all()
+    last = summary("sad", {**_rest(), **found}, "texts")[-1]
+    assert last.startswith("No cheap score is shown to find causal units here beyond what a unit's spread tells")
+    everything = tables(table.assign(**{signed_name(EXACT): noise[CAUSE]}), seed=0)["signed"]
+    assert everything.set_index("score").loc[EXACT, "low"] == pytest.approx(1)
 
 
 def _rest() -> dict[str, pd.DataFrame]:
