@@ -4,8 +4,8 @@ Attributions ask of pairs of texts: source texts as clean, target texts as corru
 pairs. In a plain one they are drawn, beginnings of texts of the same number of words that otherwise have nothing to do
 with each other: a pair differs in all it says, and only what the mean over pairs keeps is the concept's. Beginnings
 differ in their numbers of tokens too, so the last tokens stand for each other, as many as the shortest has; a patched
-unit is as in the source text there, and as in the target text before. The metric is the probability that a word of the
-concept follows the last token.
+unit is as in the source text there, and as in the target text before. The metric is the probability, or its log, that a
+word of the concept follows the last token.
 """
 
 from __future__ import annotations
@@ -41,13 +41,25 @@ def signed_name(score: str) -> str:
 
 
 @dataclass(frozen=True)
+class LogConceptProbability:
+    """Log (nats) of `ls.ConceptProbability`: a place where the concept's words are rare counts as much as another."""
+
+    words: tuple[str, ...]
+
+    def bind(self, model: Any, pairs: int) -> Any:
+        """Find the words' tokens; TokenError as there."""
+        probability = ls.ConceptProbability(self.words).bind(model, pairs)
+        return lambda logits, rows: probability(logits, rows).clamp_min(1e-30).log()
+
+
+@dataclass(frozen=True)
 class ConceptPairs:
     """Clean and corrupted prompts, their last tokens that are compared, and what is asked of the next one."""
 
     clean: tuple[Any, ...]
     corrupted: tuple[Any, ...]
     places: tuple[int, ...]
-    metric: ls.ConceptProbability
+    metric: Any
 
     def attribute(self, model: Any, sites: Any, method: Any, **settings: Any) -> ls.Attribution:
         """Attribute the metric's difference between the two to units."""
@@ -55,9 +67,7 @@ class ConceptPairs:
         return ls.attribute(model, self.clean, self.corrupted, self.metric, sites=sites, method=method, **settings)
 
 
-def concept_pairs(
-    model: Any, texts: ls.ContrastSet, metric: ls.ConceptProbability, *, most: int, words: int, seed: int
-) -> ConceptPairs:
+def concept_pairs(model: Any, texts: ls.ContrastSet, metric: Any, *, most: int, words: int, seed: int) -> ConceptPairs:
     """Return the pairs of a paired contrast, or draw pairs of beginnings of `words` words, `most` at most.
 
     Raises

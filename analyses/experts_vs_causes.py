@@ -22,6 +22,7 @@ from analyses.causal_scores import (
     CHEAP,
     EXACT,
     RELP,
+    LogConceptProbability,
     all_scores,
     clamped,
     concept_pairs,
@@ -50,6 +51,7 @@ def run(
     seed: int = 0,
     sites: str | Sequence[str] = "mlp.hook_post",
     pool: Literal["max", "mean", "last", "first"] = "mean",
+    metric: Literal["log-probability", "probability"] = "log-probability",
     metric_words: Sequence[str] | None = None,
     context_words: int = 12,
     pairs: int = 24,
@@ -89,8 +91,10 @@ def run(
         Of the split, the pairs, the units drawn, and the generations.
     sites, pool:
         Where units are scored, and how a text's tokens become one value.
+    metric:
+        Of the concept's words as the next token. Probabilities are led by the few places where these are likely.
     metric_words:
-        The concept's words, single tokens, whose probability is the metric; by default the scorer's, if it has any, or
+        The concept's words, single tokens; by default the scorer's, if it has any, or
         those that tell the source texts of the training half.
     context_words:
         How long the drawn pairs are, in words; pairs of a paired contrast are taken whole.
@@ -124,9 +128,9 @@ def run(
     _check(ks, units, draws, matched_to, sum(site.width for site in places))
     train, held = experiment.halves
     told = concept_words(model, train, metric_words, experiment.scorer)
-    metric = ls.ConceptProbability(told)
+    asked = ls.ConceptProbability(told) if metric == "probability" else LogConceptProbability(told)
     cut: dict[str, Any] = {"most": pairs, "words": context_words, "seed": seed}
-    ours, others = (concept_pairs(model, half, metric, **cut) for half in (train, held))
+    ours, others = (concept_pairs(model, half, asked, **cut) for half in (train, held))
     activations = ls.collect(model, train, [site.name for site in places], pool=pool, progress=False)
     lineas = ls.LinEAS(sites=sites, pool=pool, steps=steps, seed=seed, gamma_share=gamma_share, progress=False)
     scores: Any = all_scores(model, train, activations, lineas, ours, experiment.fit_texts(fit_texts)[0])

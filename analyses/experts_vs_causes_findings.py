@@ -169,7 +169,7 @@ def captions(ours: int, others: int, places: int, clamp: float, heldout: HeldOut
     return {
         "scores": f"Scores are sizes, from the training half; attributions over {ours} pairs of texts at their last "
         f"{places} tokens. effect: of patching the unit from a source text into a target one, {others} held-out pairs, "
-        "in the probability of the concept's words; steered: of clamping it in target texts.",
+        "in the metric of the concept's words; steered: of clamping it in target texts.",
         "correlations": "Over the units drawn at random; intervals over units; shuffled: what one in twenty shuffles "
         "exceeds. The exact effect is that on the training pairs.",
         "precision": "p: hypergeometric, one-sided; of several scores some fall below .05 by chance.",
