@@ -54,7 +54,7 @@ def run(
     metric: Literal["log-probability", "probability"] = "log-probability",
     metric_words: Sequence[str] | None = None,
     context_words: int = 12,
-    pairs: int = 24,
+    pairs: int = 100,
     units: int = 200,
     tops: int = 10,
     ks: tuple[int, ...] = (16, 64),
@@ -99,7 +99,7 @@ def run(
     context_words:
         How long the drawn pairs are, in words; pairs of a paired contrast are taken whole.
     pairs:
-        Pairs of texts of each half, at most.
+        Pairs of texts of each half, at most; with few, a drawn pair's own difference hides the concept's.
     units:
         Units drawn and patched exactly, as many of every layer; all where it reaches their number.
     tops:
