@@ -41,7 +41,7 @@ def token_table(
     if written is not None:
         values["writes"] = written
     tokenizer = host_of(model).tokenizer
-    known = min(len(tokenizer), int(host_of(model).model.cfg.d_vocab))
+    known = min(len(tokenizer), host_of(model).vocabulary)
     rows = []
     for part, of_tokens in values.items():
         numbers = of_tokens[:known].double()

@@ -63,6 +63,11 @@ class Host(ABC):
         return int(self.model.cfg.n_ctx)
 
     @property
+    def vocabulary(self) -> int:
+        """Number of token ids (`cfg.d_vocab` becomes a tokenizer's when a bridge is given another one)."""
+        return int(self.model.W_E.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Device of the first parameter."""
         device: torch.device = next(self.model.parameters()).device
@@ -88,7 +93,7 @@ class Host(ABC):
         wanted = bool(getattr(self.model.cfg, "default_prepend_bos", True))
         # TransformerLens invents a BOS for a tokenizer without special tokens, with an id that no embedding has.
         bos = self.tokenizer.bos_token_id
-        return wanted and bos is not None and bos < int(self.model.cfg.d_vocab)
+        return wanted and bos is not None and bos < self.vocabulary
 
     def refresh(self) -> None:
         """Forget what was tried on the model if its weights, its switches or its processing changed since.
@@ -209,9 +214,8 @@ class Host(ABC):
 
     def probe_ids(self, length: int) -> Int[Tensor, "1 pos"]:
         """Return fixed token ids, spread over the vocabulary: the same for every copy of a model."""
-        vocabulary = int(self.model.cfg.d_vocab)
         steps = torch.arange(1, length + 1, dtype=torch.long)
-        return ((steps * 7919) % vocabulary)[None].to(self.device)
+        return ((steps * 7919) % self.vocabulary)[None].to(self.device)
 
     @property
     def provenance(self) -> dict[str, str]:

@@ -109,7 +109,7 @@ def _stop_ids(host: Host) -> list[int]:
     config = getattr(getattr(host.model, "original_model", None), "generation_config", None)
     named = getattr(config, "eos_token_id", None)
     ends = list(named) if isinstance(named, list | tuple) else [named]
-    vocabulary = int(host.model.cfg.d_vocab)
+    vocabulary = host.vocabulary
     return sorted({int(end) for end in [host.tokenizer.eos_token_id, *ends] if end is not None and end < vocabulary})
 
 

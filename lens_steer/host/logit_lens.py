@@ -40,7 +40,7 @@ class LogitLens:
 
     def probability(self, stream: Float[Tensor, "token stream"], words: Sequence[int]) -> Float[Tensor, " token"]:
         """Return the probability that some tokens have together, float32."""
-        rows = max(1, _LOGITS // int(self._host.model.cfg.d_vocab))
+        rows = max(1, _LOGITS // self._host.vocabulary)
         with torch.no_grad(), self._host.bare():
             chunks = torch.split(stream, rows)
             parts = [_log_probabilities(self._host, some)[:, list(words)].exp().sum(1) for some in chunks]

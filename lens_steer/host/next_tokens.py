@@ -127,7 +127,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], TokenBatch]]:
     """Yield batches on the model's device, so small that `copies` of their logits stay within the budget."""
     host = host_of(model)
-    budget = min(TOKEN_BUDGET, max(1, _LOGIT_BUDGET // (copies * int(host.model.cfg.d_vocab))))
+    budget = min(TOKEN_BUDGET, max(1, _LOGIT_BUDGET // (copies * host.vocabulary)))
     batches = list(tokens.batches(batch_size, budget=budget))
     for rows, batch in progress_bar(batches, desc=what, unit="batch", show=progress):
         yield rows, batch.to(host.device)

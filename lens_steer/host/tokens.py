@@ -186,7 +186,7 @@ def tokenize(
     if long:
         _warn_cut(len(long), len(rows), host.context)
     ids, prompts = tuple(tuple(one.ids) for one in found), tuple(one.prompt for one in found)
-    return Tokens(ids, tuple(pooled), pad_id(tokenizer, int(host.model.cfg.d_vocab)), prompts)
+    return Tokens(ids, tuple(pooled), pad_id(tokenizer, host.vocabulary), prompts)
 
 
 def pad_id(tokenizer: Any, vocabulary: int | None = None) -> int:

@@ -115,7 +115,7 @@ def _aligned_ids(model: nn.Module, prompts: tuple[Row, Row], chat: ChatFormat) -
     tokenizer = host_of(model).tokenizer
     # Where the tokenizer keeps a mark in front of every word, one space makes two of its token.
     spaces = set(tokenizer(" ", add_special_tokens=False).input_ids)
-    filler = spaces.pop() if len(spaces) == 1 else pad_id(tokenizer, int(host_of(model).model.cfg.d_vocab))
+    filler = spaces.pop() if len(spaces) == 1 else pad_id(tokenizer, host_of(model).vocabulary)
     length = max(tokens.lengths)
     return torch.tensor([[*row, *[filler] * (length - len(row))] for row in tokens.ids])
 

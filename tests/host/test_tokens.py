@@ -21,6 +21,7 @@ from lens_steer.activations.collect import collect
 from lens_steer.errors import LensSteerWarning, ModelError, SettingError, TokenError
 from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import perplexity
+from lens_steer.host.adapter import host_of
 from lens_steer.host.encoding import apply_chat
 from lens_steer.host.load import load_model
 from lens_steer.host.scope import Scope
@@ -434,3 +435,11 @@ def test_a_long_text_does_not_set_the_size_of_all_batches(tiny: Any) -> None:
         for site in one.sites:
             scale = one.values[site].abs().max()
             assert (one.values[site] - other.values[site]).abs().max() < 1e-5 * scale
+
+
+def test_a_tokenizer_that_is_given_again_does_not_change_the_vocabulary() -> None:
+    model = make_tiny("gpt2")
+    host, before = host_of(model), host_of(model).probe_ids(16)
+    model.tokenizer = model.tokenizer  # a bridge now says that it has as many tokens as the tokenizer knows
+    assert host.vocabulary == model.W_U.shape[-1] == 64
+    assert torch.equal(host.probe_ids(16), before)

@@ -180,7 +180,7 @@ def bind_metric(metric: MetricLike, model: nn.Module, pairs: int) -> BoundMetric
 def token_id(model: nn.Module, token: Token) -> int:
     """Return the id of one token; TokenError where a text is several or unknown, or an id is out of range."""
     host = host_of(model)
-    vocabulary = int(host.model.cfg.d_vocab)
+    vocabulary = host.vocabulary
     if isinstance(token, bool) or not isinstance(token, str | int):
         raise TokenError(f"{token!r} is no token: give a text such as ' Mary', or a token's id")
     if isinstance(token, int):
@@ -225,7 +225,7 @@ def _token_sets(model: nn.Module, tokens: Sequence[Token] | Sequence[Sequence[To
     if own and len(own) != pairs:
         raise SettingError(f"{len(own)} sets of tokens are given for {pairs} pairs: give one per pair, or one for all")
     host = host_of(model)
-    marked = torch.zeros(len(sets), int(host.model.cfg.d_vocab), dtype=torch.bool)
+    marked = torch.zeros(len(sets), host.vocabulary, dtype=torch.bool)
     for row, one in enumerate(sets):
         if not len(one):
             raise SettingError(f"the set of tokens of pair {row} is empty")
@@ -237,7 +237,7 @@ def _tokens_reading(model: nn.Module, words: Sequence[str]) -> Int[Tensor, " tok
     """Return the ids of all tokens that read as one of the words."""
     host = host_of(model)
     tokenizer, wanted = host.tokenizer, {word.strip().casefold() for word in words}
-    size = min(len(tokenizer), int(host.model.cfg.d_vocab))
+    size = min(len(tokenizer), host.vocabulary)
     special = special_ids(tokenizer)
     read = {number: tokenizer.decode([number]).strip().casefold() for number in range(size) if number not in special}
     numbers = [number for number, text in read.items() if text in wanted]
