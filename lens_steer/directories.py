@@ -66,7 +66,7 @@ def require_free_place(path: str | Path) -> None:
     with _refused_as_output(path):
         final = Path(path).resolve()
         if (final.exists() and not final.is_dir()) or (final.is_dir() and any(final.iterdir())):
-            raise OutputError(f"{path} already holds other results: give another directory, or move these away")
+            raise OutputError(f"{path} already holds other results: give another place, or move these away")
         if final == Path.cwd() or os.path.ismount(final):
             raise OutputError(f"{path} cannot be replaced by a new directory: give a directory below it")
         existing = next(parent for parent in final.parents if parent.exists())
