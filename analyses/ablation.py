@@ -18,6 +18,7 @@ import lens_steer as ls
 from analyses.controls import Choice, random_choices, shuffled_experts
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
+from analyses.selection import moved_by
 from analyses.self_repair import halving, halving_sentence, repair_sentence, self_repair
 from analyses.sentences import by_verdict, sentence
 
@@ -175,13 +176,7 @@ def _entrance_order(path: Sequence[ls.Intervention], activations: ls.Activations
     """Return the units of a path, those that enter at the largest gamma first; of a step, the furthest moved first."""
     order: dict[ls.Unit, None] = {}
     for intervention in path:
-        sizes = {}
-        for edit in intervention.edits:
-            mean, std = (read(edit.site, "source") for read in (activations.token_mean, activations.token_std))
-            assert isinstance(edit.map, ls.DiagonalAffine)  # LinEAS makes no other
-            slope = edit.map.scale - 1
-            # Root mean square of map(z) - z over the source's tokens.
-            sizes[edit.site] = ((slope * mean + edit.map.shift).square() + (slope * std).square()).sqrt()
+        sizes = moved_by(intervention, activations)
         entered = sorted(intervention.units(), key=lambda unit: -float(sizes[unit.site][unit.index]))
         order |= dict.fromkeys(unit for unit in entered if unit not in order)
     return tuple(order)

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 
 import lens_steer as ls
+from analyses.selection import moved_by
 
 AUROC, PRECISION, MEANS, PROBE = "AUROC", "average precision", "mean difference", "probe weight"
 LINEAS, LINEAS_GRADIENT = "LinEAS weight", "LinEAS gradient"
@@ -188,18 +189,13 @@ def ridge_weights(source: Float[torch.Tensor, "n unit"], target: Float[torch.Ten
     return np.asarray(scaled.T @ dual / scaled.shape[1])
 
 
-def moved_by(edit: ls.Intervention, activations: ls.Activations) -> pd.DataFrame:
-    """Return site, unit and how far an edit of LinEAS moves the source's tokens (root mean square)."""
-    tables = []
-    edits = {one.site.name: one.map for one in edit.edits}
-    for site in activations.sites:
-        size = torch.zeros(site.width)
-        if (map_ := edits.get(site.name)) is not None:
-            assert isinstance(map_, ls.DiagonalAffine)  # LinEAS makes no other
-            mean, std = (read(site, "source") for read in (activations.token_mean, activations.token_std))
-            slope = map_.scale - 1
-            size = ((slope * mean + map_.shift).square() + (slope * std).square()).sqrt()
-        tables.append(pd.DataFrame({"site": site.name, "unit": range(site.width), LINEAS: size.tolist()}))
+def lineas_weights(edit: ls.Intervention, activations: ls.Activations) -> pd.DataFrame:
+    """Return site, unit and how far an edit of LinEAS moves the unit (see `moved_by`): 0 where it has no edit."""
+    sizes = moved_by(edit, activations)
+    tables = [
+        pd.DataFrame({"site": site.name, "unit": range(site.width), LINEAS: sizes.get(site, torch.zeros(site.width))})
+        for site in activations.sites
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -282,7 +278,7 @@ def all_scores(
     sensitivity: Any = lineas.sensitivity(model, fit).rename(columns={"norm": LINEAS_GRADIENT})
     table: Any = telling_scores(activations, seed=lineas.seed)
     for each in (
-        moved_by(replace(lineas, progress=False).fit(model, fit), activations),
+        lineas_weights(replace(lineas, progress=False).fit(model, fit), activations),
         sensitivity[[*_UNIT, LINEAS_GRADIENT]],
         attributed(model, pairs, names),
     ):

@@ -105,6 +105,17 @@ def choices_like(selected: Choice, scores: pd.DataFrame, sites: Sequence[ls.Site
     }
 
 
+def moved_by(edit: ls.Intervention, activations: ls.Activations) -> dict[ls.Site, Any]:
+    """Return how far an edit of LinEAS moves the source's tokens (root mean square), by edited site: [unit] each."""
+    sizes = {}
+    for one in edit.edits:
+        mean, std = (read(one.site, "source") for read in (activations.token_mean, activations.token_std))
+        assert isinstance(one.map, ls.DiagonalAffine)  # LinEAS makes no other
+        slope = one.map.scale - 1
+        sizes[one.site] = ((slope * mean + one.map.shift).square() + (slope * std).square()).sqrt()
+    return sizes
+
+
 def losses(
     lineas: ls.LinEAS,
     model: Any,

@@ -188,7 +188,8 @@ def generated_shift(
     group = TextGroup("heldout", {}, {side: blocks[rows.numpy()] for side, rows in at.items()})
 
     def sides(one: Activations) -> Sides:
-        wrote = [row for row in range(len(given.labels)) if row not in set(one.provenance.get("silent", ()))]
+        left_out = set(one.provenance.get("silent", ()))
+        wrote = [row for row in range(len(given.labels)) if row not in left_out]
         kept = torch.tensor([place for place, row in enumerate(wrote) if row not in silent], dtype=torch.long)
         return {side: _at(one, kept[rows], measured) for side, rows in at.items()}
 

@@ -33,7 +33,7 @@ from analyses.causal_scores import (
     concept_pairs,
     concept_words,
     drawn_units,
-    moved_by,
+    lineas_weights,
     ridge_weights,
     signed_name,
     steered,
@@ -226,7 +226,7 @@ def test_a_clamped_unit_is_held_beyond_the_source(tiny: Any) -> None:
     assert (held - source) * (source - target) > 0
     assert edit.units() == (ls.Unit(site, 3),)
     # What an edit leaves alone has no weight.
-    moved = moved_by(edit, activations)
+    moved = lineas_weights(edit, activations)
     assert moved.loc[moved[LINEAS] > 0, "unit"].tolist() == [3]
     pairs = concept_pairs(tiny, contrast("sad", "happy"), ls.ConceptProbability(["sad"]), most=3, words=4, seed=0)
     table = steered(tiny, pairs, [ls.Unit(site, 3)], activations, 2.0)
