@@ -117,8 +117,8 @@ def attribute(
         with it relevance is conserved, and what acts through later queries and keys (S-inhibition heads) is not seen.
     reliability, flag_above:
         Whether the next term of the estimate is measured beside it, and the ratio of the two above which a part is
-        flagged as not to be trusted (arXiv 2606.09899): the passes of a gradient, and one more forward and backward pass from every
-        site's layer on.
+        flagged as not to be trusted (arXiv 2606.09899): the passes of a gradient, and one more forward and
+        backward pass from every site's layer on.
     remeasure:
         Whether flagged parts are measured by patching, and their values and intervals replaced.
     confidence:
