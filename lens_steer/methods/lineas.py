@@ -54,9 +54,10 @@ class LinEAS:
 
     How sparse the edit is, is said by one of `gamma_share`, `gamma` and `units`. With none of them a quarter of the
     texts is held out (whole blocks) and the maps are learned on the others along falling shares of `gamma_max`. The
-    sparsest share whose held-out loss is within one standard error of the smallest chooses the units, on all texts; at
-    the share of the smallest held-out loss, which shrinks them less, their maps are learned once more. Below 16 texts a
-    side the share is 0.1.
+    sparsest share whose held-out loss is within one standard error of the smallest, and that keeps half of its gain
+    over no edit, chooses the units, on all texts; at the share of the smallest held-out loss, which shrinks them less,
+    their maps are learned once more. Where the held-out texts do not show that any share is better than no edit, or
+    with fewer than 16 texts a side, a share near 0.1 is taken, with a warning.
 
     The paper's own descent is `LinEAS.paper()`: numbers from one and the other are not on one scale.
 
@@ -295,8 +296,13 @@ class LinEAS:
                 interrupted = True
                 message = f"the path was interrupted after {len(steps)} of {len(wanted)} gammas: these are done"
                 warnings.warn(message, LensSteerWarning, 2)
-            identity_loss = problem.loss(problem.identity)
-        return LinEASPath.of(steps, gamma_max=ceiling, identity_loss=identity_loss, interrupted=interrupted)
+            return LinEASPath.of(
+                steps,
+                gamma_max=ceiling,
+                identity_loss=problem.loss(problem.identity),
+                identity_heldout_cases=problem.heldout_cases(problem.identity),
+                interrupted=interrupted,
+            )
 
     def _quarter(self, model: nn.Module, contrast: ContrastSet) -> AbstractContextManager[Problem]:
         train, held = contrast.split(HELD_OUT, self.seed)

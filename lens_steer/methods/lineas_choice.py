@@ -14,7 +14,8 @@ from torch import Tensor
 from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.interruption import keeps_on_interrupt
 from lens_steer.methods.descent_run import Outcome
-from lens_steer.methods.lineas_path import heldout_excess, within_one_error
+from lens_steer.methods.heldout_losses import HeldoutLosses
+from lens_steer.methods.lineas_path import nearest_to_usual
 from lens_steer.methods.lineas_problem import Problem
 
 SHARES = (0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
@@ -64,11 +65,15 @@ def stop_of(problem: Problem, share: float, outcome: Outcome) -> Stop:
 
 @dataclass(frozen=True)
 class Choice:
-    """The fits that were made, the one whose units are taken, and the one whose penalty they are learned at."""
+    """The fits that were made, the one whose units are taken, and the one whose penalty they are learned at.
+
+    `shown` is False where the held-out texts did not show that any fit is better than no edit.
+    """
 
     stops: Sequence[Stop]
     sparsest: Stop
     best: Stop
+    shown: bool = True
 
     @property
     def interrupted(self) -> bool:
@@ -78,13 +83,21 @@ class Choice:
     def about(self) -> dict[str, Any]:
         """Return what the provenance says of it."""
         shares = {"gamma_share": self.sparsest.gamma_share, "best_gamma_share": self.best.gamma_share}
-        return {"choice": {**shares, "path": [stop.row() for stop in self.stops]}}
+        return {"choice": {**shares, "shown": self.shown, "path": [stop.row() for stop in self.stops]}}
 
 
-def chosen_by_heldout(stops: Sequence[Stop]) -> Choice:
-    """Return the fit with the smallest held-out loss, and the sparsest within one standard error of that."""
-    excess, errors = heldout_excess([stop.heldout_cases for stop in stops])
-    return Choice(stops, stops[within_one_error(excess, errors)], stops[int(np.argmin(excess))])
+def chosen_by_heldout(stops: Sequence[Stop], identity: Float[np.ndarray, " case"]) -> Choice:
+    """Return the fit with the smallest held-out loss, and the sparsest that the texts cannot tell from it.
+
+    See `HeldoutLosses.chosen`; `identity` holds the held-out losses without an edit. Where they choose none, the fit
+    at the usual share is both.
+    """
+    heldout = HeldoutLosses.of([stop.heldout_cases for stop in stops], identity)
+    chosen = heldout.chosen()
+    if chosen is None:
+        usual = stops[nearest_to_usual([stop.gamma_share for stop in stops])]
+        return Choice(stops, usual, usual, shown=False)
+    return Choice(stops, stops[chosen], stops[heldout.best])
 
 
 def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> Iterator[Stop]:

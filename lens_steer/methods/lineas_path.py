@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer.errors import SettingError
+from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.statistics.jackknife import jackknife_errors
+from lens_steer.methods.heldout_losses import HeldoutLosses
 
 if TYPE_CHECKING:
     import pandas as pd
+
+USUAL_SHARE = 0.1
+"""The share of gamma_max that is taken where no held-out texts can choose it."""
 
 
 class PathStep(NamedTuple):
@@ -47,8 +51,7 @@ class LinEASPath:
     frame:
         gamma, gamma_share (gamma / gamma_max; nan where gamma_max is 0, because source and target do not differ),
         support (units moved), share (of all units of the edited sites), sites_used, loss, identity_loss, heldout_loss,
-        heldout_excess (over the smallest held-out loss of the path) and excess_se (the standard error of that
-        difference, by the jackknife over blocks of held-out texts); nan without held-out texts.
+        and of `HeldoutLosses` heldout_excess, excess_se, heldout_gain, gain_se; nan without held-out texts.
     interrupted:
         Whether Ctrl-C ended the path before its last gamma.
 
@@ -60,12 +63,18 @@ class LinEASPath:
 
     @classmethod
     def of(
-        cls, steps: Sequence[PathStep], *, gamma_max: float, identity_loss: float, interrupted: bool = False
+        cls,
+        steps: Sequence[PathStep],
+        *,
+        gamma_max: float,
+        identity_loss: float,
+        identity_heldout_cases: Float[np.ndarray, " case"],
+        interrupted: bool = False,
     ) -> LinEASPath:
-        """Make the path of the fits that were done."""
+        """Make the path of the fits that were done, the losses without an edit beside theirs."""
         import pandas as pd
 
-        excess, errors = heldout_excess([step.heldout_cases for step in steps])
+        heldout = HeldoutLosses.of([step.heldout_cases for step in steps], identity_heldout_cases)
         rows = []
         for place, step in enumerate(steps):
             support = step.intervention.support()
@@ -79,21 +88,35 @@ class LinEASPath:
                     "loss": step.loss,
                     "identity_loss": identity_loss,
                     "heldout_loss": step.heldout_loss,
-                    "heldout_excess": float(excess[place]),
-                    "excess_se": float(errors[place]),
+                    "heldout_excess": float(heldout.excess[place]),
+                    "excess_se": float(heldout.excess_se[place]),
+                    "heldout_gain": float(heldout.gain[place]),
+                    "gain_se": float(heldout.gain_se[place]),
                 }
             )
         return cls(tuple(step.intervention for step in steps), pd.DataFrame(rows), interrupted)
 
     def best(self) -> Intervention:
-        """Return the sparsest fit whose held-out loss is within one standard error of the smallest.
+        """Return the sparsest fit within one standard error of the smallest held-out loss that keeps half its gain.
 
-        The standard error is that of the difference, on the same texts. SettingError where the path has no held-out
-        loss.
+        The standard error is that of the difference, on the same texts; the gain is over no edit. Where the smallest
+        held-out loss is not one standard error below that without an edit, the fit nearest to a share of 0.1 is
+        returned, with a warning. SettingError where the path has no held-out loss.
         """
         if self.frame["heldout_loss"].isna().all():
             raise SettingError("this path has no held-out loss to choose by: fit it with LinEAS(holdout=...)")
-        return self.interventions[within_one_error(self.frame["heldout_excess"], self.frame["excess_se"])]
+        names = ("heldout_excess", "excess_se", "heldout_gain", "gain_se")
+        chosen = HeldoutLosses(*(self.frame[name].to_numpy() for name in names)).chosen()
+        if chosen is None:
+            chosen = nearest_to_usual(self.frame["gamma_share"].tolist())
+            share = self.frame["gamma_share"][chosen]
+            warnings.warn(
+                f"the held-out texts do not show that any fit of this path is better than no edit: the one at "
+                f"gamma_share={share:.2g} is returned; hold out more texts, or take one by nearest(units=...)",
+                LensSteerWarning,
+                2,
+            )
+        return self.interventions[chosen]
 
     def nearest(self, *, units: int) -> Intervention:
         """Return the fit whose support is nearest to `units`, the sparser of two as near."""
@@ -107,25 +130,10 @@ class LinEASPath:
         return plot(self)
 
 
-def heldout_excess(
-    cases: Sequence[Float[np.ndarray, " case"]],
-) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, " step"]]:
-    """Return how far every step's held-out loss lies above the smallest, and the standard error of the difference."""
-    if not cases or not len(cases[0]):
-        nothing = np.full(len(cases), math.nan)
-        return nothing, nothing
-    losses = np.stack(cases)
-    differences = losses - losses[int(np.nanargmin(losses[:, 0]))]
-    return differences[:, 0], jackknife_errors(differences[:, 1:].T)
-
-
-def within_one_error(excess: Iterable[float], errors: Iterable[float]) -> int:
-    """Return the first step, from the sparsest, whose excess is at most its standard error.
-
-    Where the error is nan (texts of one block say nothing of how they vary), only the smallest loss itself is near.
-    """
-    near = [over <= (0.0 if math.isnan(error) else error) for over, error in zip(excess, errors, strict=True)]
-    return near.index(True)
+def nearest_to_usual(shares: Sequence[float]) -> int:
+    """Return which share of gamma_max is nearest, by its ratio, to the one that is taken where texts choose none."""
+    distances = np.abs(np.log(np.maximum(shares, 1e-12) / USUAL_SHARE))
+    return int(np.argmin(np.nan_to_num(distances)))
 
 
 def default_shares(*, count: int = 8, smallest: float = 0.01) -> list[float]:

@@ -22,13 +22,13 @@ from lens_steer.methods.lineas_choice import (
     walk,
     walk_to_units,
 )
+from lens_steer.methods.lineas_path import USUAL_SHARE
 from lens_steer.methods.lineas_problem import Problem
 from lens_steer.methods.refit import LossOnUnits
 from lens_steer.progress import one_bar
 
 HELD_OUT = 0.25  # of the texts, for the choice of the share
 _FEWEST_TO_HOLD_OUT = 16  # texts a side of which as many can be held out
-_SHARE_OF_FEW = 0.1  # gamma_share where there are too few texts to choose it
 _RELAXED = 0.3  # of the penalty that kept the units: without any, a few hundred units learn 32 texts by heart
 _STEPS_ON_PATH, _TOLERANCE_ON_PATH = 15, 1e-5
 _STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
@@ -76,16 +76,24 @@ class Solver:
             source, target = self.problem.counts
             warnings.warn(
                 f"LinEAS: {source} source and {target} target texts are too few to hold a quarter out for the choice "
-                f"of the penalty: gamma_share={_SHARE_OF_FEW} is taken",
+                f"of the penalty: gamma_share={USUAL_SHARE} is taken",
                 LensSteerWarning,
                 5,
             )
-            return self.descend_on_path(start, _SHARE_OF_FEW * ceiling), _SHARE_OF_FEW * ceiling, {}
-        gamma, about = choice.sparsest.gamma_share * ceiling, choice.about()
+            return self.descend_on_path(start, USUAL_SHARE * ceiling), USUAL_SHARE * ceiling, {}
+        share = choice.sparsest.gamma_share
+        gamma, about = share * ceiling, choice.about()
         if choice.interrupted:
             outcome = self._run(replace(self.descent(gamma), steps=0), start, self.problem.loss)
             outcome.interrupted, outcome.stopped = True, "interrupted"
             return outcome, gamma, about
+        if not choice.shown:
+            warnings.warn(
+                "LinEAS: the held-out texts do not show that any penalty's fit is better than no edit: "
+                f"gamma_share={share} is taken; give more texts, or set gamma_share or units",
+                LensSteerWarning,
+                5,
+            )
         outcome = self.descend_on_path(start, gamma)
         if self.settings.relax is False:
             return outcome, gamma, about
@@ -95,7 +103,8 @@ class Solver:
         def descend_at(start: Tensor, gamma: float) -> Outcome:
             return self.descend_on_path(start, gamma, fits=len(SHARES))
 
-        return chosen_by_heldout(followed(walk(self.problem, SHARES, descend_at)))
+        identity = self.problem.heldout_cases(self.problem.identity)
+        return chosen_by_heldout(followed(walk(self.problem, SHARES, descend_at)), identity)
 
     def _relaxed(self, outcome: Outcome, gamma: float, relaxed: float, about: dict[str, Any]) -> Solved:
         """Learn the units that `gamma` kept once more at a smaller one."""
