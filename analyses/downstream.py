@@ -58,7 +58,7 @@ def run(
     model:
         A TransformerLens model.
     contrast:
-        Half of its texts for the fits, the other half to measure on.
+        Half of its texts for the fits, a quarter to find the strengths of equal effect, a quarter to measure on.
     out:
         The new run folder; None writes nothing.
     seed:
@@ -74,7 +74,7 @@ def run(
     gamma_share, steps:
         Penalty of LinEAS, in shares of gamma_max, and its gradients, at most (None: its own).
     share:
-        Equal effect: the share of the way to the target that every edit goes at the last layer of held-out texts.
+        Equal effect: the share of the way to the target that every edit goes at the last layer of the tuning texts.
     foreign:
         Texts unlike those of the fits: a contrast of the same concept from other data, plain texts, or a name or file
         for `read_contrast`. By default the neutral texts with their words in random order.
@@ -90,17 +90,20 @@ def run(
     if not 0 < share < 1:
         raise ls.LensSteerError(f"share={share}: equal effect is a share of the way, between 0 and 1")
     experiment = Experiment.begin("downstream", run, locals())
-    held, neutral_name = _first(experiment.held, most_texts)
+    tuning, reported = experiment.held.split(test=0.5, seed=seed)
+    tuning, _ = _first(tuning, most_texts)
+    held, neutral_name = _first(reported, most_texts)
     strange = _foreign(foreign, held, most_texts, seed)
-    for kind, side in (("source", held.source), ("target", held.target), ("foreign", strange.source)):
-        if len(side) < _FEWEST_TEXTS:
-            raise ls.LensSteerError(f"{len(side)} {kind} texts: give {_FEWEST_TEXTS} or more to measure on")
+    counts = {side: min(len(getattr(texts, side)) for texts in (tuning, held)) for side in ("source", "target")}
+    for kind, count in (counts | {"foreign": len(strange.source)}).items():
+        if count < _FEWEST_TEXTS:
+            raise ls.LensSteerError(f"{count} {kind} texts: give {_FEWEST_TEXTS} or more to measure on")
     per_fit = []
     for texts in tqdm(experiment.fit_texts(fit_texts, fits), desc="fits"):
         edits = fitted(model, texts, sites, pool, {"gamma_share": gamma_share, "steps": steps}, seed)
         at_one = _measured(model, edits, held, strange, sites, pool)
         strengths, equal = equal_effect(
-            model, edits, held, at_one, share=share, sites=sites, pool=pool, foreign=strange
+            model, edits, tuning, held, at_one, share=share, sites=sites, pool=pool, foreign=strange
         )
         per_fit.append((edits, at_one, strengths, equal))
     estimates = stacked([fit[1] for fit in per_fit])
@@ -109,13 +112,7 @@ def run(
     traces = {name: _traced(model, first[name], held, pool) for name in (APART, END_TO_END)}
     frames = frames_of(estimates, foreign_has_sides=sided)
     frames["end_to_end"] = against_end_to_end({"strength": estimates, "effect": stacked([fit[3] for fit in per_fit])})
-    frames["strengths"] = pd.DataFrame(
-        [
-            {"fit": number, "edit": edit, "strength": one}
-            for number, fit in enumerate(per_fit)
-            for edit, one in fit[2].items()
-        ]
-    )
+    frames["strengths"] = pd.DataFrame([{"fit": number, **row} for number, fit in enumerate(per_fit) for row in fit[2]])
     frames["paths"] = pd.concat([one.frame.assign(edit=name) for name, one in traces.items()], ignore_index=True)
     return experiment.keep(
         ls.Study(
@@ -373,10 +370,11 @@ def _captions(held: ls.ContrastSet, strange: ls.ContrastSet, neutral: str, fits:
         "left": "What is left at the last layer of each layer's edit alone; intervals likewise.",
         "end_to_end": f"At the last layer, {END_TO_END} (after) against an edit fitted layer by layer (before): at "
         "equal strength 1, and at the strengths at which both go the same share of the way to the target at the last "
-        "layer of the held-out texts (frame strengths; nan: not reached up to strength 2). The strengths are held as "
+        "layer of other texts (frame strengths; nan: not reached up to strength 2). The strengths are held as "
         "they are; the intervals hold at 95 % for all rows together (Bonferroni).",
         "paths": "By which components the first fit's edit travels to the last layer; see `ls.TraceShift`.",
-        "strengths": "Of every fit, the strength at which an edit has the equal effect.",
+        "strengths": "Of every fit, the strength at which an edit has the equal effect on texts of their own, and how "
+        "far it arrives on the held-out ones.",
         "compared": f"At the last layer, an edit (after) against {APART} (before), fitted on the same texts; the "
         "intervals hold at 95 % for all rows together (Bonferroni).",
     }

@@ -49,64 +49,67 @@ def fitted(
 def equal_effect(
     model: Any,
     edits: Mapping[str, ls.Intervention],
+    tuning: ls.ContrastSet,
     held: ls.ContrastSet,
-    at_one: Measured,
+    like: Measured,
     *,
     share: float,
     sites: Any,
     pool: Any,
     foreign: ls.ContrastSet,
-) -> tuple[dict[str, float], Measured]:
-    """Return the strength at which every edit goes `share` of the way at the last layer, and what it does there.
+) -> tuple[list[dict[str, Any]], Measured]:
+    """Return at which strength every edit goes `share` of the way at the last layer, and what it does there.
 
-    `at_one` is what the edits do at strength 1. nan for an edit that does not get there up to strength 2.
+    The strengths are those of the tuning texts, with how far the edit arrives on the held-out ones beside them; nan for
+    an edit that does not get there up to strength 2. `like` are the estimates on the held-out texts at strength 1.
     """
-    strengths: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
     estimates: dict[tuple[str, str, str, int, str], Any] = {}
     for name in (*LAYERWISE, END_TO_END):
-        ones = {key: cases for key, cases in at_one.items() if key[0] == name and key[2] == "all"}
-        last = max(key[3] for key in ones)
-        arrived = float(ones[name, "heldout", "all", last, "arrived"][0])
-        strengths[name] = found = _strength_at(model, edits[name], held, share, arrived, sites, pool)
-        if np.isnan(found):
-            estimates |= {key: np.full_like(cases, np.nan) for key, cases in ones.items()}
-            continue
-        shift = ls.downstream_shift(
-            model,
-            edits[name],
-            held,
-            sites=sites,
-            pool=pool,
-            neutral=held.control,
-            foreign=foreign,
-            strength=found,
-            by_layer=False,
-            progress=False,
-        )
-        estimates |= {(name, *key): cases for key, cases in shift.estimates.items() if key[1] == "all"}
-    return strengths, estimates
+        strength = _strength_at(model, edits[name], tuning, share, sites, pool)
+        if np.isnan(strength):
+            at_strength = {
+                key: np.full_like(cases, np.nan) for key, cases in like.items() if key[0] == name and key[2] == "all"
+            }
+        else:
+            shift = ls.downstream_shift(
+                model,
+                edits[name],
+                held,
+                sites=sites,
+                pool=pool,
+                neutral=held.control,
+                foreign=foreign,
+                strength=strength,
+                by_layer=False,
+                progress=False,
+            )
+            at_strength = {(name, *key): cases for key, cases in shift.estimates.items() if key[1] == "all"}
+        estimates |= at_strength
+        last = max(key[3] for key in at_strength)
+        arrived = float(at_strength[name, "heldout", "all", last, "arrived"][0])
+        rows.append({"edit": name, "strength": strength, "arrived": arrived})
+    return rows, estimates
 
 
 def _strength_at(
-    model: Any, edit: ls.Intervention, held: ls.ContrastSet, share: float, at_one: float, sites: Any, pool: Any
+    model: Any, edit: ls.Intervention, tuning: ls.ContrastSet, share: float, sites: Any, pool: Any
 ) -> float:
-    """Find where the held-out source's mean has gone `share` of the way; nan where it never does, or none is shown.
-
-    `at_one` is how far it goes at strength 1.
-    """
+    """Find where the tuning source's mean has gone `share` of the way; nan where it never does, or none is shown."""
     last = ls.find_sites(model, sites)[-1]
 
     def beyond(strength: float) -> float:
-        if strength in (0.0, 1.0):
-            return strength * at_one - share
+        if strength == 0:
+            return -share
         shift = ls.downstream_shift(
-            model, edit, held, sites=last.name, pool=pool, strength=strength, by_layer=False, progress=False
+            model, edit, tuning, sites=last.name, pool=pool, strength=strength, by_layer=False, progress=False
         )
         return float(shift.estimates["heldout", "all", last.layer, "arrived"][0]) - share
 
-    if not np.isfinite(at_one):
-        return float("nan")
     for low, high in ((0.0, 1.0), (1.0, _STRONGEST)):
-        if beyond(high) >= 0:
+        reached = beyond(high)
+        if np.isnan(reached):
+            return float("nan")
+        if reached >= 0:
             return float(brentq(beyond, low, high, xtol=_CLOSE))
     return float("nan")

@@ -148,21 +148,26 @@ def telling() -> ls.ContrastSet:
 
 
 def test_equal_effect_is_equal(tiny: Any) -> None:
-    """At the strength that is found, the mean has gone that share of the way; where no way is shown, there is none."""
-    held = telling()
-    means = ls.MeanAcT(sites="hook_resid_post", pool="mean", causal=False, support="unbounded").fit(tiny, held)
-    edits = dict.fromkeys([*LAYERWISE, END_TO_END], means)
+    """Strengths are those of the tuning texts, where the mean then has gone that share of the way, or there is none."""
+    tuning = telling()
+    held = ls.ContrastSet(tuning.source[::-1][:8], tuning.target[::-1][:8])
+    means = ls.MeanAcT(sites="hook_resid_post", pool="mean", causal=False, support="unbounded").fit(tiny, tuning)
+    edits = {**dict.fromkeys(LAYERWISE, means), END_TO_END: means.scaled(0.01)}
     one = ls.downstream_shift(tiny, means, held, by_layer=False, progress=False).estimates
-    at_one = {(name, *key): cases for name in edits for key, cases in one.items()}
-    never = (END_TO_END, "heldout", "all", 1, "arrived")
-    at_one[never] = np.full_like(at_one[never], np.nan)
-    strengths, found = equal_effect(
-        tiny, edits, held, at_one, share=0.4, sites="hook_resid_post", pool="mean", foreign=held
+    like = {(name, *key): cases for name in edits for key, cases in one.items()}
+    rows, at_strength = equal_effect(
+        tiny, edits, tuning, held, like, share=0.4, sites="hook_resid_post", pool="mean", foreign=held
     )
-    assert found[APART, "heldout", "all", 1, "arrived"][0] == pytest.approx(0.4, abs=0.05)
+    strengths = {row["edit"]: row["strength"] for row in rows}
     assert 0 < strengths[APART] < 1
     assert np.isnan(strengths[END_TO_END])
-    assert np.isnan(found[never]).all()
+    assert np.isnan(at_strength[END_TO_END, "heldout", "all", 1, "arrived"]).all()
+    on_tuning = ls.downstream_shift(
+        tiny, means, tuning, strength=strengths[APART], by_layer=False, progress=False
+    ).estimates
+    assert on_tuning["heldout", "all", 1, "arrived"][0] == pytest.approx(0.4, abs=0.02)
+    for row in rows[:-1]:
+        assert row["arrived"] == at_strength[row["edit"], "heldout", "all", 1, "arrived"][0] != pytest.approx(0.4)
 
 
 def test_a_foreign_contrast_has_a_way_of_its_own(tiny: Any) -> None:
