@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lens_steer.errors import ModelError
 from tests.benchmarks.bench_attribution import linear_against_passes, patching_against_forwards
 from tests.benchmarks.bench_causal import causal_against_trunk
 from tests.benchmarks.bench_closed_form import fit_seconds
@@ -15,6 +16,7 @@ from tests.benchmarks.bench_forward import edited_against_unedited
 from tests.benchmarks.bench_generate import collected_against_plain, steered_against_unsteered
 from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
 from tests.benchmarks.bench_ranking import auroc_against_sklearn, ranking_against_sklearn
+from tests.benchmarks.bench_real_model import rows as real_model_rows
 from tests.benchmarks.bench_startup import startup
 from tests.benchmarks.bench_trace import traced_by_layers, traced_memory
 from tests.conftest import SHARED
@@ -118,6 +120,10 @@ def rows() -> Iterator[Row]:
     flat = memory_in_texts()
     detail = f"{flat['bytes_256'] / 2**20:.1f} MiB against {flat['bytes_32'] / 2**20:.1f} MiB, micro-batches of 8"
     yield "peak memory of a LinEAS gradient, 256 texts against 32", "flat", f"{flat['ratio']:.3f}", detail
+    try:
+        yield from real_model_rows()
+    except ModelError as error:
+        print(f"the figures of a real model need it: {error}", file=sys.stderr)
 
 
 def main() -> None:

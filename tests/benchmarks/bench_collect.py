@@ -18,14 +18,15 @@ from tests.conftest import SHARED
 BATCHES = 6
 
 
-def _texts(model: Any, count: int, tokens: int) -> list[str]:
-    """Return texts of exactly so many tokens, BOS included."""
+def texts_of(model: Any, count: int, tokens: int) -> list[str]:
+    """Return texts of exactly so many tokens, those that the tokenizer adds included."""
     story = (SHARED / "data" / "tinystories_sample" / "sample.txt").read_text(encoding="utf-8")
     story = story.replace("<|endoftext|>", "")
     ids = model.tokenizer(story[:200_000], add_special_tokens=False).input_ids
+    added = len(tokenize(model, ["a"]).ids[0]) - len(model.tokenizer("a", add_special_tokens=False).input_ids)
     texts, start = [], 0
     while len(texts) < count:
-        text = model.tokenizer.decode(ids[start : start + tokens - 1])
+        text = model.tokenizer.decode(ids[start : start + tokens - added])
         if len(tokenize(model, [text]).ids[0]) == tokens:
             texts.append(text)
         start += tokens
@@ -33,9 +34,13 @@ def _texts(model: Any, count: int, tokens: int) -> list[str]:
 
 
 def collect_against_trunk(rows: int, tokens: int, *, repeats: int = 15) -> dict[str, float]:
-    """Time `collect` and the same model's trunk without hooks on the same batches, tokenising included in neither."""
+    """Time `collect` on tinytalk-neo and its trunk."""
     model = load_model(SHARED / "models" / "tinytalk-neo")
-    texts = _texts(model, rows * BATCHES, tokens)
+    return against_trunk(model, texts_of(model, rows * BATCHES, tokens), rows, repeats=repeats)
+
+
+def against_trunk(model: Any, texts: list[str], rows: int, *, repeats: int) -> dict[str, float]:
+    """Time `collect` and the same model's trunk without hooks on the same batches, tokenising included in both."""
     labels = torch.tensor([[place % 2] for place in range(len(texts))], dtype=torch.int8).numpy()
     table = LabelledTexts(tuple(texts), labels, ("half",))
     tokenized = tokenize(model, texts)
@@ -59,7 +64,7 @@ def collect_against_trunk(rows: int, tokens: int, *, repeats: int = 15) -> dict[
 def collect_memory(*, rows: int = 32, tokens: int = 128) -> dict[str, float]:
     """Measure peak memory of `collect` above the bare forward's, in bytes and against what it may take."""
     model = load_model(SHARED / "models" / "tinytalk-neo")
-    texts = _texts(model, rows * BATCHES, tokens)
+    texts = texts_of(model, rows * BATCHES, tokens)
     labels = torch.tensor([[place % 2] for place in range(len(texts))], dtype=torch.int8).numpy()
     table = LabelledTexts(tuple(texts), labels, ("half",))
     batch = tokenize(model, texts).batch(range(rows))

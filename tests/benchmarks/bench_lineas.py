@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from tests.conftest import SHARED
 STEPS = 3
 
 
-def _loss(model: Any, contrast: ContrastSet, micro_batch: int) -> EndToEndLoss:
+def loss_of(model: Any, contrast: ContrastSet, micro_batch: int) -> EndToEndLoss:
+    """Build the loss of all of the residual stream."""
     sites = find_sites(model, "hook_resid_post")
     source, target = (tokenize(model, side) for side in (contrast.source, contrast.target))
     pooled = pool_texts(model, target, sites, "mean", micro_batch)
@@ -43,15 +45,37 @@ def _descent(loss: EndToEndLoss, steps: int) -> None:
 
 
 def step_against_forward_backward(*, repeats: int = 15) -> dict[str, float]:
-    """Time STEPS steps of the descent, and as many bare forward and backward passes of the trunk, weights frozen.
+    """Time a gradient on tinytalk-neo against bare passes, and what a step of a whole descent takes of them.
 
-    The bare passes are those of the same 32 texts, with gradients from the first block's input to the last block's
-    output. What the descent does once, before and after its steps, is timed apart and taken off.
+    What the descent does once, before and after its steps, counts: two evaluations without gradients, at the identity
+    and at the end.
     """
     model = load_model(SHARED / "models" / "tinytalk-neo")
     contrast = read_contrast(SHARED / "data" / "story_concepts" / "sad.json", n=32)
-    loss = _loss(model, contrast, 32)
-    batch = tokenize(model, contrast.source).batch(range(32))
+    got = gradient_against_passes(model, contrast, repeats=repeats)
+    with two_threads(), frozen(model):
+        loss, bare = loss_of(model, contrast, 32), passes_of(model, contrast, STEPS)
+        descent, _, _ = ratio(lambda: _descent(loss, 10), bare, repeats=5)
+    return {**got, "ten_steps": descent * STEPS / 10}
+
+
+def gradient_against_passes(model: Any, contrast: ContrastSet, *, repeats: int) -> dict[str, float]:
+    """Time gradients of the loss, and as many bare forward and backward passes of the trunk, weights frozen."""
+    with two_threads(), frozen(model):
+        loss = loss_of(model, contrast, 32)
+        zero = torch.zeros(len(loss.layout.group))
+
+        def gradients() -> None:
+            for _ in range(STEPS):
+                loss.with_gradient(zero)
+
+        share, mine, theirs = ratio(gradients, passes_of(model, contrast, STEPS), repeats=repeats)
+    return {"ratio": share, "seconds": mine / STEPS, "bare_seconds": theirs / STEPS}
+
+
+def passes_of(model: Any, contrast: ContrastSet, steps: int) -> Callable[[], None]:
+    """Return a call of so many bare passes of the source texts, from the first block's input to the last block's output and back."""
+    batch = tokenize(model, contrast.source).batch(range(len(contrast.source)))
     host = host_of(model)
     last: list[torch.Tensor] = []
 
@@ -65,24 +89,11 @@ def step_against_forward_backward(*, repeats: int = 15) -> dict[str, float]:
 
     def bare() -> None:
         with host.hooks(ends):
-            for _ in range(STEPS):
+            for _ in range(steps):
                 host.trunk(batch.ids, batch.mask)
                 last[0].sum().backward()
 
-    zero = torch.zeros(len(loss.layout.group))
-
-    def steps() -> None:
-        for _ in range(STEPS):
-            loss.with_gradient(zero)
-
-    def whole() -> None:
-        _descent(loss, 10)
-
-    with two_threads(), frozen(model):
-        share, mine, theirs = ratio(steps, bare, repeats=repeats)
-        descent, _, _ = ratio(whole, bare, repeats=5)
-    # The descent of ten steps makes two evaluations without gradients besides (at the identity and at the end).
-    return {"ratio": share, "seconds": mine / STEPS, "bare_seconds": theirs / STEPS, "ten_steps": descent * STEPS / 10}
+    return bare
 
 
 def memory_in_texts() -> dict[str, float]:
@@ -94,7 +105,7 @@ def memory_in_texts() -> dict[str, float]:
     with frozen(model):
         for count in (32, 256):
             contrast = ContrastSet([longest] * count, whole.target[:32])
-            loss = _loss(model, contrast, 8)
+            loss = loss_of(model, contrast, 8)
             zero = torch.zeros(len(loss.layout.group))
             loss.with_gradient(zero)
             peaks[count] = peak_bytes(lambda loss=loss, zero=zero: loss.with_gradient(zero))
