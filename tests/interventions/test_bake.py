@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from lens_steer.errors import ArtifactError, LensSteerError, MapError, ModelError, SettingError, SiteError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
+from lens_steer.host.weights import PlainWeights
 from lens_steer.interventions import bake as bake_room
+from lens_steer.interventions import folding
 from lens_steer.interventions.ablation import ablate
-from lens_steer.interventions.bake import bake, map_inputs, map_outputs
+from lens_steer.interventions.bake import bake
+from lens_steer.interventions.folding import map_inputs, map_outputs, why_not_bakeable
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.low_rank import LowRankAffine
@@ -338,7 +341,7 @@ class TestThePlainModel:
         half.to(torch.bfloat16)
         weak = random_edits(half, "mlp.hook_post").scaled(0.1)
         bake(half, weak)
-        monkeypatch.setattr(bake_room, "_plan", lambda host, edits: [])
+        monkeypatch.setattr(bake_room, "planned_writes", lambda weights, host, edits: [])
         with pytest.raises(ModelError, match=r"change the logits -?0.0\d times as much as the hooks do"):
             bake(half, weak)
         # Nothing to fold, nothing lost.
@@ -517,9 +520,7 @@ class TestRefusals:
             bake(model, edit)
 
     def test_an_architecture_that_says_something_else(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        from lens_steer.interventions import bake as module
-
-        monkeypatch.setitem(module._OUTGOING, "attn.hook_out", (module._fold_outputs, ("mlp.out",)))
+        monkeypatch.setitem(folding._OUTGOING, "attn.hook_out", (folding._fold_outputs, ("mlp.out",)))
         with pytest.raises(ModelError, match="differ from the hooked model's"):
             bake(tiny, random_edits(tiny, "hook_attn_out"))
 
@@ -533,7 +534,28 @@ class TestRefusals:
         """Whatever site is asked for, the answer is a model or one clear error."""
         kinds = sorted({site.kind for site in find_sites(family, "blocks.0.*")})
         for kind in kinds:
+            edit = random_edits(family, f"blocks.0.{kind}")
             try:
-                bake(family, random_edits(family, f"blocks.0.{kind}"))
+                bake(family, edit)
+            except MapError as error:
+                assert "blocks.0." in str(error)
+                assert why_not_bakeable(edit.edits, family) == str(error)
             except LensSteerError as error:
                 assert "blocks.0." in str(error)
+            else:
+                assert why_not_bakeable(edit.edits, family) is None
+
+    @pytest.mark.parametrize("family", ["gpt2", "llama"])
+    def test_they_are_known_beforehand_without_a_weight_read(
+        self, family: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = hosted(family)
+        for name in ("read", "read_norm", "build"):
+            monkeypatch.setattr(PlainWeights, name, None)
+        assert why_not_bakeable(everything(model).edits, model) is None
+        scaled = random_edits(model, "hook_resid_post")
+        assert "of the residual stream" in (why_not_bakeable(scaled.edits, model) or "")
+        # Which weights stand beside a site only a model tells; which tokens are meant, the edit itself.
+        assert why_not_bakeable(scaled.edits) is None
+        assert "for some tokens only" in (why_not_bakeable(scaled.scoped("last").edits) or "")
+        assert "TransformerLens model is needed" in (why_not_bakeable(scaled.edits, torch.nn.Linear(2, 2)) or "")
