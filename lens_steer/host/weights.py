@@ -250,7 +250,9 @@ def _plain_config(config: PretrainedConfig) -> PretrainedConfig:
 
 def _meta(config: PretrainedConfig) -> nn.Module:
     """Return the plain model of a config without any storage: its modules and names."""
-    with torch.device("meta"):
+    from transformers.initialization import no_init_weights
+
+    with torch.device("meta"), no_init_weights():
         return _from_config(config)
 
 
