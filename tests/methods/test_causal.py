@@ -38,7 +38,7 @@ def nothing_left(tiny: Any) -> Any:
     there = handles(tiny)
     yield
     assert handles(tiny) == there
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("walk of")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("causal fit")]
 
 
 def naive(method: ActivationTransport, model: Any, contrast: ContrastSet) -> Intervention:
@@ -140,12 +140,12 @@ def test_it_differs_from_the_simultaneous_fit_behind_the_first_site(tiny: Any, c
 def test_threads_are_bounded_whatever_the_batch_size(
     tiny: Any, contrast: ContrastSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch walks on a thread of its own: 2,000 texts one by one must not be 2,000 threads."""
-    monkeypatch.setattr("lens_steer.methods.causal._MOST_WALKS", 3)
+    """Each batch runs on a thread of its own: 2,000 texts one by one must not be 2,000 threads."""
+    monkeypatch.setattr("lens_steer.methods.causal._MOST_THREADS", 3)
     most = [0]
 
     def fit_map(source: torch.Tensor, target: torch.Tensor) -> DiagonalAffine:
-        most[0] = max(most[0], sum(thread.name.startswith("walk of") for thread in threading.enumerate()))
+        most[0] = max(most[0], sum(thread.name.startswith("causal fit") for thread in threading.enumerate()))
         return MeanAcT().map_between(source, target)
 
     sites = find_sites(tiny, "hook_resid_post")
@@ -169,7 +169,7 @@ def test_an_edit_on_the_model_takes_part(tiny: Any, contrast: ContrastSet) -> No
 
 
 class TestTrouble:
-    """Whatever happens on the way is one error, and every walk ends; the fixture counts threads and hooks."""
+    """Whatever happens on the way is one error, and every pass ends; the fixture counts threads and hooks."""
 
     def test_an_error_in_a_forward_pass(self, tiny: Any, contrast: ContrastSet) -> None:
         calls = []
