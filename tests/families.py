@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def random_model(family: str, *, seed: int = 0) -> Any:
 def make_tiny(family: str, *, seed: int = 0) -> Any:
     """Return a hosted random model of a family."""
     return load_model(random_model(family, seed=seed), tokenizer=make_tokenizer())
+
+
+@cache
+def shared_tiny(family: str) -> Any:
+    """Return the hosted random model of a family that tests share; a test that changes it makes one of its own."""
+    return make_tiny(family)
 
 
 def save_tiny(family: str, directory: Path) -> None:

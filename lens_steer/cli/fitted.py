@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lens_steer.errors import LensSteerError
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -28,14 +26,15 @@ def fit_sentences(edit: Intervention) -> list[str]:
 
 
 def bake_sentence(model: nn.Module, edit: Intervention) -> str:
-    """Say whether the edit can be folded into the weights of the model, by trying; nothing is written."""
-    from lens_steer.interventions.bake import bake
+    """Say whether the edit can be folded into the weights of the model."""
+    from lens_steer.interventions.folding import why_not_bakeable
 
-    try:
-        bake(model, edit)
-    except LensSteerError as error:
-        return f"it does not bake into plain weights: {error}"
-    return "it bakes into plain weights: lens-steer bake"
+    obstacle = why_not_bakeable(edit.edits, model)
+    return (
+        "it bakes into plain weights: lens-steer bake"
+        if obstacle is None
+        else f"it does not bake into plain weights: {obstacle}"
+    )
 
 
 def _descent(about: Any) -> str:

@@ -105,6 +105,8 @@ def choose_strength(
     prompts: Sequence[Prompt],
     scorer: Scorer | Callable[[Sequence[str]], Any],
     neutral: Sequence[Row],
+    prompt_groups: Sequence[str | None] | None = None,
+    neutral_groups: Sequence[str | None] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     budget: str | Budget = "ppl:1.1",
     seed: int = 0,
@@ -120,10 +122,10 @@ def choose_strength(
     """Choose, of some strengths whose cost is within a budget, the one that leaves least of the concept; report it.
 
     Of the prompts and of the neutral texts the first, third, ... choose and the others report, so that the choice does
-    not flatter the report; copies of a text stay on one side. The cost of every strength is measured first; texts are
-    generated for those within the budget only. Of equal effects the smaller strength is taken. The unedited model is no
-    candidate: that an edit does nothing, or the wrong thing, is for the report to say. Nothing is chosen where no
-    strength is within the budget.
+    not flatter the report; copies of a text, one prompt and a named group stay on one side. The cost of every strength
+    is measured first; texts are generated for those within the budget only. Of equal effects the smaller strength is
+    taken. The unedited model is no candidate: that an edit does nothing, or the wrong thing, is for the report to say.
+    Nothing is chosen where no strength is within the budget.
 
     Parameters
     ----------
@@ -131,6 +133,8 @@ def choose_strength(
         The model, and the edit whose strength is chosen.
     prompts, scorer, neutral:
         As for `evaluate`; two prompts and two neutral texts, or more.
+    prompt_groups, neutral_groups:
+        A name per prompt and per neutral text (a topic, a template, a user), None for a row that belongs with no other.
     strengths:
         Those that are tried; 0 is not one.
     budget:
@@ -143,7 +147,7 @@ def choose_strength(
     ------
     SettingError
         As `evaluate`; a budget that cannot be read; no strength, or one that is 0 or not finite; a single prompt or
-        neutral text, or nothing but copies of one.
+        neutral text, or nothing but one block; more or fewer names of groups than rows.
     ContrastError
         The intervention has seen prompts or neutral texts.
 
@@ -155,8 +159,8 @@ def choose_strength(
             [row for row in rows if isinstance(row, str | tuple)], seen_in(intervention.provenance), "the intervention"
         )
     scorer = as_scorer(scorer)
-    choosing, reporting = _halves(prompts, "prompts")
-    choosing_neutral, reporting_neutral = _halves(neutral, "neutral texts")
+    choosing, reporting = _halves(prompts, "prompts", prompt_groups)
+    choosing_neutral, reporting_neutral = _halves(neutral, "neutral texts", neutral_groups)
     sampling: dict[str, Any] = {
         "seed": seed, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "chat": chat,
     }  # fmt: skip
@@ -187,9 +191,9 @@ def choose_strength(
     return StrengthChoice(chosen, limit, frame, evaluation, costs_of(reporting_neutral)(chosen), confidence)
 
 
-def _halves(rows: list[Any], what: str) -> tuple[list[Any], list[Any]]:
+def _halves(rows: list[Any], what: str, groups: Sequence[str | None] | None) -> tuple[list[Any], list[Any]]:
     """Return the rows that choose and those that report."""
-    chooses = alternate_blocks(rows, what).tolist()
+    chooses = alternate_blocks(rows, what, groups).tolist()
     return list(compress(rows, chooses)), list(compress(rows, map(not_, chooses)))
 
 

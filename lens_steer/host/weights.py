@@ -163,19 +163,20 @@ class PlainWeights:
         if norm.biased:
             self._changed[f"{norm.module}.bias"] = bias
 
-    def shift_embedding(self, shift: Float[Tensor, " unit"]) -> bool:
-        """Add to what enters the first block; False where no table of embeddings serves for that alone.
+    def entering_embedding(self) -> str | None:
+        """Return the table of embeddings that serves for what enters the first block and nothing else, if there is one.
 
-        Learned positions take it. Token embeddings do where they are not tied to the unembedding and not scaled.
+        Learned positions do. Token embeddings do where they are not tied to the unembedding and not scaled.
         """
         table = getattr(self._host.model, "pos_embed", None)
         if table is None and not getattr(self.config, "tie_word_embeddings", True):
             table = self._host.model.embed
         path = None if table is None else self._paths.get(id(table.original_component))
-        if path is None or type(self._modules[path]) is not nn.Embedding:
-            return False
-        self._changed[f"{path}.weight"] = self._value(f"{path}.weight") + shift
-        return True
+        return None if path is None or type(self._modules[path]) is not nn.Embedding else path
+
+    def shift_embedding(self, table: str, shift: Float[Tensor, " unit"]) -> None:
+        """Add to every row of a table of embeddings."""
+        self._changed[f"{table}.weight"] = self._value(f"{table}.weight") + shift
 
     def build(self) -> PreTrainedModel:
         """Return the plain model: eval mode, the hosted model's dtype and device, no storage in common with it."""
@@ -249,7 +250,9 @@ def _plain_config(config: PretrainedConfig) -> PretrainedConfig:
 
 def _meta(config: PretrainedConfig) -> nn.Module:
     """Return the plain model of a config without any storage: its modules and names."""
-    with torch.device("meta"):
+    from transformers.initialization import no_init_weights
+
+    with torch.device("meta"), no_init_weights():
         return _from_config(config)
 
 

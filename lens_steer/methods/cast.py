@@ -18,7 +18,7 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate, Side, Similarity
 from lens_steer.methods.choices import require_choices
-from lens_steer.methods.fitting import Method, layers_of, method_provenance
+from lens_steer.methods.fitting import Method, method_provenance, narrowed, require_base
 from lens_steer.methods.repe import first_component
 from lens_steer.ranking.halves import block_folds, halves
 from lens_steer.texts.blocks import prompt_of
@@ -45,6 +45,8 @@ class CAST:
     ----------
     base:
         The method that is fitted and then gated.
+    layers:
+        Keep only these layers of the base's sites, whatever it keeps itself; None leaves the choice to it.
     condition:
         The contrast of the condition; None takes that of the fit, so that what looks like its source is steered. Of
         pairs, the prompts are read.
@@ -69,6 +71,7 @@ class CAST:
     """
 
     base: Method
+    layers: tuple[int, ...] | None = None
     condition: ContrastSet | None = None
     condition_sites: SitePattern = "hook_resid_pre"
     condition_layers: tuple[int, ...] | None = None
@@ -80,18 +83,12 @@ class CAST:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        if not isinstance(self.base, Method):
-            raise SettingError(f"CAST: base is a method such as CAA(), not {self.base!r}")
+        require_base("CAST", self.base, self.layers)
 
     @property
     def sites(self) -> SitePattern:
         """Where the base method edits."""
         return self.base.sites
-
-    @property
-    def layers(self) -> tuple[int, ...] | None:
-        """The layers of them that the base method keeps; None for all."""
-        return layers_of(self.base)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return the base method's intervention with the gate on every edit.
@@ -114,7 +111,7 @@ class CAST:
             The base method's edits have a gate already.
 
         """
-        base = self.base.fit(model, contrast, activations=activations)
+        base = narrowed(self.base, self.layers).fit(model, contrast, activations=activations)
         host = host_of(model)
         sites = self._candidates(model, host, base)
         condition = contrast if self.condition is None else self.condition

@@ -1,12 +1,13 @@
-"""Causal estimation in one pass: a site's map is fitted to texts that have passed the maps of all earlier sites.
+"""Causal estimation in one pass: each site's map is fitted to texts that have been through the maps of earlier sites.
 
-All batches walk through the trunk together. Each halts inside its forward pass at every site, until the last one has
-arrived there and the site's map is fitted to all of them; then it walks on through that map. A forward pass can be
-halted because each has a thread of its own; the threads take turns, and only one walks at a time, so nothing is
-computed at once that the model would have to keep apart. The activations of all texts at one site are alive together.
+The plain way runs all texts again for every site, under the maps fitted so far: half as many passes as there are sites.
+Here every text runs once. The forward pass of each batch is paused at every site, until all batches have arrived there
+and the site's map is fitted to them; then it goes on, through that map.
 
-The plain way runs all texts once for every site under the maps so far, which costs sites / 2 times as much. A thread
-inherits neither autocast nor the current CUDA stream: both are those of a fresh thread.
+What can pause a forward pass is a hook that blocks, so every batch runs on a thread of its own. The threads take turns:
+one runs until it pauses again, while all others wait, so nothing runs in parallel and no result depends on timing.
+A new thread inherits neither autocast nor the current CUDA stream: batches run without the one, on the default of the
+other. The activations of all texts at one site are in memory together.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from lens_steer.texts.contrast import ContrastSet
 Moves = Literal["both", "source"]
 """Which texts pass the maps of earlier sites: all of them, or the source alone."""
 
-_MOST_WALKS = 128  # each is a thread of the operating system
+_MOST_THREADS = 128
 
 FitMap = Callable[[Float[Tensor, "n unit"], Float[Tensor, "m unit"]], ActivationMap]
 """Fits the map of one site to pooled source and target activations."""
@@ -64,121 +65,127 @@ def fit_causally(
     is_source = torch.from_numpy(texts.labels[:, 0] == 1)
     device = host_of(model).device
     maps: dict[Site, ActivationMap] = {}
-    walks = []
-    listed = list(tokens.batches(batch_size))
-    if len(listed) > _MOST_WALKS:  # a thread each: fewer, larger batches
-        listed = list(tokens.batches(math.ceil(len(tokens) / _MOST_WALKS)))
-    for rows, batch in listed:
-        moved = None if moves == "both" else is_source[rows].to(device)
-        walks.append(_Walk(model, rows, batch.to(device), moved, pool, maps))
-    with _setting_out(model, sites, walks):
+    batches = list(tokens.batches(batch_size))
+    if len(batches) > _MOST_THREADS:
+        batches = list(tokens.batches(math.ceil(len(tokens) / _MOST_THREADS)))
+    passes = []
+    for rows, batch in batches:
+        mapped_rows = None if moves == "both" else is_source[rows].to(device)
+        passes.append(_PausedPass(model, rows, batch.to(device), mapped_rows, pool, maps))
+    with _pausing(model, sites, passes):
         for site in sites:
-            values = torch.empty(len(tokens), site.width)
-            for walk in walks:
-                values[walk.rows] = walk.to(site)
-            if not bool(torch.isfinite(values).all()):
+            pooled = torch.empty(len(tokens), site.width)
+            for one in passes:
+                pooled[one.rows] = one.run_to(site)
+            if not bool(torch.isfinite(pooled).all()):
                 raise ActivationError(
                     f"{site.name} is not finite behind the maps of the {len(maps)} earlier sites: edit fewer sites, or "
                     'use support="observed"'
                 )
-            maps[site] = fit_map(values[is_source], values[~is_source])
+            maps[site] = fit_map(pooled[is_source], pooled[~is_source])
     return maps
 
 
-class _CalledOffError(Exception):
-    """Ends a forward pass that nobody waits for any more."""
+class _AbandonedError(Exception):
+    """Ends a forward pass in the middle, when nobody waits for its result any more."""
 
 
-class _Walk:
-    """One batch on its way through the trunk, on a thread of its own that runs only while `to` waits for it."""
+class _PausedPass:
+    """The forward pass of one batch, on a thread that runs only while `run_to` waits for it.
+
+    Two semaphores hand the turn to and fro: `_resume` lets the thread run, `_paused` tells that it has stopped again,
+    at a site or for good. `run_to` and `abandon` are called by the thread that fits, `pause_at` by a hook in the pass.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         rows: list[int],
         batch: TokenBatch,
-        moved: Bool[Tensor, " text"] | None,
+        mapped_rows: Bool[Tensor, " text"] | None,
         pool: Pool,
         maps: Mapping[Site, ActivationMap],
     ) -> None:
+        """`mapped_rows` are those that the maps act on, None for all; `maps` is filled while the pass is paused."""
         self.rows = rows
-        self._model, self._batch, self._moved, self._maps = model, batch, moved, maps
+        self._model, self._batch, self._mapped_rows, self._maps = model, batch, mapped_rows, maps
         self._pool: Pool = pool
-        self._at: Site | None = None
+        self._paused_at: Site | None = None
         self._pooled = torch.empty(0)
         self._error: BaseException | None = None
-        self._called_off = False
-        self._go, self._halted = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name=f"walk of {len(rows)} texts", daemon=True)
+        self._abandoned = False
+        self._resume, self._paused = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, name=f"causal fit, {len(rows)} texts", daemon=True)
 
-    def to(self, site: Site) -> Float[Tensor, "text unit"]:
-        """Walk on to `site` and return what is pooled there."""
+    def run_to(self, site: Site) -> Float[Tensor, "text unit"]:
+        """Run on until the pass pauses at `site`, and return the pooled activations there, not mapped yet."""
         if self._thread.ident is None:
             self._thread.start()
-        self._go.release()
-        self._halted.acquire()
+        self._resume.release()
+        self._paused.acquire()
         if self._error is not None:
             raise self._error
-        if self._at != site:
+        if self._paused_at != site:
             raise SiteError(f"{site.name} did not fire in a forward pass, or not in its place")
         return self._pooled
 
-    def visit(self, site: Site, activation: Float[Tensor, "text pos unit"]) -> Float[Tensor, "text pos unit"]:
-        """Halt at a site until its map is fitted, and return the mapped activation."""
-        self._at = site
+    def pause_at(self, site: Site, activation: Float[Tensor, "text pos unit"]) -> Float[Tensor, "text pos unit"]:
+        """Pause until the map of `site` is fitted, and return the mapped activation."""
+        self._paused_at = site
         self._pooled = TokenPool(self._batch.pooled)(activation, self._pool).cpu()
-        self._halted.release()
-        self._wait()
+        self._paused.release()
+        self._wait_for_turn()
         mapped: Tensor = self._maps[site](activation)
-        return mapped if self._moved is None else torch.where(self._moved[:, None, None], mapped, activation)
+        if self._mapped_rows is None:
+            return mapped
+        return torch.where(self._mapped_rows[:, None, None], mapped, activation)
 
-    def call_off(self) -> None:
-        """Let the forward pass end where it stands."""
-        self._called_off = True
-        self._go.release()
+    def abandon(self) -> None:
+        """End the pass where it stands, and its thread; nothing happens to one that has ended."""
+        self._abandoned = True
+        self._resume.release()
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _wait(self) -> None:
-        self._go.acquire()
-        if self._called_off:
-            raise _CalledOffError
+    def _wait_for_turn(self) -> None:
+        self._resume.acquire()
+        if self._abandoned:
+            raise _AbandonedError
 
     def _run(self) -> None:
-        _here.walk = self
+        _of_this_thread.forward_pass = self
         try:
-            self._wait()
-            with (
-                torch.no_grad(),
-                announced_texts(self._batch.rows, self._batch.prompt_lengths),
-            ):  # a thread inherits neither
+            self._wait_for_turn()
+            texts = announced_texts(self._batch.rows, self._batch.prompt_lengths)
+            with torch.no_grad(), texts:  # a thread inherits neither from the one that started it
                 host_of(self._model).trunk(self._batch.ids, self._batch.mask)
-            self._at = None
-        except _CalledOffError:
+            self._paused_at = None
+        except _AbandonedError:
             pass
-        except BaseException as error:  # raised again where somebody waits
+        except BaseException as error:  # `run_to` raises it again, in the thread that fits
             self._error = error
         finally:
-            self._halted.release()
+            self._paused.release()
 
 
-_here = threading.local()  # the walk of the thread that asks, because hooks hang on modules that all threads share
+# Hooks hang on modules, which all threads share: a hook finds its pass by the thread that runs it.
+_of_this_thread = threading.local()
 
 
 @contextmanager
-def _setting_out(model: nn.Module, sites: Sequence[Site], walks: Sequence[_Walk]) -> Iterator[None]:
-    """Hang the visits on the sites; on leaving, however that comes, every walk has ended."""
+def _pausing(model: nn.Module, sites: Sequence[Site], passes: Sequence[_PausedPass]) -> Iterator[None]:
+    """Let the passes pause at the sites; when the context is left, in whatever way, all of their threads have ended."""
 
-    def hook_of(site: Site) -> Callable[..., Tensor | None]:
-        def visit(activation: Tensor) -> Tensor | None:
-            walk: _Walk | None = getattr(_here, "walk", None)
-            return None if walk is None else walk.visit(site, activation)
+    def hook_at(site: Site) -> Callable[..., Tensor | None]:
+        def pause(activation: Tensor) -> Tensor | None:
+            own: _PausedPass | None = getattr(_of_this_thread, "forward_pass", None)
+            return None if own is None else own.pause_at(site, activation)
 
-        return as_hook(visit)
+        return as_hook(pause)
 
-    with taking_turns(model), host_of(model).hooks((site.name, hook_of(site)) for site in sites):
+    with taking_turns(model), host_of(model).hooks((site.name, hook_at(site)) for site in sites):
         try:
             yield
         finally:
-            for walk in walks:
-                walk.call_off()
+            for one in passes:
+                one.abandon()

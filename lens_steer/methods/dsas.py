@@ -22,7 +22,7 @@ from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.choices import require_choices
-from lens_steer.methods.fitting import Method, layers_of, method_provenance
+from lens_steer.methods.fitting import Method, method_provenance, narrowed, require_base
 from lens_steer.methods.transport_maps import without_spread
 from lens_steer.ranking.halves import block_folds
 from lens_steer.texts.contrast import ContrastSet, Row
@@ -45,6 +45,8 @@ class DSAS:
     ----------
     base:
         The method that says what to do; its scope and settings stay.
+    layers:
+        Keep only these layers of the base's sites, whatever it keeps itself; None leaves the choice to it.
     components:
         Most principal components of the pooled activations that the regression sees, brought to equal variance. They
         and the regression are folded into one vector over the units.
@@ -58,6 +60,7 @@ class DSAS:
     """
 
     base: Method
+    layers: tuple[int, ...] | None = None
     components: int = 16
     pool: Pool = "mean"
     seed: int = 0
@@ -65,8 +68,7 @@ class DSAS:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        if not isinstance(self.base, Method):
-            raise SettingError(f"DSAS: base is a method such as CAA(), not {self.base!r}")
+        require_base("DSAS", self.base, self.layers)
         if self.components < 1:
             raise SettingError(f"DSAS: components={self.components} is out of range: 1 or more")
 
@@ -74,11 +76,6 @@ class DSAS:
     def sites(self) -> SitePattern:
         """Where the base method edits."""
         return self.base.sites
-
-    @property
-    def layers(self) -> tuple[int, ...] | None:
-        """The layers of them that the base method keeps; None for all."""
-        return layers_of(self.base)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Return the base method's intervention with every map behind its site's gate.
@@ -105,7 +102,7 @@ class DSAS:
         if fewest < _FEWEST_TEXTS:
             raise ContrastError(f"DSAS needs at least {_FEWEST_TEXTS} source and control texts, got {contrast!r}")
         require_eval(model)
-        found = self.base.fit(model, contrast, activations=activations)
+        found = narrowed(self.base, self.layers).fit(model, contrast, activations=activations)
         source, control = (
             self._pooled(model, rows, found.sites, contrast) for rows in (contrast.source, contrast.control)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -12,7 +12,7 @@ from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.activations.origin import require_of_model
 from lens_steer.activations.pooling import Pool
-from lens_steer.errors import ActivationError
+from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.guards import check_edit_sites
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
@@ -59,6 +59,19 @@ def layers_of(method: Method) -> tuple[int, ...] | None:
     """Return the layers that a method keeps of its sites; None for all, and for a method without that setting."""
     layers: tuple[int, ...] | str | None = getattr(method, "layers", None)
     return None if isinstance(layers, str) else layers  # "all"
+
+
+def require_base(what: str, base: object, layers: object) -> None:
+    """Check what a method wraps: SettingError where it is no method, or has no layers to keep only some of."""
+    if not isinstance(base, Method):
+        raise SettingError(f"{what}: base is a method such as CAA(), not {base!r}")
+    if layers is not None and "layers" not in {field.name for field in fields(base)}:  # type: ignore[arg-type]
+        raise SettingError(f"{what}: {type(base).__name__} has no layers= that could be narrowed: set its sites")
+
+
+def narrowed(base: Method, layers: tuple[int, ...] | None) -> Method:
+    """Return a method that keeps only these layers of its sites, whatever it keeps itself; None leaves it as it is."""
+    return base if layers is None else replace(base, layers=layers)  # type: ignore[type-var]
 
 
 def activations_for(

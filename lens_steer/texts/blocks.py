@@ -54,12 +54,17 @@ def blocks_of(rows: Sequence[Row | Conversation], *memberships: Iterable[Hashabl
     return block
 
 
-def alternate_blocks(rows: Sequence[Row | Conversation], what: str) -> Bool[np.ndarray, " text"]:
+def alternate_blocks(
+    rows: Sequence[Row | Conversation], what: str, groups: Sequence[str | None] | None = None
+) -> Bool[np.ndarray, " text"]:
     """Return which rows are of the first, third, ... block (see `blocks_of`): two halves that have no block in common.
 
-    SettingError, which names `what` the rows are, where they are one block.
+    `groups` name a group per row. SettingError, which names `what` the rows are, where there are more or fewer names
+    than rows, or all rows are one block.
     """
-    blocks = blocks_of(rows)
+    if groups is not None and len(groups) != len(rows):
+        raise SettingError(f"{what} are {len(rows)}, and their groups {len(groups)}: name one for each, None for none")
+    blocks = blocks_of(rows, *([] if groups is None else [groups]))
     if not blocks.any():
         raise SettingError(f"{what} are {len(blocks)} in one block, and a block cannot be halved: give two or more")
     first: Bool[np.ndarray, " text"] = blocks % 2 == 0

@@ -59,9 +59,9 @@ def one_by_one(model: Any, texts: tuple[str, ...], name: str) -> list[torch.Tens
 
 
 @pytest.mark.parametrize("pool", ["max", "mean", "last", "first"])
-@pytest.mark.parametrize("kind", ["mlp.hook_post", "hook_resid_post", "attn.hook_k"])
-def test_equals_text_by_text(family: Any, contrast: ContrastSet, pool: Any, kind: str) -> None:
-    got = collect(family, contrast, kind, pool=pool, batch_size=4)
+def test_equals_text_by_text(family: Any, contrast: ContrastSet, pool: Any) -> None:
+    kinds = ("mlp.hook_post", "hook_resid_post", "attn.hook_k")
+    got = collect(family, contrast, kinds, pool=pool, batch_size=4)
     reduce = {"max": lambda r: r.amax(0), "mean": lambda r: r.mean(0), "last": lambda r: r[-1], "first": lambda r: r[0]}
     for site in got.sites:
         expected = torch.stack([reduce[pool](row) for row in one_by_one(family, contrast.source, site.name)])

@@ -16,7 +16,7 @@ from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
 SETTINGS: dict[str, Any] = {
-    "draws": 2, "fit_texts": 6, "gamma_shares": (0.5, 0.1), "samples": 1, "most_prompts": 4,
+    "draws": 2, "fit_texts": 6, "gamma_shares": (0.5, 0.1), "steps": 6, "samples": 1, "most_prompts": 4,
     "most_neutral": 4, "max_new_tokens": 4, "scorer": ls.WordList(["sad"]),
 }  # fmt: skip
 

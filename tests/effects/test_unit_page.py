@@ -166,8 +166,8 @@ def test_a_universal_unit_is_named(planted: Any) -> None:
 
 
 @pytest.mark.parametrize("unit", ["mlp.hook_post[3]", "attn.hook_z[1, 2]", "hook_resid_post[4]", "hook_mlp_out[4]"])
-def test_of_every_family(family: Any, unit: str) -> None:
-    page = unit_page(family, f"blocks.0.{unit}", texts=sentences(6, seed=1), top=3)
+def test_of_every_layout(distinct_family: Any, unit: str) -> None:
+    page = unit_page(distinct_family, f"blocks.0.{unit}", texts=sentences(6, seed=1), top=3)
     assert np.isfinite(page.causes[["change", "low", "high", "control"]]).all(axis=None)
     assert np.isfinite(page.tokens["value"]).all()
     assert "writes" in set(page.tokens["part"])

@@ -170,9 +170,20 @@ def test_copies_of_a_text_never_choose_and_report(tiny: Any, edit: Intervention)
     assert set(choice.evaluation.settings["neutral"]) == set(NEUTRAL[1::2])
 
 
+def test_a_named_group_never_chooses_and_reports(tiny: Any, edit: Intervention) -> None:
+    """Alternating rows would part both groups; rows without a name are as they are without groups."""
+    groups = ["pets", "pets", "people", "people", None, "people"]
+    choice = choose(tiny, edit, prompt_groups=groups, neutral_groups=[*"aaaabbbb"], budget="kl:1")
+    assert choice.evaluation is not None
+    assert set(choice.evaluation.texts.prompt) == {"the boy", "the girl", "the red"}
+    assert set(choice.evaluation.settings["neutral"]) == set(NEUTRAL[4:])
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"prompt_groups": ["one"] * 6}, "prompts are 6 in one block"),
+        ({"neutral_groups": ["one"]}, "neutral texts are 8, and their groups 1"),
         ({"strengths": ()}, "strengths are finite"),
         ({"strengths": (0.0, 1.0)}, "other than 0"),
         ({"prompts": ["one"]}, "prompts are 1 in one block"),

@@ -14,6 +14,7 @@ from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method
 from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 from tests.families import sentences
 from tests.handles import handles
 from tests.methods.contract import METHODS
@@ -25,14 +26,28 @@ def contrast() -> ContrastSet:
     return ContrastSet(sad, happy, control=neutral, name="sad")
 
 
+@pytest.fixture(scope="module")
+def microworld_contrast() -> ContrastSet:
+    rude, film = (read_contrast(f"microworld:{name}", n=8) for name in ("rude", "topic=film"))
+    return replace(rude, control=film.source)
+
+
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> Method:
     return METHODS[request.param]
 
 
+@pytest.fixture(scope="module")
+def fitted() -> dict[Method, Intervention]:
+    """What was fitted already: every method once for all tests that only use its intervention."""
+    return {}
+
+
 @pytest.fixture
-def edit(method: Method, tiny: Any, contrast: ContrastSet) -> Intervention:
-    return method.fit(tiny, contrast)
+def edit(method: Method, tiny: Any, contrast: ContrastSet, fitted: dict[Method, Intervention]) -> Intervention:
+    if method not in fitted:
+        fitted[method] = method.fit(tiny, contrast)
+    return fitted[method]
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +96,10 @@ def test_layers_narrow_the_sites(method: Method, tiny: Any, contrast: ContrastSe
         assert {site.layer for site in edit.sites} == {1}
 
 
-def test_the_same_call_gives_the_same_intervention(method: Method, tiny: Any, contrast: ContrastSet) -> None:
-    assert method.fit(tiny, contrast) == method.fit(tiny, contrast)
+def test_the_same_call_gives_the_same_intervention(
+    method: Method, tiny: Any, contrast: ContrastSet, edit: Intervention
+) -> None:
+    assert method.fit(tiny, contrast) == edit
 
 
 def test_it_says_where_it_came_from(method: Method, edit: Intervention, contrast: ContrastSet) -> None:
@@ -107,12 +124,12 @@ def test_padding_changes_nothing(tiny: Any, edit: Intervention) -> None:
             assert float((got - expected[0]).abs().max() / expected.abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last"])
+@pytest.mark.parametrize("scope", ["all", "last"])  # the other scopes: tests/host/test_scope.py
 def test_cache_or_no_cache(tiny: Any, edit: Intervention, scope: Any) -> None:
     ids = tiny.to_tokens("the dog was")
     with edit.scoped(scope).on(tiny):
         runs = [
-            tiny.original_model.generate(ids, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0)
+            tiny.original_model.generate(ids, max_new_tokens=5, do_sample=False, use_cache=cache, pad_token_id=0)
             for cache in (True, False)
         ]
     assert torch.equal(*runs)
@@ -146,8 +163,6 @@ def test_it_follows_the_models_dtype(method: Method, contrast: ContrastSet) -> N
 
 @pytest.mark.real
 def test_on_the_real_models(method: Method, real_model: Any, shared: Path) -> None:
-    from lens_steer.texts.readers import read_contrast
-
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=16)
     neutral = read_contrast(shared / "data" / "story_concepts" / "dog.json", n=16)
     contrast = replace(contrast, control=neutral.source)
@@ -159,21 +174,17 @@ def test_on_the_real_models(method: Method, real_model: Any, shared: Path) -> No
 
 
 @pytest.mark.compat
-def test_on_the_embedded_model(method: Method, embedded_host: Any) -> None:
-    from lens_steer.texts.readers import read_contrast
-
-    rude, film = (read_contrast(f"microworld:{name}", n=8) for name in ("rude", "topic=film"))
-    text = str(rude.source[0])
+def test_on_the_embedded_model(method: Method, embedded_host: Any, microworld_contrast: ContrastSet) -> None:
+    text = str(microworld_contrast.source[0])
     before, there = logits(embedded_host, text), handles(embedded_host)
-    with method.fit(embedded_host, replace(rude, control=film.source)).on(embedded_host):
+    with method.fit(embedded_host, microworld_contrast).on(embedded_host):
         assert not torch.equal(logits(embedded_host, text), before)
     assert handles(embedded_host) == there
     assert torch.equal(logits(embedded_host, text), before)
 
 
-def test_every_family(method: Method, family: Any, contrast: ContrastSet) -> None:
-    edit = method.fit(family, contrast)
-    plain = logits(family)
-    with edit.on(family):
-        assert not torch.equal(logits(family), plain)
-    assert torch.equal(logits(family), plain)
+def test_every_layout(method: Method, distinct_family: Any, contrast: ContrastSet) -> None:
+    plain = logits(distinct_family)
+    with method.fit(distinct_family, contrast).on(distinct_family):
+        assert not torch.equal(logits(distinct_family), plain)
+    assert torch.equal(logits(distinct_family), plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.act_add import ActAdd
 from lens_steer.methods.caa import CAA
+from lens_steer.methods.cast import CAST
 from lens_steer.methods.damp import Damp
 from lens_steer.methods.dsas import DSAS, gate_between
 from lens_steer.texts.contrast import ContrastSet
@@ -76,6 +77,25 @@ def test_every_map_of_the_base_stands_behind_the_gate_of_its_site(tiny: Any, con
         # Pooled source activations open the gate further than neutral ones.
         openness = [float(after.map.gate(acts[side][after.site]).mean()) for side in ("source", "control")]
         assert openness[0] > openness[1] + 0.1
+
+
+@dataclass(frozen=True)
+class WithoutLayers:
+    """A method of somebody's own, which edits where it edits."""
+
+    sites: str = "hook_resid_post"
+    seed: int = 0
+
+    def fit(self, model: Any, contrast: ContrastSet, *, activations: Any = None) -> Any:
+        return CAA(layers="all").fit(model, contrast)
+
+
+def test_layers_are_those_of_the_base(tiny: Any, contrast: ContrastSet) -> None:
+    narrow = DSAS(base=CAA(layers="all"), layers=(0,), components=4).fit(tiny, contrast)
+    assert narrow == DSAS(base=CAA(layers=(0,)), components=4).fit(tiny, contrast)
+    for wrap in (DSAS, CAST):
+        with pytest.raises(SettingError, match="WithoutLayers has no layers= that could be narrowed"):
+            wrap(base=WithoutLayers(), layers=(0,))
 
 
 def test_scopes_and_several_edits_of_a_site_stay(tiny: Any, contrast: ContrastSet) -> None:

@@ -91,10 +91,9 @@ def test_micro_batches_give_the_full_gradient(tiny: Any, contrast: ContrastSet, 
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("micro_batch", [4, 32])
-def test_the_curvature_is_the_gauss_newton_diagonal(tiny: Any, contrast: ContrastSet, micro_batch: int) -> None:
+def test_the_curvature_is_the_gauss_newton_diagonal(tiny: Any, contrast: ContrastSet) -> None:
     """2 / (n sites) times the squared derivatives of all pooled values, summed: one row of J after the other."""
-    loss = make_loss(tiny, contrast, micro_batch=micro_batch)
+    loss = make_loss(tiny, contrast, micro_batch=4)
     with frozen(tiny):
         estimate = loss.curvature(probes=400)
         leaf = torch.zeros(len(loss.layout), requires_grad=True)
@@ -112,8 +111,8 @@ def test_the_curvature_is_the_gauss_newton_diagonal(tiny: Any, contrast: Contras
 
 
 @pytest.mark.compat
-def test_gamma_max_separates_nothing_from_something(family: Any, contrast: ContrastSet) -> None:
-    method = LinEAS(steps=5, progress=False)
+def test_gamma_max_separates_nothing_from_something(distinct_family: Any, contrast: ContrastSet) -> None:
+    method, family = LinEAS(steps=5, progress=False), distinct_family
     ceiling = method.gamma_max(family, contrast)
     with pytest.warns(LensSteerWarning, match="lets nothing move"):
         assert replace(method, gamma=1.01 * ceiling).fit(family, contrast).support()["kept"].sum() == 0
@@ -142,7 +141,7 @@ def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
 )
 @pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_never_worse_than_the_identity(tiny: Any, contrast: ContrastSet, settings: dict[str, Any]) -> None:
-    edit = LinEAS.paper(steps=40, progress=False, **settings).fit(tiny, contrast)
+    edit = LinEAS.paper(steps=15, progress=False, **settings).fit(tiny, contrast)
     loss = edit.provenance["loss"]
     assert loss["training"] <= loss["identity"]
     assert torch.isfinite(edit.edits[0].map.scale).all()
@@ -237,7 +236,7 @@ def test_the_reported_loss_is_that_of_the_returned_map(tiny: Any, contrast: Cont
 
 @pytest.mark.filterwarnings("ignore:.*moved nothing")
 def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) -> None:
-    history = LinEAS.paper(steps=40, lr=1e6, progress=False).fit(tiny, contrast).history
+    history = LinEAS.paper(steps=15, lr=1e6, progress=False).fit(tiny, contrast).history
     events = history[history.event != ""]
     assert len(events) >= 1
     assert events.event.str.contains("learning rate / 4").all()
@@ -246,18 +245,18 @@ def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) ->
 
 
 def test_history_has_a_row_per_step_and_a_cosine_rate(tiny: Any, contrast: ContrastSet) -> None:
-    history = LinEAS.paper(steps=50, lr=0.01, progress=False).fit(tiny, contrast).history
+    history = LinEAS.paper(steps=20, lr=0.01, progress=False).fit(tiny, contrast).history
     assert list(history.columns) == ["step", "loss", "support", "lr", "event", "heldout_loss"]
-    assert history.step.tolist() == list(range(50))
+    assert history.step.tolist() == list(range(20))
     assert history.lr.iloc[0] == pytest.approx(0.01)
-    assert history.lr.iloc[25] == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    assert history.lr.iloc[10] == pytest.approx(0.01 * (0.001 + 0.999 / 2))
     assert (history.lr.diff().dropna() < 0).all()
 
 
 def test_held_out_texts_stop_the_fit(tiny: Any, contrast: ContrastSet) -> None:
-    holdout = ContrastSet(sentences(30, seed=11, must="sad"), sentences(30, seed=12, must="happy"))
-    train = ContrastSet(sentences(30, seed=13, must="sad"), sentences(30, seed=14, must="happy"))
-    method = LinEAS.paper(steps=400, lr=0.005, holdout=holdout, evaluate_every=2, patience=3, progress=False)
+    holdout = ContrastSet(sentences(16, seed=11, must="sad"), sentences(16, seed=12, must="happy"))
+    train = ContrastSet(sentences(16, seed=13, must="sad"), sentences(16, seed=14, must="happy"))
+    method = LinEAS.paper(steps=400, lr=0.01, holdout=holdout, evaluate_every=2, patience=3, progress=False)
     edit = method.fit(tiny, train)
     history = edit.history
     best = history.heldout_loss.min()
@@ -338,7 +337,7 @@ class TestPath:
         assert path.frame.gamma_share.isna().all()
 
     def test_support_grows_as_gamma_falls(self, tiny: Any, contrast: ContrastSet) -> None:
-        path = LinEAS(steps=30, progress=False).path(tiny, contrast)
+        path = LinEAS(steps=20, progress=False).path(tiny, contrast)
         frame = path.frame
         assert len(frame) == len(path.interventions) == 8
         assert frame.gamma_share.iloc[0] == pytest.approx(1.0)

@@ -169,7 +169,7 @@ def in_other_units() -> list[Any]:
     return models
 
 
-@pytest.mark.parametrize("settings", [{"gamma_share": 0.3}, {"gamma_share": 0.0}, {"units": 12}, {}])
+@pytest.mark.parametrize("settings", [{"gamma_share": 0.3}, {"units": 12}, {}])
 def test_the_scale_of_the_stream_changes_nothing(
     in_other_units: list[Any], texts: ContrastSet, settings: dict[str, Any]
 ) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lens_steer.errors import LensSteerError
-from lens_steer.interventions.bake import bake
+from lens_steer.interventions.folding import why_not_bakeable
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 
@@ -78,11 +77,8 @@ def _model(about: Mapping[str, Any]) -> str:
 
 
 def _bakes(model: nn.Module, edit: Intervention) -> str:
-    try:
-        bake(model, edit)
-    except LensSteerError as error:
-        return f"no: {error}"
-    return "yes, into the weights of a plain Hugging Face model"
+    obstacle = why_not_bakeable(edit.edits, model)
+    return "yes, into the weights of a plain Hugging Face model" if obstacle is None else f"no: {obstacle}"
 
 
 def _seen(about: Mapping[str, Any]) -> str:
