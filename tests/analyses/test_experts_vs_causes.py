@@ -174,16 +174,15 @@ def test_what_pairs_have_in_common_widens_intervals() -> None:
     for _ in range(40):
         score = random.normal(size=units)
         along, own = score + random.normal(size=units), random.normal(size=units)
-        effects = own + 3 * random.normal(size=(pairs, 1)) * along  # of every pair; in the long run `own` alone
+        effects = own + 2 * random.normal(size=(pairs, 1)) * along  # of every pair; in the long run `own` alone
         left_out = [np.delete(effects, pair, axis=0).mean(0) for pair in range(pairs)]
         measured = Measured(np.array([effects.mean(0), *left_out]), np.zeros(units), np.arange(units) % 20)
         both = measured.correlations(places(score), places)
         known = over_levels(*both), over_levels(*both[:2])
-        truth = stats.spearmanr(score, own).statistic
-        held += known[0].low <= truth <= known[0].high
-        by_units += known[1].low <= truth <= known[1].high
-    assert held >= 35
-    assert by_units < 32
+        held += known[0].low <= 0 <= known[0].high
+        by_units += known[1].low <= 0 <= known[1].high
+    assert held >= 33
+    assert by_units <= 28
 
 
 def test_shuffled_labels_tell_nothing(tiny: Any) -> None:
