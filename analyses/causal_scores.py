@@ -186,13 +186,19 @@ def lineas_weights(edit: ls.Intervention, activations: ls.Activations) -> pd.Dat
     return pd.concat(tables, ignore_index=True)
 
 
-def attributed(model: Any, pairs: ConceptPairs, sites: Any) -> Any:
-    """Return site, unit and the size of every cheap attribution; the bare gradient is that at the last token."""
+def attributions(model: Any, pairs: ConceptPairs, sites: Any, names: Sequence[str]) -> Any:
+    """Return site, unit and, by each of these methods of `ATTRIBUTED`, the attribution's size and its signed value."""
     table: Any = None
-    for name, method in ATTRIBUTED.items():
-        frame: Any = pairs.attribute(model, sites, method).frame
+    for name in names:
+        frame: Any = pairs.attribute(model, sites, ATTRIBUTED[name]).frame
         table = frame[_UNIT].copy() if table is None else table
         table[name], table[signed_name(name)] = frame["value"].abs(), frame["value"]
+    return table
+
+
+def attributed(model: Any, pairs: ConceptPairs, sites: Any) -> Any:
+    """Return site, unit and the size of every cheap attribution; the bare gradient is that at the last token."""
+    table = attributions(model, pairs, sites, tuple(ATTRIBUTED))
     last: Any = pairs.attribute(model, sites, "cna", positions=[-1]).frame
     difference = last["difference"].to_numpy()
     known = difference != 0  # a product of means, so its quotient is the mean gradient
