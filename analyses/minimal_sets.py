@@ -16,11 +16,13 @@ import pandas as pd
 from tqdm import tqdm
 
 import lens_steer as ls
+from analyses.causal_scores import AUROC
 from analyses.controls import Choice, random_choices
 from analyses.experiment import Experiment, measured
 from analyses.greedy import greedy_order
-from analyses.measurements import PERPLEXITY, HeldOut, Measurements
+from analyses.measurements import PERPLEXITY, Measurements
 from analyses.minimal_sets_findings import CONCEPT, captions, figure, summary
+from analyses.set_sizes import size_ratios, smallest_sets, tried_doses
 from analyses.unit_orders import UnitOrders
 
 RANDOM, MATCHED, GREEDY = "random units", "matched units", "greedy"
@@ -52,9 +54,9 @@ def run(
 
     Frames: `minimal_sets` (the smallest set of every order, what it leaves on the prompts that chose it, and on
     others its change against the unedited model and whether it leaves half), `doses` (what every number of units
-    leaves on the prompts that choose: no intervals, as nothing is concluded), `against_controls` (the smallest set of
-    all beside draws of as many units), `greedy` (its steps), `orders` (the first units of every order), `words`,
-    `texts`.
+    leaves on the prompts that choose: no intervals, as nothing is concluded), `size_ratios` (whether an order needs
+    fewer units than AUROC's, as 2601.22594 says of RelP's), `against_controls` (the smallest set of all beside draws
+    of as many units), `greedy` (its steps), `orders` (the first units of every order), `words`, `texts`.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ def run(
         return ls.ablate(units, mode=mode, activations=chosen.activations, seed=seed)
 
     choosing, reporting = (experiment.heldout(half=half) for half in (0, 1))
-    doses = tried_doses(choosing, orders, ks, ablated)
+    doses, read = tried_doses(choosing, orders, ks, ablated)
     smallest = smallest_sets(doses)
     sets = {name: orders[name][: int(k)] for name, k in smallest.items()}
     controls: dict[str, Sequence[Choice]] = {}
@@ -131,6 +133,7 @@ def run(
     frames = {
         "minimal_sets": minimal_sets(measurements, doses, sets),
         "doses": doses,
+        "size_ratios": size_ratios(read, doses, AUROC, seed=seed),
         "against_controls": against_controls(measurements, fewest, controls),
         "greedy": greedy_steps,
         "orders": first_units(orders, max(ks)),
@@ -158,25 +161,6 @@ def _check(ks: Sequence[int], draws: int, greedy_units: int, screened: int, tota
 
 def _control(name: str) -> str:
     return f"control: {name}"
-
-
-def tried_doses(choosing: HeldOut, orders: Mapping[str, Choice], ks: Sequence[int], ablated: Any) -> pd.DataFrame:
-    """Return order, k, measure, before and after on the prompts that choose; k where the order has as many units."""
-    cases = [(name, k) for name, order in orders.items() for k in ks if k <= len(order)]
-    rows = []
-    for name, k in tqdm(cases, desc="doses", unit="edit"):
-        read = Measurements.of([choosing.measure(ablated(orders[name][:k]), name, keep=False)], seed=0)
-        rows += [
-            (name, k, measure, read.value(name, measure, "before"), read.value(name, measure))
-            for measure in read.measures
-        ]
-    return pd.DataFrame(rows, columns=["order", "k", "measure", "before", "after"])
-
-
-def smallest_sets(doses: pd.DataFrame) -> dict[str, int]:
-    """Return the smallest k of every order at which half of the concept is left, or less; none where it never is."""
-    reached = doses[(doses["measure"] == CONCEPT) & (doses["after"] <= doses["before"] / 2)]
-    return {str(name): int(k) for name, k in reached.groupby("order", sort=False)["k"].min().items()}
 
 
 def half_left(before: Any, before_of: Any, after: Any, after_of: Any, axis: Any) -> Any:

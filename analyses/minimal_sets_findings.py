@@ -32,8 +32,12 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
             f"at no number tried: {listed(missed)}" if missed else "",
         )
     ]
-    if chosen.empty:
+    ratios = frames["size_ratios"]
+    if chosen.empty or ratios.empty:
         return sentences
+    sizes = {str(row["order"]): ls.verdict_of(row["low"], row["high"], reference=1.0) for _, row in ratios.iterrows()}
+    said = by_verdict(sizes, {ls.Verdict.LOWER: "fewer", ls.Verdict.HIGHER: "more", ls.Verdict.NOT_SHOWN: "not shown"})
+    sentences.append(sentence(f"units needed for half of it, against {ratios['reference'].iloc[0]}'s: {said}"))
     verdicts = {
         str(row["order"]): ls.verdict_of(row["half_low"], row["half_high"]) for row in chosen.to_dict("records")
     }
@@ -79,6 +83,8 @@ def captions(mode: str, choosing: HeldOut, reporting: HeldOut) -> dict[str, str]
         "minimal_sets": f"Units held at {mode}; chosen by {choosing.about}; reported on {reporting.about} of the other "
         "half. Intervals of all orders hold at once (Bonferroni); half_low, half_high: what is left less half of what "
         "was. k is the smallest number tried, so of few numbers.",
+        "size_ratios": "Numbers of units at which half is left, on the prompts that choose, drawn again for all orders "
+        "at once; never halved counts as twice the largest number tried. All intervals hold at once.",
         "doses": "On the prompts that choose; nothing follows from these alone.",
         "against_controls": "The smallest set (after) against the mean of a control's draws (before); the interval "
         "is that of the difference to one more draw.",

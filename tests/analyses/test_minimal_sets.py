@@ -17,6 +17,7 @@ from analyses.greedy import greedy_order
 from analyses.measurements import COLUMNS, PERPLEXITY, Measurements
 from analyses.minimal_sets import GREEDY, MATCHED, RANDOM
 from analyses.minimal_sets_findings import CONCEPT, summary
+from analyses.set_sizes import dose, size_ratios, smallest_sets
 from analyses.unit_orders import ORDERS
 from tests.analyses.contrasts import GENERATION, contrast
 from tests.analyses.test_necessity import CHOOSING
@@ -95,13 +96,35 @@ def test_halving_is_judged_beside_one_half(after: float, verdict: ls.Verdict) ->
         [("AUROC", 4, CONCEPT, 1.0, 0.9), ("AUROC", 8, CONCEPT, 1.0, 0.5), ("RelP", 8, CONCEPT, 1.0, 0.6)],
         columns=["order", "k", "measure", "before", "after"],
     )
-    assert minimal_sets.smallest_sets(doses) == {"AUROC": 8}
+    assert smallest_sets(doses) == {"AUROC": 8}
     units = tuple(ls.Unit(ls.Site("blocks.0.mlp.hook_post", 0, "mlp.hook_post", 8), index) for index in range(8))
     table = minimal_sets.minimal_sets(measurements(after), doses, {"AUROC": units})
     row = table.iloc[0]
     assert (row["order"], row["k"], row["left_choosing"]) == ("AUROC", 8, 0.5)
     assert ls.verdict_of(row["half_low"], row["half_high"]) is verdict
     assert np.isnan(table.iloc[1]["k"])
+
+
+def test_an_order_is_said_to_need_fewer_units_only_where_it_does() -> None:
+    """The same order twice, one that halves at once, one that never does, and one that was asked less."""
+    random, ks = np.random.default_rng(0), (2, 4, 8)
+    keeps = {"AUROC": (0.9, 0.8, 0.1), "again": (0.9, 0.8, 0.1), "RelP": (0.1, 0.1, 0.1), "never": (0.9, 0.9, 0.9)}
+    keeps["short"] = (0.1,)
+    rows, doses = [], []
+    for name, shares in keeps.items():
+        for k, share in zip(ks, shares, strict=False):
+            kept = np.arange(40) < 40 * share if name in ("AUROC", "again") else random.random(40) < share
+            for when, values in (("before", np.ones(40)), ("after", kept.astype(float))):
+                about = {"edit": dose(name, k), "draw": 0, "measure": CONCEPT, "when": when}
+                rows += [{**about, "row": row, "counted": value, "of": 1.0} for row, value in enumerate(values)]
+            doses.append((name, k, CONCEPT, 1.0, float(kept.mean())))
+    read = Measurements(pd.DataFrame(rows), 0)
+    columns = ["order", "k", "measure", "before", "after"]
+    table = size_ratios(read, pd.DataFrame(doses, columns=columns), "AUROC", seed=0).set_index("order")
+    assert list(table.index) == ["again", "RelP", "never"]
+    assert table.loc["again", ["value", "low", "high"]].tolist() == [1, 1, 1]
+    assert table.loc["RelP", "high"] < 1
+    assert table.loc["never", ["value", "low"]].tolist() == [2, 2]
 
 
 @st.composite
@@ -112,7 +135,9 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     row |= {f"perplexity_{key}": cost[key] for key in ("before", "after", "low", "high")}
     against = {"order": "RelP", "control": RANDOM, "k": 4, "measure": CONCEPT, "draws": 20, **draw(changes())}
     never = {"order": "AUROC", "k": np.nan, "tried": 16}
-    return {"minimal_sets": pd.DataFrame([row, never]), "against_controls": pd.DataFrame([against])}
+    ratio = {"order": "RelP", "reference": "AUROC", "value": 0.5, "low": 0.25, "high": 0.5, "confidence": 0.95}
+    tables = {"minimal_sets": [row, never], "against_controls": [against], "size_ratios": [ratio]}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
 @FEW
@@ -123,7 +148,8 @@ def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     row = tables["minimal_sets"].iloc[0]
     words = {ls.Verdict.LOWER: "shown to leave less", ls.Verdict.HIGHER: "shown to leave more"}
     verdict = ls.verdict_of(row["half_low"], row["half_high"])
-    assert words.get(verdict, "neither shown" if verdict is ls.Verdict.NOT_SHOWN else "cannot be judged") in said[1]
+    assert words.get(verdict, "neither shown" if verdict is ls.Verdict.NOT_SHOWN else "cannot be judged") in said[2]
+    assert said[1].endswith("against AUROC's: fewer: RelP.")
     nothing = summary("sad", {**tables, "minimal_sets": tables["minimal_sets"].iloc[1:]}, "texts")
     assert len(nothing) == 1
     assert "at no number tried: AUROC (up to 16)" in nothing[0]
