@@ -10,7 +10,6 @@ word of the concept follows the last token.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,8 +108,7 @@ def concept_words(
 ) -> tuple[str, ...]:
     """Return the words that stand for a concept: those given, or the scorer's, or those that tell the source texts.
 
-    The last are the words of the largest z of the log odds of texts that hold them (half a text added to each count)
-    that are single tokens of the model.
+    The last are `ls.distinctive_words` that are single tokens of the model.
 
     Raises
     ------
@@ -122,22 +120,11 @@ def concept_words(
         given = scorer.words
     if given is not None:
         return tuple(given)
-    sides = [_texts(side, None) for side in (texts.source, texts.target)]
-    counts = [Counter(word for text in side for word in set(text.lower().split())) for side in sides]
-    source, target = (
-        np.array([[count[word], len(side) - count[word]] for word in counts[0]]) + 0.5
-        for count, side in zip(counts, sides, strict=True)
-    )
-    odds = np.log(source[:, 0] / source[:, 1]) - np.log(target[:, 0] / target[:, 1])
-    z = odds / np.sqrt((1 / source).sum(1) + (1 / target).sum(1))
-    telling = [
-        word
-        for word, value in sorted(zip(counts[0], z, strict=True), key=lambda pair: -pair[1])
-        if value > 2 and word.isalpha() and any(_reads(model, space + word, word) for space in ("", " "))
-    ]
-    if not telling:
+    telling = ls.distinctive_words(texts.source, texts.target)
+    words = [word for word in telling if any(_reads(model, space + word, word) for space in ("", " "))]
+    if not words:
         raise ls.LensSteerError("no single-token word tells source texts from target texts: give metric_words=")
-    return tuple(telling[:most])
+    return tuple(words[:most])
 
 
 def _reads(model: Any, text: str, word: str) -> bool:
@@ -199,13 +186,19 @@ def lineas_weights(edit: ls.Intervention, activations: ls.Activations) -> pd.Dat
     return pd.concat(tables, ignore_index=True)
 
 
-def attributed(model: Any, pairs: ConceptPairs, sites: Any) -> Any:
-    """Return site, unit and the size of every cheap attribution; the bare gradient is that at the last token."""
+def attributions(model: Any, pairs: ConceptPairs, sites: Any, names: Sequence[str]) -> Any:
+    """Return site, unit and, by each of these methods of `ATTRIBUTED`, the attribution's size and its signed value."""
     table: Any = None
-    for name, method in ATTRIBUTED.items():
-        frame: Any = pairs.attribute(model, sites, method).frame
+    for name in names:
+        frame: Any = pairs.attribute(model, sites, ATTRIBUTED[name]).frame
         table = frame[_UNIT].copy() if table is None else table
         table[name], table[signed_name(name)] = frame["value"].abs(), frame["value"]
+    return table
+
+
+def attributed(model: Any, pairs: ConceptPairs, sites: Any) -> Any:
+    """Return site, unit and the size of every cheap attribution; the bare gradient is that at the last token."""
+    table = attributions(model, pairs, sites, tuple(ATTRIBUTED))
     last: Any = pairs.attribute(model, sites, "cna", positions=[-1]).frame
     difference = last["difference"].to_numpy()
     known = difference != 0  # a product of means, so its quotient is the mean gradient
@@ -223,10 +216,22 @@ def drawn_units(table: pd.DataFrame, n: int, *, seed: int) -> Any:
     return marked
 
 
-def exact_effects(model: Any, pairs: ConceptPairs, units: Sequence[ls.Unit], sites: Any) -> Any:
-    """Return site, unit, value, low, high and verdict of patching each unit; intervals over pairs."""
-    frame: Any = pairs.attribute(model, sites, "patch", units=units).frame
-    return frame[[*_UNIT, "value", "low", "high", "verdict"]]
+def exact_effects(model: Any, pairs: ConceptPairs, units: Sequence[ls.Unit], sites: Any) -> ls.Attribution:
+    """Patch each unit exactly; intervals over pairs."""
+    return pairs.attribute(model, sites, "patch", units=units)
+
+
+def effect_cases(effects: ls.Attribution) -> pd.DataFrame:
+    """Return case, site, unit and effect: on all pairs (case 0), and without each group of the jackknife's."""
+    parts = effects.frame.groupby("site", sort=False)["unit"]
+    tables = [
+        pd.DataFrame(effects.cases[site], columns=units.to_numpy())
+        .melt(var_name="unit", value_name="effect", ignore_index=False)
+        .assign(site=site)
+        for site, units in parts
+    ]
+    table = pd.concat(tables).rename_axis("case").reset_index()
+    return table[["case", *_UNIT, "effect"]]
 
 
 def clamped(units: Sequence[ls.Unit], activations: ls.Activations, by: float) -> ls.Intervention:

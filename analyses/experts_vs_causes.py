@@ -28,6 +28,7 @@ from analyses.causal_scores import (
     concept_pairs,
     concept_words,
     drawn_units,
+    effect_cases,
     exact_effects,
     signed_name,
     steered,
@@ -69,13 +70,15 @@ def run(
     """Score every unit, patch some of them exactly, and edit the best units of every score.
 
     Frames: `scores` (per unit: every score as a size, some with their sign too; for the measured ones `effect`, its
-    interval and `steered`), `correlations` (of every score with the size of the effect on other pairs), `signed` (the
-    same with signs), `differences` (the best cheap score and every other), `by_layer`, `precision`, `steering` (of each
-    score with what clamping the unit alone does), `effects` (units of every score ablated or clamped),
-    `against_controls`, `relp_against_auroc`, `words`, `texts`.
+    interval and `steered`), `effect_cases` (the effects without each group of pairs), `correlations` (of every score
+    with the size of the effect on other pairs), `signed` (the same with signs), `differences` (the best cheap score
+    and every other), `by_layer`, `precision`, `steering` (of each score with what clamping the unit alone does),
+    `effects` (units of every score ablated or clamped), `against_controls`, `relp_against_auroc`, `words`, `texts`.
 
     Correlations, precision and steering are over the units that were drawn at random from all layers: those that were
-    measured because a score puts them on top would favour the scores that chose them. Their intervals are over units.
+    measured because a score puts them on top would favour the scores that chose them. Units are not independent cases,
+    as all were patched in the same pairs: intervals are over pairs and over the units drawn (`score_agreement`); those
+    of `steering` over the units alone.
 
     A unit that varies widely has large effects of both signs in single pairs, so also a large mean over few of them:
     sizes of scores and of effects then agree though neither is of the concept. The mean difference of shuffled labels
@@ -139,23 +142,26 @@ def run(
     top = {unit for name in CHEAP for unit in best_units(scores, name, tops, places)}
     every = [ls.Unit(known[site], int(unit)) for site, unit in zip(scores["site"], scores["unit"], strict=True)]
     judged = [unit for unit, drawn in zip(every, scores["drawn"], strict=True) if drawn or unit in top]
-    exact: Any = exact_effects(model, ours, judged, sites).rename(columns={"value": signed_name(EXACT)})
+    exact: Any = exact_effects(model, ours, judged, sites).frame.rename(columns={"value": signed_name(EXACT)})
     exact[EXACT] = exact[signed_name(EXACT)].abs()
-    measured_effects: Any = exact_effects(model, others, judged, sites).rename(columns={"value": CAUSE})
+    patched = exact_effects(model, others, judged, sites)
+    measured_effects: Any = patched.frame.rename(columns={"value": CAUSE})
     drawn = [unit for unit, one in zip(every, scores["drawn"], strict=True) if one]
     for each in (
         exact[["site", "unit", EXACT, signed_name(EXACT)]],
-        measured_effects,
+        measured_effects[["site", "unit", CAUSE, "low", "high", "verdict"]],
         steered(model, others, drawn, activations, clamp),
     ):
         scores = scores.merge(each, on=["site", "unit"], how="left")
+    cases = effect_cases(patched)
     heldout = experiment.heldout()
     effects = _Effects.of(
         experiment, heldout, activations, _orders(scores, places, activations, ks, draws, matched_to, seed), clamp
     )
     frames = {
         "scores": scores,
-        **tables(scores, seed=seed),
+        "effect_cases": cases,
+        **tables(scores, cases, seed=seed),
         "effects": effects.changes(),
         "against_controls": effects.against(),
         "relp_against_auroc": effects.relp_against_auroc(),

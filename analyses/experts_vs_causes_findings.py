@@ -26,7 +26,7 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
         f"{table['units'].iloc[0]} units drawn from all layers: {said}. The effect on the scores' own pairs, the most "
         f"that they could know: {interval(table.loc[EXACT])}; with shuffled labels: "
         f"{'; '.join(f'{name} {interval(table.loc[name])}' for name in SHUFFLED.values())}; one in twenty shuffles of "
-        f"AUROC exceeds {table.loc[AUROC, 'shuffled']:.2f}.",
+        f"AUROC within layers exceeds {table.loc[AUROC, 'shuffled']:.2f}.",
         _signed_sentence(frames["signed"].set_index("score")),
         _experts(table.loc[AUROC], concept),
         *_precision_sentences(frames["precision"]),
@@ -147,8 +147,8 @@ def figures(concept: str, frames: Mapping[str, Any]) -> dict[str, Any]:
         "correlations": ls.figures.overlap_bars(
             frames["correlations"], label="score", value="value", chance="shuffled", low="low", high="high",
             title=f"Which scores find the causes of {concept}",
-            note="Rank correlation with the size of the exact effect on other pairs; lines: 95 % over units; marks: "
-            "what one in twenty shuffles exceeds.",
+            note="Rank correlation with the size of the exact effect on other pairs; lines: 95 % over pairs and "
+            "units; marks: what one in twenty shuffles within layers exceeds.",
             x_title="rank correlation", percent=False,
         ),
         "by_layer": ls.figures.matrix(
@@ -170,8 +170,8 @@ def captions(ours: int, others: int, places: int, clamp: float, heldout: HeldOut
         "scores": f"Scores are sizes, from the training half; attributions over {ours} pairs of texts at their last "
         f"{places} tokens. effect: of patching the unit from a source text into a target one, {others} held-out pairs, "
         "in the metric of the concept's words; steered: of clamping it in target texts.",
-        "correlations": "Over the units drawn at random; intervals over units; shuffled: what one in twenty shuffles "
-        "exceeds. The exact effect is that on the training pairs.",
+        "correlations": "Over the units drawn at random; intervals over pairs and units; shuffled: what one in twenty "
+        "shuffles within layers exceeds. The exact effect is that on the training pairs.",
         "precision": "p: hypergeometric, one-sided; of several scores some fall below .05 by chance.",
         "effects": f"Ablated: held at the target's mean where source texts begin; clamped: {clamp:g} standard "
         f"deviations beyond the source's mean where target texts begin; {heldout.about}.",

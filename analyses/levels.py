@@ -1,4 +1,4 @@
-"""Intervals over two levels, texts and fits, of statistics that drawing texts again with replacement would bias."""
+"""Intervals over several levels, such as texts and fits, of what drawing texts again with replacement would bias."""
 
 from __future__ import annotations
 
@@ -14,6 +14,23 @@ import lens_steer as ls
 
 Cases = Float[np.ndarray, "fit case"]
 """A statistic of every fit: on all texts, then without each group of them."""
+
+
+def over_levels(
+    estimate: Float[np.ndarray, " value"], *left_out: Float[np.ndarray, " _"], confidence: float = 0.95
+) -> ls.Interval:
+    """Return the interval of a statistic whose cases vary on several levels, such as pairs of texts and units.
+
+    `left_out` has, per level, the statistic without each group of it: the variances of their jackknives add. Student's
+    quantile has the degrees of freedom of the smallest level. A level without groups is held fixed; nan ends where
+    none has two groups, or where a value is missing.
+    """
+    value, levels = float(estimate[0]), [level for level in left_out if len(level)]
+    if not levels or min(map(len, levels)) < 2 or not np.isfinite([value, *np.concatenate(levels)]).all():
+        return ls.Interval(value, math.nan, math.nan, confidence)
+    variance = sum(float((len(level) - 1) * level.var()) for level in levels)
+    half = float(stats.t.ppf((1 + confidence) / 2, min(map(len, levels)) - 1)) * math.sqrt(variance)
+    return ls.Interval(value, value - half, value + half, confidence)
 
 
 def over_fits(cases: Cases, *, confidence: float = 0.95) -> ls.Interval:

@@ -1,36 +1,88 @@
-"""How well the scores of units agree with what was measured of them: rank correlations, precision, and their nulls."""
+"""How well the scores of units agree with what was measured of them: rank correlations, precision, and their nulls.
+
+The units that are measured are drawn at random, but all of them on the same pairs of texts: what the pairs have in
+common moves all effects at once, so units are not as many independent cases. Intervals have two levels: pairs, a group
+of which is left out of all effects at once, and the units drawn from all of the model's. They take the scores as given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-import lens_steer as ls
 from analyses.causal_scores import CHEAP, EXACT, SHUFFLED, SIGNED, signed_name
 from analyses.causal_scores import LINEAS as LINEAS_WEIGHT
+from analyses.levels import over_levels
 
 SCORES = (*CHEAP, *SHUFFLED.values(), EXACT)
 CAUSE, STEER = "effect", "steered"
 _SHUFFLES = 500
 _PRECISION_AT = 50
+_UNIT_GROUPS = 20
+_UNIT = ["site", "unit"]
 
 
-def tables(scores: Any, *, seed: int) -> dict[str, pd.DataFrame]:
-    """Return what the table of scores says: correlations, signed, differences, by_layer, precision and steering."""
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured of the units drawn, on all pairs and then without a group of them each.
+
+    `cases` are [case, unit]; `layers` and `groups` [unit] say where each unit lies, and with which others it is left
+    out, spread over all layers.
+    """
+
+    cases: Any
+    layers: Any
+    groups: Any
+
+    @classmethod
+    def of(cls, drawn: Any, cases: Any) -> Measured:
+        """Take the drawn rows of the table of scores, and what was measured of them: [case, unit]."""
+        return cls(
+            np.atleast_2d(cases), drawn["layer"].to_numpy(), np.arange(len(drawn)) % min(_UNIT_GROUPS, len(drawn))
+        )
+
+    def correlations(self, score: Any, placed: Callable[[Any], Any]) -> list[Any]:
+        """Return the rank correlation with a score: [1], then without each group of units, without each of pairs."""
+        truth = placed(self.cases[0])
+        without = [self.groups != group for group in np.unique(self.groups)]
+        return [
+            np.array([float(rank_correlation(score, truth, -1))]),
+            np.array([float(rank_correlation(score[kept], truth[kept], -1)) for kept in without]),
+            np.array([float(rank_correlation(score, placed(case), -1)) for case in self.cases[1:]]),
+        ]
+
+    def shuffled(self, score: Any, placed: Callable[[Any], Any], seed: int) -> float:
+        """Return the size of a correlation that one in twenty shuffles of a score within its layers exceeds."""
+        random, shuffled = np.random.default_rng(seed), np.tile(score, (_SHUFFLES, 1))
+        for layer in np.unique(self.layers):
+            here = self.layers == layer
+            shuffled[:, here] = random.permuted(shuffled[:, here], axis=1)
+        truth = np.broadcast_to(placed(self.cases[0]), shuffled.shape)
+        return float(np.quantile(np.abs(rank_correlation(shuffled, truth, -1)), 0.95))
+
+
+def tables(scores: Any, effect_cases: Any, *, seed: int) -> dict[str, pd.DataFrame]:
+    """Return what scores and effects say: correlations, signed, differences, by_layer, precision and steering.
+
+    `effect_cases` has columns case, site, unit and effect: 0 on all pairs, then without a group of them each.
+    """
     drawn = scores[scores["drawn"]]
-    correlations = correlated(drawn, CAUSE, seed=seed)
-    layers = [correlated(part, CAUSE, seed=seed).assign(layer=layer) for layer, part in drawn.groupby("layer")]
+    by_case = effect_cases.pivot(index="case", columns=_UNIT, values=CAUSE)
+    known = by_case[pd.MultiIndex.from_frame(drawn[_UNIT])].to_numpy()
+    effects = Measured.of(drawn, known)
+    correlations = correlated(drawn, effects, seed=seed)
     return {
         "correlations": correlations,
-        "signed": signed_correlations(drawn, seed=seed),
-        "differences": differences(drawn, correlations, seed=seed),
-        "by_layer": pd.concat(layers, ignore_index=True),
+        "signed": signed_correlations(drawn, effects, seed=seed),
+        "differences": differences(drawn, effects, correlations),
+        "by_layer": by_layer(drawn),
         "precision": precisions(drawn),
-        "steering": correlated(drawn, STEER, seed=seed, also=(CAUSE,)),
+        "steering": correlated(drawn, Measured.of(drawn, drawn[STEER]), seed=seed, also=(CAUSE,)),
     }
 
 
@@ -64,68 +116,64 @@ def _midranks(column: Any) -> Any:
     return np.take_along_axis(ranks, rows, axis=1).reshape(column.shape)
 
 
-def correlated(drawn: Any, against: str, *, seed: int, also: Sequence[str] = ()) -> pd.DataFrame:
-    """Return score, value, low, high, shuffled and units: rank correlations of sizes, intervals over units.
+def correlated(drawn: Any, measured: Measured, *, seed: int, also: Sequence[str] = ()) -> pd.DataFrame:
+    """Return score, value, low, high, shuffled and units: rank correlations of sizes.
 
-    `shuffled` is the size that one in twenty shuffles of the score exceeds; nothing reads as less.
+    `shuffled` is the size that one in twenty shuffles of the score within its layers exceeds: what knows the layers
+    alone reads as that much.
     """
-    columns = {name: sizes(drawn[name]) for name in (*SCORES, *also)}
-    return _correlations(columns, sizes(drawn[against]), seed)
+    return _correlations({name: sizes(drawn[name]) for name in (*SCORES, *also)}, measured, sizes, seed)
 
 
-def signed_correlations(drawn: Any, *, seed: int) -> pd.DataFrame:
+def signed_correlations(drawn: Any, measured: Measured, *, seed: int) -> pd.DataFrame:
     """Return the same of the scores that have a direction, with their signs, and the effect with its own."""
-    columns = {name: places(drawn[signed_name(name)]) for name in SIGNED}
-    return _correlations(columns, places(drawn[CAUSE]), seed)
+    return _correlations({name: places(drawn[signed_name(name)]) for name in SIGNED}, measured, places, seed)
 
 
-def _correlations(columns: Mapping[str, Any], truth: Any, seed: int) -> pd.DataFrame:
+def _correlations(
+    columns: Mapping[str, Any], measured: Measured, placed: Callable[[Any], Any], seed: int
+) -> pd.DataFrame:
     rows = []
     for name, score in columns.items():
-        value = float(rank_correlation(score, truth, -1))
-        low, high = ls.change_interval(rank_correlation, score, truth, confidence=0.95, seed=seed)
-        about = {"value": value, "low": max(low, -1.0), "high": min(high, 1.0)}
-        rows.append({"score": name, **about, "shuffled": shuffled_size(score, truth, seed), "units": len(truth)})
+        interval = over_levels(*measured.correlations(score, placed))
+        about = {"value": interval.estimate, "low": max(interval.low, -1.0), "high": min(interval.high, 1.0)}
+        null = measured.shuffled(score, placed, seed)
+        rows.append({"score": name, **about, "shuffled": null, "units": len(score)})
     return pd.DataFrame(rows)
 
 
-def shuffled_size(score: Any, truth: Any, seed: int) -> float:
-    """Return the size of a rank correlation that one in twenty shuffles of a score's `sizes` exceeds."""
-    shuffled = np.random.default_rng(seed).permuted(np.tile(score, (_SHUFFLES, 1)), axis=1)
-    return float(np.quantile(np.abs(rank_correlation(shuffled, np.broadcast_to(truth, shuffled.shape), -1)), 0.95))
+def by_layer(drawn: Any) -> pd.DataFrame:
+    """Return score, layer, value and units: rank correlations of sizes within every layer."""
+    rows = [
+        (name, layer, float(rank_correlation(sizes(part[name]), sizes(part[CAUSE]), -1)), len(part))
+        for layer, part in drawn.groupby("layer")
+        for name in SCORES
+    ]
+    return pd.DataFrame(rows, columns=["score", "layer", "value", "units"])
 
 
-def differences(drawn: Any, correlations: Any, *, seed: int) -> pd.DataFrame:
+def differences(drawn: Any, measured: Measured, correlations: Any) -> pd.DataFrame:
     """Hold every other score (after) against the cheap one of the largest correlation (before), over the same units.
 
     Intervals hold at once; that the best was chosen by the same units, they do not know. `best_low` and `best_high`
     bound the correlation of the best one, at the level at which they would bound that of every cheap score.
     """
+    columns = ["best", "best_low", "best_high", "score", "before", "after", "change", "low", "high", "confidence"]
     cheap = correlations[correlations["score"].isin(CHEAP)].dropna(subset=["value"])
     if cheap.empty:
-        return pd.DataFrame(
-            columns=["best", "best_low", "best_high", "score", "before", "after", "change", "low", "high", "confidence"]
-        )
+        return pd.DataFrame(columns=columns)
     best = str(cheap.sort_values("value", ascending=False)["score"].iloc[0])
-    values = correlations.set_index("score")["value"]
-    truth, reference = (sizes(drawn[name]) for name in (CAUSE, best))
-    alone = ls.change_interval(rank_correlation, reference, truth, confidence=1 - 0.05 / len(CHEAP), seed=seed)
-    bounds = dict(zip(("best_low", "best_high"), alone, strict=True))
+    reference = measured.correlations(sizes(drawn[best]), sizes)
+    alone = over_levels(*reference, confidence=1 - 0.05 / len(CHEAP))
     others = [name for name in (*CHEAP, EXACT, *SHUFFLED.values()) if name != best]
-    confidence = 1 - 0.05 / len(others)
-
-    def change(one: Any, other: Any, effect: Any, axis: Any) -> Any:
-        return rank_correlation(other, effect, axis) - rank_correlation(one, effect, axis)
-
-    rows = []
+    confidence, rows = 1 - 0.05 / len(others), []
     for name in others:
-        score = sizes(drawn[name])
-        low, high = ls.change_interval(change, reference, score, truth, confidence=confidence, seed=seed)
-        about = {"before": values[best], "after": values[name], "change": values[name] - values[best]}
-        rows.append(
-            {"best": best, **bounds, "score": name, **about, "low": low, "high": high, "confidence": confidence}
-        )
-    return pd.DataFrame(rows)
+        score = measured.correlations(sizes(drawn[name]), sizes)
+        apart = [after - before for before, after in zip(reference, score, strict=True)]
+        change = over_levels(*apart, confidence=confidence)
+        values = (float(reference[0][0]), float(score[0][0]), change.estimate, change.low, change.high, confidence)
+        rows.append((best, alone.low, alone.high, name, *values))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def precisions(drawn: Any) -> pd.DataFrame:

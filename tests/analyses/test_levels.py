@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analyses.levels import change_over_fits, over_fits, ratio_over_fits, removed_in_all
+from analyses.levels import change_over_fits, over_fits, over_levels, ratio_over_fits, removed_in_all
 
 
 def cases(fits: np.ndarray) -> np.ndarray:
@@ -28,6 +28,19 @@ def test_fits_without_noise_of_texts_give_the_t_interval_over_fits() -> None:
     interval = over_fits(cases(fits))
     expected = stats.t.interval(0.95, 2, 7 / 3, stats.sem(fits[:, 0]))
     assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_one_level_is_its_jackknife_and_variances_of_two_add() -> None:
+    texts, units = np.random.default_rng(0).normal(size=(2, 12))
+    left_out = [np.array([np.delete(values, place).mean() for place in range(12)]) for values in (texts, units)]
+    alone = over_levels(texts[:1], left_out[0], np.empty(0))  # a level without groups is held fixed
+    half = stats.t.ppf(0.975, 11) * stats.sem(texts)
+    assert (alone.low, alone.high) == pytest.approx((texts[0] - half, texts[0] + half))
+    both = over_levels(texts[:1], *left_out)
+    wide = stats.t.ppf(0.975, 11) * np.hypot(stats.sem(texts), stats.sem(units))
+    assert both.high - both.low == pytest.approx(2 * wide)
+    assert np.isnan(over_levels(texts[:1], left_out[0][:1]).low)
+    assert np.isnan(over_levels(np.array([np.nan]), left_out[0]).low)
 
 
 def test_a_value_that_is_missing_leaves_no_interval() -> None:

@@ -25,7 +25,7 @@ def test_every_place_and_method_stands_beside_its_null(study: ls.Study) -> None:
     table = study.frames["agreement"]
     assert len(table) == len(patching_faithfulness.PLACES) * len(patching_faithfulness.METHODS) * 2
     assert table["value"].abs().max() <= 1 + 1e-9
-    assert table["shuffled"].between(0, 1 + 1e-9).all()
+    assert table[["shuffled", "same_site"]].stack().between(0, 1 + 1e-9).all()
     assert table["published"].notna().sum() == 9
     assert set(study.frames["worst"]["place"]) == set(patching_faithfulness.PLACES)
     path = table[
@@ -44,13 +44,20 @@ def test_the_sentences_follow_from_the_tables(study: ls.Study) -> None:
     table["low"] = 0.0
     doubtful = patching_faithfulness.summary({**study.frames, "agreement": table}, pairs=2)
     assert any("RelP is not shown to follow exact patching at residual stream" in each for each in doubtful)
-    certain = {**study.frames, "agreement": table.assign(low=0.99, shuffled=0.1)}
-    assert not any("not shown to follow" in each for each in patching_faithfulness.summary(certain, pairs=2))
+    certain = {**study.frames, "agreement": table.assign(low=0.99, shuffled=0.1, same_site=0.1)}
+    assert not any("not shown" in each for each in patching_faithfulness.summary(certain, pairs=2) if "RelP is" in each)
+    layers = {**study.frames, "agreement": certain["agreement"].assign(same_site=1.0)}
+    said = patching_faithfulness.summary(layers, pairs=2)
+    assert any("know more of the parts than their layers at residual stream" in each for each in said)
 
 
 def test_shuffled_parts_read_as_nothing_and_the_same_as_everything(tiny: Any) -> None:
     exact = attribute(tiny, sites="mlp.hook_post", level="unit", method="patch")
     assert patching_faithfulness.shuffled_parts(exact, exact, "pearson", 0) < 0.3
+    layers = ls.Attribution(exact.frame.assign(value=exact.frame["layer"] + 1.0), exact.cases, exact.settings)
+    assert patching_faithfulness.shuffled_parts(layers, layers, "pearson", 0) < 0.3
+    assert patching_faithfulness.shuffled_parts(layers, layers, "pearson", 0, within="site") == pytest.approx(1)
+    assert patching_faithfulness.shuffled_parts(exact, exact, "pearson", 0, within="site") < 0.5
     assert patching_faithfulness.slope(exact, exact) == pytest.approx(1)
     half = ls.Attribution(exact.frame.assign(value=exact.frame["value"] / 2), exact.cases, exact.settings)
     assert patching_faithfulness.slope(half, exact) == pytest.approx(0.5)

@@ -117,8 +117,8 @@ def attribute(
         with it relevance is conserved, and what acts through later queries and keys (S-inhibition heads) is not seen.
     reliability, flag_above:
         Whether the next term of the estimate is measured beside it, and the ratio of the two above which a part is
-        flagged as not to be trusted (arXiv 2606.09899): the passes of a gradient, and one more forward and
-        backward pass from every site's layer on.
+        flagged as not to be trusted (arXiv 2606.09899): one more forward and backward pass from every site's layer on,
+        and with "relp" and "integrated" those of a gradient.
     remeasure:
         Whether flagged parts are measured by patching, and their values and intervals replaced.
     confidence:
@@ -178,13 +178,12 @@ def attribute(
 
     task = Task(model, parts, bound, steps, most_rows, tuple(rules))
     run = _Run(task, pairs, batch_size, progress)
-    estimate = run.effects(_METHODS[method], method)
+    estimate = run.effects(_METHODS[method], method, reliability=reliability)
     means = PairMeans(pairs.blocks)
     cases = _cases(means, parts, estimate, len(pairs))
     frame = _frame(parts, means, estimate, len(pairs)).assign(exact=method == "patch")
     if reliability:
-        terms = run.orders()
-        frame = frame.join(_reliability(parts, means, terms, len(pairs), flag_above))
+        frame = frame.join(_reliability(parts, means, estimate, len(pairs), flag_above))
     if remeasure and frame["flagged"].any():
         only = {
             each.site: torch.tensor(_of(frame, each.site, "flagged"), device=host_of(model).device) for each in parts
@@ -226,17 +225,21 @@ class _Run:
         return progress_bar(list(batches), desc=what, unit="batch", show=self.progress)
 
     def effects(
-        self, method: Method, what: str, *, only: Mapping[Site, Bool[Tensor, " part"]] | None = None
+        self,
+        method: Method,
+        what: str,
+        *,
+        only: Mapping[Site, Bool[Tensor, " part"]] | None = None,
+        reliability: bool = False,
     ) -> list[tuple[Tensor, BatchEffects]]:
-        """Return what a method says of every batch, with the numbers of its pairs."""
-        task = replace(self.task, only=only)
+        """Return what a method says of every batch, with the numbers of its pairs; its passes are let go."""
+        task, estimates = replace(self.task, only=only), []
         with taking_turns(task.model), frozen(task.model):
-            return [(batch.pairs.cpu(), method(task, batch)) for batch in self.batches(what)]
-
-    def orders(self) -> list[tuple[Tensor, Mapping[Site, tuple[Tensor, Tensor]]]]:
-        """Return the first two terms of every batch."""
-        with taking_turns(self.task.model), frozen(self.task.model):
-            return [(batch.pairs.cpu(), orders(self.task, batch)) for batch in self.batches("reliability")]
+            for batch in self.batches(what):
+                effects = method(task, batch)
+                terms = orders(task, batch, effects.passes) if reliability else None
+                estimates.append((batch.pairs.cpu(), replace(effects, passes=None, orders=terms)))
+        return estimates
 
 
 Estimates = Sequence[tuple[Tensor, BatchEffects]]
@@ -273,7 +276,7 @@ def _frame(parts: Sequence[Parts], means: PairMeans, batches: Estimates, pairs: 
 def _reliability(
     parts: Sequence[Parts],
     means: PairMeans,
-    batches: Sequence[tuple[Tensor, Mapping[Site, tuple[Tensor, Tensor]]]],
+    batches: Estimates,
     pairs: int,
     flag_above: float,
 ) -> pd.DataFrame:
@@ -281,7 +284,10 @@ def _reliability(
 
     terms = [
         np.concatenate(
-            [means.of(in_order([(rows, of[each.site][which]) for rows, of in batches], pairs))[0] for each in parts]
+            [
+                means.of(in_order([(rows, of.orders[each.site][which]) for rows, of in batches if of.orders], pairs))[0]
+                for each in parts
+            ]
         )
         for which in (0, 1)
     ]

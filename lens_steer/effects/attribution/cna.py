@@ -22,4 +22,5 @@ def cna(task: Task, batch: PairBatch) -> BatchEffects:
     corrupted, gradients = corrupted_gradients(task.model, batch, task.sites, task.metric, clean)
     moved = differences(clean, corrupted)
     factors = {site: (moved[site], gradients[site]) for site in task.sites}
-    return replace(linear_effects(task, batch, (clean, corrupted), gradients), factors=factors)
+    effects = linear_effects(task, batch, (clean, corrupted), gradients)
+    return replace(effects, factors=factors, passes=(clean, corrupted, gradients))

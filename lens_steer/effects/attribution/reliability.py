@@ -8,20 +8,23 @@ from torch import Tensor
 
 from lens_steer.effects.attribution.pairs import PairBatch
 from lens_steer.effects.attribution.runs import corrupted_gradients, gradients_between, read_clean
-from lens_steer.effects.attribution.task import Task, differences
+from lens_steer.effects.attribution.task import GradientPasses, Task, differences
 from lens_steer.host.sites import Site
 
 
-def orders(task: Task, batch: PairBatch) -> Mapping[Site, tuple[Tensor, Tensor]]:
+def orders(task: Task, batch: PairBatch, passes: GradientPasses | None) -> Mapping[Site, tuple[Tensor, Tensor]]:
     """Return the first-order and the second-order term of every part's patch, by site, each [pair, part].
 
     First order: g d, with g the metric's gradient in the corrupted run and d clean less corrupted. Second order:
     (g' - g) d, with g' the gradient once the *whole site* has gone half the way. To leading order that is
     d_j (H d)_j / 2, of unit j beside all that its site moves with it: exactly so for a quadratic function, and for a
-    whole site the Taylor term d'Hd / 2 of its own patch. One more forward and backward pass from each site's layer on.
+    whole site the Taylor term d'Hd / 2 of its own patch. One more forward and backward pass from each site's layer on,
+    and the passes of a gradient where the estimate has not run them.
     """
-    clean = read_clean(task.model, batch, task.sites, task.metric)
-    corrupted, gradients = corrupted_gradients(task.model, batch, task.sites, task.metric, clean)
+    if passes is None:
+        clean = read_clean(task.model, batch, task.sites, task.metric)
+        passes = (clean, *corrupted_gradients(task.model, batch, task.sites, task.metric, clean))
+    clean, corrupted, gradients = passes
     moved = differences(clean, corrupted)
     terms = {}
     for parts in task.parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lens_steer.effects.attribution.gradient import attribution
 from lens_steer.effects.attribution.pairs import PairBatch
 from lens_steer.effects.attribution.task import BatchEffects, Task
@@ -22,4 +24,4 @@ def relp(task: Task, batch: PairBatch) -> BatchEffects:
             "them out, or use method='attribution', 'integrated' or 'patch'"
         )
     with relevance_rules(task.model, task.rules):
-        return attribution(task, batch)
+        return replace(attribution(task, batch), passes=None)  # coefficients are no gradients

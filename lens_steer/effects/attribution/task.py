@@ -17,6 +17,8 @@ from lens_steer.host.relevance import RELEVANCE_RULES, RelevanceRule
 from lens_steer.host.sites import Site
 
 ByPart = Mapping[Site, Float[Tensor, "pair part"]]
+GradientPasses = tuple[Readings, Readings, Values]
+"""The clean and the corrupted run, and the metric's gradients in the latter."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Task:
 class BatchEffects:
     """What a batch's parts do, by site, in the metric's unit; how far they differ; the metric in both runs.
 
-    `factors` are the difference and the coefficient of every unit and place, where a method multiplies their means.
+    `factors` are the difference and the coefficient of every unit and place, where a method multiplies their means;
+    `passes` what a method of plain gradients ran; `orders` the first two terms of every part, where asked for.
     """
 
     effects: ByPart
@@ -49,6 +52,8 @@ class BatchEffects:
     clean: Float[Tensor, " pair"]
     corrupted: Float[Tensor, " pair"]
     factors: Mapping[Site, tuple[Tensor, Tensor]] | None = None
+    passes: GradientPasses | None = None
+    orders: Mapping[Site, tuple[Tensor, Tensor]] | None = None
 
 
 Method = Callable[[Task, PairBatch], BatchEffects]

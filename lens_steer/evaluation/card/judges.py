@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lens_steer.errors import ContrastError
-from lens_steer.evaluation.card.distinctive_words import distinctive_words
 from lens_steer.evaluation.card.readability import ByOracle, ByRepetitionAndSurprise, Readability
 from lens_steer.evaluation.card.trial import Trial, Tried
+from lens_steer.evaluation.card.word_judge import word_judge
 from lens_steer.evaluation.evaluation import as_scorer
 from lens_steer.evaluation.oracle_scorer import OracleScorer
 from lens_steer.evaluation.reading import read_continuations
@@ -34,7 +34,7 @@ def scorers_for(
     name = train.name.removesuffix(" (shuffled)")
     scorers: list[Scorer] = [OracleScorer(name.removeprefix(MICROWORLD))] if name.startswith(MICROWORLD) else []
     refused = []
-    makers: tuple[Callable[..., Scorer], ...] = (ConceptClassifier.fit, distinctive_words)
+    makers: tuple[Callable[..., Scorer], ...] = (ConceptClassifier.fit, word_judge)
     for make in makers[: 1 if scorers else None]:
         try:
             scorers.append(make(train, seed=seed))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer.effects.attribution import reliability
 from lens_steer.host.tokens import tokenize
 from tests.effects.attribution.prompts import CLEAN, CORRUPTED, METRIC, attribute, giving
 from tests.families import make_tiny
@@ -156,6 +157,20 @@ def test_the_second_order_term_of_a_site_is_its_curvature(tiny: Any) -> None:
     assert estimate["value"] + estimate["second_order"] == pytest.approx(integrated["value"], rel=1e-4)
     assert estimate["ratio"] == pytest.approx(abs(estimate["second_order"] / estimate["value"]), rel=1e-5)
     assert exact["value"] != pytest.approx(estimate["value"], rel=1e-2)
+
+
+@pytest.mark.parametrize("method", ["attribution", "cna", "integrated", "relp"])
+def test_reliability_takes_over_the_passes_of_a_gradient(
+    tiny: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: Any = {"sites": "blocks.1.mlp.hook_post", "positions": [-1], "reliability": True}
+    whole = attribute(tiny, **settings).frame
+    ran = []
+    read = reliability.read_clean
+    monkeypatch.setattr(reliability, "read_clean", lambda *given: ran.append(1) or read(*given))
+    again = attribute(tiny, method=method, **settings).frame
+    assert bool(ran) == (method in ("integrated", "relp"))
+    np.testing.assert_allclose(again["second_order"], whole["second_order"], rtol=1e-5)
 
 
 def test_flagged_units_are_measured_again(tiny: Any) -> None:
