@@ -21,6 +21,7 @@ from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.sites import Site, split_name
 from lens_steer.host.weights import PlainWeights, Projection
 from lens_steer.interventions.edit import Edit
+from lens_steer.interventions.foldable import KEEP_AS_HOOKS, require_foldable
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 
@@ -34,7 +35,6 @@ Linear = Float[Tensor, " unit"] | Float[Tensor, "unit unit"]
 """What multiplies the units: one scale each, or a matrix [to, from] where they are mixed."""
 
 _PROBE_TOKENS = 16
-_KEEP = "keep it as hooks, `with intervention.on(model)`"
 
 
 def bake(
@@ -65,8 +65,7 @@ def bake(
     host = host_of(model)
     edits = intervention.scaled(strength).edits if strength != 0.0 else ()
     for edit in edits:
-        _require_everywhere(edit)
-        _require_affine(edit.site, edit.map)
+        require_foldable(edit)
     ids = host.probe_ids(min(_PROBE_TOKENS, host.context))
     mask = torch.ones_like(ids, dtype=torch.bool)
     with intervention.on(model, strength, check_model=check_model):
@@ -111,7 +110,7 @@ class Fold:
 
     def refused(self, reason: str, nearest: str) -> MapError:
         """Return the error of a fold that is impossible."""
-        return MapError(f"{self.site.name} cannot be baked: {reason}. Nearest: {nearest}, or {_KEEP}")
+        return MapError(f"{self.site.name} cannot be baked: {reason}. Nearest: {nearest}, or {KEEP_AS_HOOKS}")
 
 
 def map_outputs(weight: Weight, bias: Out, linear: Linear, shift: Out) -> tuple[Weight, Out]:
@@ -322,30 +321,6 @@ def _after(later: Linear, earlier: Linear) -> Linear:
     return times(later, earlier.T).T
 
 
-def _require_everywhere(edit: Edit) -> None:
-    if edit.gate is not None:
-        raise MapError(
-            f"{edit.site.name} cannot be baked: a gate decides on the prompt of each row whether it is steered, and "
-            f"weights act on every row. Nearest: the intervention without its gate, or {_KEEP}"
-        )
-    if edit.scope.is_all:
-        return
-    # Without its window of positions an edit such as ActAdd's is another one altogether.
-    whole = edit.scope.start == 0 and edit.scope.stop is None
-    wider = 'intervention.scoped("all"), or ' if whole else ""
-    raise MapError(
-        f"{edit.site.name} cannot be baked: it is for some tokens only ({edit.scope}), and weights act on every one. "
-        f"Nearest: {wider}{_KEEP}"
-    )
-
-
-def _require_affine(site: Site, of_site: ActivationMap) -> None:
-    """Refuse what weights cannot do: a map inside an interval, behind a gate, or otherwise not affine."""
-    obstacle = of_site.obstacle()
-    if obstacle is not None:
-        raise MapError(f"{site.name} cannot be baked: {obstacle.reason}. Nearest: {obstacle.nearest}, or {_KEEP}")
-
-
 def _require_same_effect(baked: Tensor, hooked: Tensor, plain: Tensor) -> None:
     """Raise ModelError unless the baked logits are the hooked ones up to rounding, and change as the hooked ones do.
 
@@ -358,7 +333,7 @@ def _require_same_effect(baked: Tensor, hooked: Tensor, plain: Tensor) -> None:
     if not difference <= tolerance * largest:
         raise ModelError(
             f"the baked model's logits differ from the hooked model's by {float(difference / largest):.1e} of the "
-            f"largest: this architecture does not compute what its sites say, {_KEEP}"
+            f"largest: this architecture does not compute what its sites say, {KEEP_AS_HOOKS}"
         )
     effect = hooked - plain
     if not bool(effect.any()):
@@ -368,5 +343,5 @@ def _require_same_effect(baked: Tensor, hooked: Tensor, plain: Tensor) -> None:
         raise ModelError(
             f"the baked weights change the logits {share:.2f} times as much as the hooks do: the edit is lost in the "
             "rounding of the weights (bake it into a float32 model), or this architecture does not compute what its "
-            f"sites say. {_KEEP[0].upper()}{_KEEP[1:]}"
+            f"sites say. {KEEP_AS_HOOKS[0].upper()}{KEEP_AS_HOOKS[1:]}"
         )
