@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "cli": 0,
     "report": 1,
+    "playground": 1,
     "evaluation": 2,
     "effects": 2,
     "methods": 3,

@@ -99,7 +99,7 @@ class Activations:
         of = "tokens that the model wrote" if about.get("of") == "generated" else "given texts"
         lengths = None if not self.lengths else f"{min(self.lengths):,} to {max(self.lengths):,} a text"
         facts = [
-            ("texts", f"{len(self.labels):,}, in {len(self.blocks.unique()):,} blocks"),
+            ("texts", f"{len(self.labels):,}, in {len(set(self.blocks.tolist())):,} blocks"),
             ("sites", shown_sites(self.sites)),
             ("pool", f"{self.pool}, over {of}"),
             ("tokens", lengths),
