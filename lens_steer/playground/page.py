@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lens_steer.playground.side_by_side import SideBySide
 
 _HERE = Path(__file__).parent
-_POSITIVE, _NEGATIVE = "123, 50, 148", "0, 136, 55"
+_POSITIVE, _NEGATIVE = "155, 70, 190", "15, 145, 70"
 _DEEPEST = 0.55  # of the colour at the largest value: text stays readable on it, dark or light
 _KEYS = count()
 
