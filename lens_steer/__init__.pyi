@@ -83,6 +83,9 @@ from .methods.lineas import LinEAS as LinEAS
 from .methods.loreft import LoReFT as LoReFT
 from .methods.repe import RepE as RepE
 from .methods.self_conditioning import SelfCond as SelfCond
+from .playground.playground import Playground as Playground
+from .playground.playground import play as play
+from .playground.side_by_side import SideBySide as SideBySide
 from .ranking.experts import ExpertRanking as ExpertRanking
 from .ranking.experts import rank_experts as rank_experts
 from .ranking.probe import probe_sites as probe_sites

@@ -15,7 +15,9 @@ from torch import Tensor
 from lens_steer.activations.by_site import BySite
 from lens_steer.activations.moments import TokenMoments
 from lens_steer.activations.pooling import Pool, checked_pool
+from lens_steer.activations.shown_facts import shown_model, shown_sites
 from lens_steer.activations.store import load_activations, save_activations
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ActivationError
 from lens_steer.host.sites import Site, split_name
 from lens_steer.statistics.design import Design
@@ -87,6 +89,23 @@ class Activations:
             f"Activations({len(self.labels)} texts, {len(self.sites)} sites, {units} units, pool={self.pool!r}, "
             f"concepts={', '.join(self.concepts)})"
         )
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        sides = [((self.labels == side).sum(0).tolist()) for side in (1, 0)]
+        table = pd.DataFrame({"concept": self.concepts, "source": sides[0], "target": sides[1]})
+        about = self.provenance
+        of = "tokens that the model wrote" if about.get("of") == "generated" else "given texts"
+        lengths = None if not self.lengths else f"{min(self.lengths):,} to {max(self.lengths):,} a text"
+        facts = [
+            ("texts", f"{len(self.labels):,}, in {len(set(self.blocks.tolist())):,} blocks"),
+            ("sites", shown_sites(self.sites)),
+            ("pool", f"{self.pool}, over {of}"),
+            ("tokens", lengths),
+            ("model", shown_model(about)),
+        ]
+        return shown_result("Activations", facts=facts, table=table, rest=".concepts")
 
     @property
     def sites(self) -> tuple[Site, ...]:

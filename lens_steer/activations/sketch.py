@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.by_site import BySite
 from lens_steer.activations.pooling import TokenPool
+from lens_steer.activations.shown_facts import shown_model, shown_sites
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
@@ -83,6 +85,18 @@ class ActivationSketch:
     def __repr__(self) -> str:
         units = sum(site.width for site in self.sites)
         return f"ActivationSketch({len(self.texts.labels)} texts, {len(self.sites)} sites, {units} units)"
+
+    def _repr_html_(self) -> str:
+        held = "none" if self.holdout is None else f"{self.holdout:.0%} of each side's texts"
+        facts = [
+            ("texts", f"{len(self.texts.labels):,}, of which no value is kept"),
+            ("sites", shown_sites(self.sites)),
+            ("concepts", ", ".join(self.concepts)),
+            ("pool", self.texts.pool),
+            ("held out", held),
+            ("model", shown_model(self.texts.provenance)),
+        ]
+        return shown_result("Sketch of activations", facts=facts)
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.activations.pooling import Pool
+from lens_steer.display.shown_result import shown_result
 from lens_steer.effects.shifts import Untouched, deviations
 from lens_steer.effects.text_groups import Sides, Texts, pooled_sides, tokenized_groups
 from lens_steer.errors import SettingError, SiteError
@@ -128,6 +129,11 @@ class DownstreamShift:
             return f"DownstreamShift({method}: what it removes {where} cannot be judged, no distance is shown there)"
         interval = f"{last['value']:.0%} [{last['low']:.0%}, {last['high']:.0%}]"
         return f"DownstreamShift({method}: {interval} of the held-out distance removed {where})"
+
+    def _repr_html_(self) -> str:
+        whole = self.measures.query("edited == 'all'")
+        last = whole[whole["layer"] == whole["layer"].max()]
+        return shown_result(repr(self), table=last.drop(columns="edited"), rest=".measures")
 
     def matrix(self, texts: Texts = "heldout", measure: str = "removed", *, column: str = "value") -> pd.DataFrame:
         """Return one measure, edited layer (and "all") x measured layer.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.activations.pooling import Pool
+from lens_steer.display.shown_result import shown_result
 from lens_steer.effects.downstream import reached
 from lens_steer.effects.shifts import Untouched, deviations
 from lens_steer.effects.text_groups import Sides, TextGroup
@@ -102,7 +103,7 @@ class GeneratedShift:
         )
 
     def _repr_html_(self) -> str:
-        return str(self.differences.to_html(index=False, float_format="{:.3f}".format))
+        return shown_result(repr(self), table=self.differences, rest=".differences")
 
     def plot(self) -> Any:
         """Return a figure: how far the source moves, layer by layer, on given and on generated text."""

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from lens_steer.activations.pooling import Pool
+from lens_steer.display.shown_result import shown_result
 from lens_steer.effects.combined import CombinedAt, Effect, Measures
 from lens_steer.effects.downstream import reached
 from lens_steer.effects.shifts import Untouched, deviations
@@ -73,6 +74,11 @@ class Interaction:
             f"Interaction({', '.join(self.names)}: order matters most to {worst['first']} and {worst['later']}, by "
             f"{worst['value']:.3g} sd at {worst['site']})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = self.of("commutation").sort_values("value", ascending=False, kind="stable")
+        columns = ["value", "low", "high", "first", "later", "site"]
+        return shown_result(repr(self), table=rows[columns].rename(columns={"value": "commutation"}))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import nn
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import text_losses
@@ -70,7 +71,7 @@ class Evaluation:
         return f"Evaluation of {self._size}\n{self.frame.to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>Evaluation of {self._size}</p>{self.frame.to_html(index=False, border=0)}"
+        return shown_result(f"Evaluation of {self._size}", table=self.frame)
 
     @property
     def _size(self) -> str:

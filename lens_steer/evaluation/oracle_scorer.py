@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.reading import Reading, Share
 from lens_steer.microworld.contrasts import concept
@@ -55,6 +56,10 @@ class OracleScorer:
 
     def __repr__(self) -> str:
         return f"OracleScorer({self.value!r}, attribute={self.attribute!r})"
+
+    def _repr_html_(self) -> str:
+        facts = [("scores", "the posterior probability of the value"), (self.attribute, self.value)]
+        return shown_result(f"Scorer: {self.name}", facts=facts)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Return the probability of the value for each whole text, NaN for the unreadable ones."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from lens_steer.display.shown_result import shown_result, with_interval
 from lens_steer.errors import ContrastError, LensSteerWarning, SettingError, require_choice
 from lens_steer.statistics.scores import auroc
 from lens_steer.statistics.significance import auroc_interval
@@ -21,6 +22,8 @@ from lens_steer.statistics.verdict import Verdict, verdict_of
 from lens_steer.texts.blocks import pooled_text
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.scripts import composed, whole_word, word_features
+
+_SHOWN_WORDS = 12
 
 Unproven = Literal["refuse", "warn"]
 """What becomes of a classifier that was not shown to tell the sides apart."""
@@ -66,12 +69,18 @@ class WordList:
         """Return 1.0 or 0.0 per text."""
         return np.array([float(self._pattern.search(composed(text)) is not None) for text in texts])
 
+    def _repr_html_(self) -> str:
+        more = f" and {len(self.words) - _SHOWN_WORDS} more" if len(self.words) > _SHOWN_WORDS else ""
+        words = ", ".join(self.words[:_SHOWN_WORDS]) + more
+        facts = [("scores", "1 where a word is in the text"), ("words", words)]
+        return shown_result(f"Scorer: {self.name}", facts=facts)
+
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return re.compile("|".join(map(whole_word, self.words)), re.IGNORECASE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConceptClassifier:
     """The probability that a text is a source text, by logistic regression on TF-IDF of its words and word pairs.
 
@@ -147,6 +156,22 @@ class ConceptClassifier:
         if classifier.verdict is not Verdict.HIGHER:
             classifier._say_unproven(len(scores), unproven)
         return classifier
+
+    def __repr__(self) -> str:
+        return f"ConceptClassifier({self.name!r}, held-out AUROC {self._auroc})"
+
+    def _repr_html_(self) -> str:
+        judges = "can judge" if self.verdict is Verdict.HIGHER else "cannot judge: not shown to be above 0.5"
+        facts = [
+            ("scores", "the probability that a text is a source text"),
+            ("held-out AUROC", f"{self._auroc}: it {judges}"),
+            ("held-out accuracy", f"{self.heldout_accuracy:.3g}"),
+        ]
+        return shown_result(f"Scorer: {self.name}", facts=facts)
+
+    @property
+    def _auroc(self) -> str:
+        return with_interval(self.heldout_auroc, self.heldout_low, self.heldout_high)
 
     def _say_unproven(self, texts: int, unproven: Unproven) -> None:
         said = (

@@ -12,6 +12,7 @@ from numpy import ndarray
 from scipy import stats
 from torch import nn
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ModelError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import edited
@@ -75,6 +76,10 @@ class SteeringErrors:
                 }
             )
         return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        heading = f"Steering errors: {self.nats:.3g} nats per token, {self.ungrammatical:.2%} ungrammatical"
+        return shown_result(heading, table=self.frame)
 
 
 def steering_error(

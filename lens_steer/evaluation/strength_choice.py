@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.evaluation import Evaluation, as_scorer, evaluate, listed
 from lens_steer.evaluation.generation import generate
@@ -96,6 +97,9 @@ class StrengthChoice:
 
     def __repr__(self) -> str:
         return f"StrengthChoice: {self.sentence}\n{self.frame.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return shown_result(f"Strength within {self.budget}", sentences=[f"{self.sentence}."], table=self.frame)
 
 
 def choose_strength(

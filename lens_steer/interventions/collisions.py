@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.activations.activations import Activations
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import MapError
 from lens_steer.host.scope import Scope
 from lens_steer.interventions.edit import Edit
@@ -51,6 +52,9 @@ class Collisions:
     def __repr__(self) -> str:
         first, later = self.settings.get("first"), self.settings.get("later")
         return f"Collisions({first} and {later}: {len(self)} at {self.frame['site'].nunique()} sites)"
+
+    def _repr_html_(self) -> str:
+        return shown_result(repr(self), table=self.by_site() if len(self) else None, rest=".by_site()")
 
     def by_site(self) -> pd.DataFrame:
         """Return one row per site: layer, units that collide, how many of them feel the order, mean and largest order.

@@ -28,6 +28,7 @@ from lens_steer.interventions.edit import Edit, check_gates
 from lens_steer.interventions.fingerprint import content_hash, require_same_model
 from lens_steer.interventions.maps import Chain
 from lens_steer.interventions.row_gate import RowGate
+from lens_steer.interventions.shown_edits import edits_html
 from lens_steer.interventions.strengths import Strength, as_strengths, warn_if_far
 from lens_steer.interventions.touched import Touched
 from lens_steer.interventions.writes import writes_of
@@ -77,6 +78,9 @@ class Intervention:
         kept = int(sum(int(edit.map.moved(1e-5).sum()) for edit in self.edits))
         method = self.provenance.get("method", "intervention")
         return f"Intervention({method}: {kept} units moved at {len(self.sites)} sites)"
+
+    def _repr_html_(self) -> str:
+        return edits_html(self.edits, self.provenance, self.strengths, self.support())
 
     @classmethod
     def fitted(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.heldout_losses import HeldoutLosses
@@ -40,7 +41,7 @@ class PathStep(NamedTuple):
         return float(self.heldout_cases[0]) if len(self.heldout_cases) else math.nan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinEASPath:
     """Interventions along falling gamma, and their table.
 
@@ -122,6 +123,13 @@ class LinEASPath:
         """Return the fit whose support is nearest to `units`, the sparser of two as near."""
         distances = (self.frame["support"] - units).abs()
         return self.interventions[int(np.argmin(distances.to_numpy()))]
+
+    def __repr__(self) -> str:
+        ended = ", interrupted" if self.interrupted else ""
+        return f"LinEASPath({len(self.frame)} fits, {self.frame['support'].max()} units at most{ended})"
+
+    def _repr_html_(self) -> str:
+        return shown_result("LinEAS along gamma", facts=[("ended", "by Ctrl-C" * self.interrupted)], table=self.frame)
 
     def plot(self) -> Any:
         """Return a figure of support and loss along gamma."""

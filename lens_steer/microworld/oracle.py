@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import MicroworldError
 from lens_steer.microworld.english import english
 from lens_steer.microworld.grammar import EOS, STOPS, Grammar
@@ -72,6 +73,14 @@ class Posterior(Mapping[str, Mapping[str, float]]):
         values = self[attribute]
         return max(values, key=lambda value: values[value])
 
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        rows = [(name, self.best(name), self[name][self.best(name)]) for name in self]
+        said = [] if self.readable else ["Unreadable: no sentence is grammatical."]
+        table = pd.DataFrame(rows, columns=["attribute", "most probable", "probability"])
+        return shown_result("Posterior of the attributes", sentences=said, table=table)
+
 
 @dataclass(frozen=True, eq=False)
 class NextToken:
@@ -89,6 +98,14 @@ class NextToken:
         """The k most probable tokens, best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.words[index], float(self.probabilities[index])) for index in order]
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        table = pd.DataFrame(self.top(), columns=["token", "probability"])[["probability", "token"]]
+        possible = int((self.probabilities > 0).sum())
+        facts = [("entropy", f"{self.entropy:.3g} nats"), ("possible", f"{possible:,} of {len(self.words):,} tokens")]
+        return shown_result("Law of the next token", facts=facts, table=table)
 
     @property
     def entropy(self) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.sketch import ActivationSketch
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError, UnitError
 from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
@@ -102,16 +103,33 @@ class ExpertRanking:
                 forms.append(one.hashes[chose].numpy())
         return seen_forms(np.concatenate(forms))
 
+    def _repr_html_(self) -> str:
+        texts = self.activations.labels.shape[0]
+        heading = f"Expert units: {len(self.frame):,} ranked on {texts:,} texts"
+        table = self.frame[self._in_front] if self.activations.concepts[1:] else self.frame[self._in_front[1:]]
+        return shown_result(heading, table=table, rest=".frame, with all columns")
+
+    @property
+    def _in_front(self) -> list[str]:
+        """The columns that say most, in front of them what orders the rows."""
+        order = "selection_auroc" if self.frame["selection_auroc"].notna().any() else "auroc"
+        held = [] if self._score == order else ["heldout_auroc", "heldout_low", "heldout_high"]
+        return ["concept", order, "site", "unit", *held, "q_value"]
+
     def concept(self, name: str) -> ExpertRanking:
         """Return the ranking of one concept."""
         activations = self.activations.concept(name)
         return replace(self, frame=self.frame[self.frame["concept"] == name], activations=activations)
 
     def top(self, k: int = 20) -> pd.DataFrame:
-        """Return the rows of the k best units of each concept; all of a concept that has fewer."""
+        """Return the rows of the k best units of each concept; all of a concept that has fewer.
+
+        The columns that say most stand first: what orders the rows, the unit, its held-out AUROC, its q-value.
+        """
         if k < 1:
             raise SettingError(f"k is a number of units, 1 or more, not {k}")
-        return self.frame.groupby("concept", sort=False).head(k).reset_index(drop=True)
+        rows = self.frame.groupby("concept", sort=False).head(k).reset_index(drop=True)
+        return rows[[*self._in_front, *rows.columns.difference(self._in_front, sort=False)]]
 
     def units(
         self, k: int | None = None, *, min_auroc: float | None = None, max_q: float | None = None

@@ -14,13 +14,13 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from lens_steer.directories import replace_file
+from lens_steer.display.shown_table import heading, number, shown_table
 from lens_steer.errors import OutputError, SettingError
 from lens_steer.evaluation.card.page import fragment
 from lens_steer.report.figures.intervention import intervention_figure
 from lens_steer.report.run_folder import RunFolder, read_run
 from lens_steer.report.run_writing import versions
 from lens_steer.report.shown_figure import ShownFigure, shown_figure
-from lens_steer.report.shown_table import heading, number, shown_table
 from lens_steer.report.token_view import TokenView, UnitTokens
 
 _HERE = Path(__file__).parent

@@ -95,9 +95,11 @@ def _table(path: Path) -> pd.DataFrame:
 def _figure(path: Path) -> go.Figure:
     import plotly.io as pio
 
+    from lens_steer.report.figures.picture import PicturedFigure
+
     content = read_json(path)
     try:
-        figure: go.Figure = pio.from_json(path.read_text(encoding="utf-8"))
+        figure = PicturedFigure(pio.from_json(path.read_text(encoding="utf-8")))
     except Exception as error:  # plotly raises what its validators stumble over
         raise ArtifactError(f"{path} is no figure: {_first_line(error)}") from error
     if not isinstance(content, dict):

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any
 
 from lens_steer.activations.show import UnitView
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError
 
 
@@ -67,6 +68,13 @@ class TokenView:
                 )
             units.append(UnitTokens(str(shown.unit), shown.low, shown.high, tuple(texts)))
         return cls(tuple(units))
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        rows = [(unit.unit, len(unit.texts), unit.low, unit.high) for unit in self.units]
+        table = pd.DataFrame(rows, columns=["unit", "texts", "smallest", "largest"])
+        return shown_result("Tokens with the activations of units", table=table, rest=".units")
 
     def content(self) -> dict[str, Any]:
         """Return plain data for JSON."""

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int, Int8
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
 from lens_steer.statistics.design import Design
 from lens_steer.texts.blocks import Row as Row
 from lens_steer.texts.blocks import block_draws, blocks_of, row_hashes, split_blocks
 from lens_steer.texts.messages import Conversation, ConversationRow
-from lens_steer.texts.rows import checked_names, checked_rows, numbered_copies
+from lens_steer.texts.rows import checked_labels, checked_names, checked_pairs, checked_rows, numbered_copies
 from lens_steer.texts.rows import first_few as first_few
+from lens_steer.texts.shown_texts import shown_rows, shown_sides
 
 if TYPE_CHECKING:
     from lens_steer.texts.lint.finding import ContrastLint
@@ -39,28 +41,6 @@ def _chat(chat: Any) -> ChatFormat:
 def _require_template(rows: Iterable[Row], chat: ChatFormat) -> None:
     if isinstance(chat, str) and any(isinstance(row, ConversationRow) for row in rows):
         raise ContrastError("conversations are laid into the tokenizer's template: leave chat away, or set it True")
-
-
-def _labels(values: object, shape: tuple[int, int]) -> Int8[np.ndarray, "text concept"]:
-    """A read-only int8 copy; a flat list does for one concept."""
-    given = np.array(values, dtype=object)
-    given = given[:, None] if given.ndim == 1 and shape[1] == 1 else given
-    if given.shape != shape:
-        raise ContrastError(f"labels must be texts x concepts, {shape}, not {given.shape}")
-    if wrong := [f"labels[{row}]" for row in np.flatnonzero(~np.isin(given, (-1, 0, 1)).all(axis=1))]:
-        raise ContrastError(f"labels must be 1 (source), 0 (target) or -1 (takes no part): {first_few(wrong)}")
-    labels = given.astype(np.int8)
-    labels.setflags(write=False)
-    return labels
-
-
-def _pairs(values: object, shape: tuple[int, int]) -> Int[np.ndarray, "text concept"]:
-    """A read-only copy."""
-    pairs = np.array(values, dtype=np.int64)
-    if pairs.shape != shape:
-        raise ContrastError(f"pairs must be texts x concepts, {shape}, not {pairs.shape}")
-    pairs.setflags(write=False)
-    return pairs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,14 +71,14 @@ class LabelledTexts:
         concepts = checked_names(self.concepts, "concepts")
         if not concepts or len(set(concepts)) < len(concepts):
             raise ContrastError(f"concepts must be different names, one or more, not {concepts}")
-        labels = _labels(self.labels, (len(texts), len(concepts)))
+        labels = checked_labels(self.labels, (len(texts), len(concepts)))
         for concept, column in zip(concepts, labels.T):
             if missing := [side for side, label in (("source", 1), ("target", 0)) if label not in column]:
                 raise ContrastError(f"concept {concept!r} has no {' and no '.join(missing)} text")
         groups = None if self.groups is None else tuple(self.groups)
         if groups is not None:
             checked_names(("" if name is None else name for name in groups), "groups", len(texts))
-        pairs = None if self.pairs is None else _pairs(self.pairs, labels.shape)
+        pairs = None if self.pairs is None else checked_pairs(self.pairs, labels.shape)
         together: list[Sequence[Hashable | None]] = [] if groups is None else [groups]
         if len(self.blocks):
             if len(self.blocks) != len(texts):
@@ -196,6 +176,11 @@ class LabelledTexts:
 
     def __repr__(self) -> str:
         return f"LabelledTexts({self.name!r}, {len(self.texts)} texts, {len(self.concepts)} concepts)"
+
+    def _repr_html_(self) -> str:
+        table = shown_sides({"all": self.texts}, np.array(self.blocks)).drop(columns="side")
+        facts = [("concepts", ", ".join(self.concepts)), *shown_rows(self.texts, self.groups, self.chat)]
+        return shown_result(f"Labelled texts: {self.name}", facts=facts, table=table)
 
 
 @dataclass(frozen=True, repr=False)
@@ -393,3 +378,9 @@ class ContrastSet:
     def __repr__(self) -> str:
         sizes = [f"{len(getattr(self, side))} {side}" for side in SIDES if side != "control" or self.control]
         return f"ContrastSet({self.name!r}, {', '.join(sizes)}{', paired' if self.paired else ''})"
+
+    def _repr_html_(self) -> str:
+        table = shown_sides({side: getattr(self, side) for side in SIDES}, self.blocks)
+        groups = None if self.target_groups is None else {*(self.source_groups or ()), *self.target_groups}
+        facts = [("paired", "source[i] with target[i]" * self.paired), *shown_rows(self.source, groups, self.chat)]
+        return shown_result(f"Contrast: {self.name}", facts=facts, table=table)

@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int, Int8
+
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.texts.blocks import Row, pooled_text
 from lens_steer.texts.messages import ConversationRow
@@ -21,7 +24,8 @@ def _row(given: object, place: str) -> Row | None:
         raise ContrastError(f"{place}: {error}") from None
 
 
-def _kind(row: Row) -> str:
+def kind_of(row: Row) -> str:
+    """What a row is, in the plural."""
     if isinstance(row, ConversationRow):
         return "conversations that end with an answer" if row.answered else "conversations that end with a question"
     return "texts" if isinstance(row, str) else "(prompt, completion) pairs"
@@ -61,17 +65,17 @@ def checked_rows(**sides: Any) -> list[tuple[Row, ...]]:
     known = [(place, row) for place, row in placed if row is not None]
     if blank := [place for place, row in known if not pooled_text(row).strip()]:
         raise ContrastError(f"blank rows have nothing to pool, leave them out: {first_few(blank)}")
-    _require_one_kind(known)
+    _require_onekind_of(known)
     return [tuple(row for _, row in rows if row is not None) for rows in listed.values()]
 
 
-def _require_one_kind(placed: Sequence[tuple[str, Row]]) -> None:
-    counts = Counter(_kind(row) for _, row in placed)
+def _require_onekind_of(placed: Sequence[tuple[str, Row]]) -> None:
+    counts = Counter(kind_of(row) for _, row in placed)
     if len(counts) > 1:
         fewest = min(counts, key=lambda kind: (counts[kind], kind == "texts"))
         others = " and ".join(kind for kind in counts if kind != fewest)
         remedy = "; write every text as ('', text), or no pairs" if len(counts) == 2 and "texts" in counts else ""
-        places = [place for place, row in placed if _kind(row) == fewest]
+        places = [place for place, row in placed if kind_of(row) == fewest]
         raise ContrastError(
             f"{counts[fewest]} of {len(placed)} rows are {fewest}, the others {others}{remedy}: {first_few(places)}"
         )
@@ -85,3 +89,25 @@ def checked_names(names: Iterable[object], what: str, count: int | None = None) 
     if count is not None and len(listed) != count:
         raise ContrastError(f"{what} must name one group per row: {len(listed)} names for {count} rows")
     return listed
+
+
+def checked_labels(values: object, shape: tuple[int, int]) -> Int8[np.ndarray, "text concept"]:
+    """Return labels as a read-only int8 copy; a flat list does for one concept. ContrastError for others."""
+    given = np.array(values, dtype=object)
+    given = given[:, None] if given.ndim == 1 and shape[1] == 1 else given
+    if given.shape != shape:
+        raise ContrastError(f"labels must be texts x concepts, {shape}, not {given.shape}")
+    if wrong := [f"labels[{row}]" for row in np.flatnonzero(~np.isin(given, (-1, 0, 1)).all(axis=1))]:
+        raise ContrastError(f"labels must be 1 (source), 0 (target) or -1 (takes no part): {first_few(wrong)}")
+    labels = given.astype(np.int8)
+    labels.setflags(write=False)
+    return labels
+
+
+def checked_pairs(values: object, shape: tuple[int, int]) -> Int[np.ndarray, "text concept"]:
+    """Return pair numbers as a read-only copy; ContrastError for another shape."""
+    pairs = np.array(values, dtype=np.int64)
+    if pairs.shape != shape:
+        raise ContrastError(f"pairs must be texts x concepts, {shape}, not {pairs.shape}")
+    pairs.setflags(write=False)
+    return pairs

@@ -9,9 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from lens_steer.display.shown_table import number, shown_table
 from lens_steer.report.figures.style import styled
 from lens_steer.report.shown_figure import shown_figure
-from lens_steer.report.shown_table import number, shown_table
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.effects.attribution.parts import Level
 from lens_steer.errors import SettingError
 from lens_steer.statistics.correlations import pearson, spearman
@@ -57,10 +58,9 @@ class Attribution:
 
     def _repr_html_(self) -> str:
         """Show what this is and the ten strongest parts."""
-        from html import escape
-
-        rows = self.top(10).drop(columns=["layer", "kind"])
-        return f"<p>{escape(repr(self))}</p>{rows.to_html(index=False, float_format=lambda x: f'{x:.3g}')}"
+        rows = self.top(len(self.frame)).drop(columns=["layer", "kind"])
+        rows.insert(0, "value", rows.pop("value"))
+        return shown_result(repr(self), table=rows, rest=".top(k) and .frame")
 
     @property
     def level(self) -> Level:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from lens_steer.display.shown_result import shown_result
 from lens_steer.effects.paths.measures import Cases, Key, Measured
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import Site
@@ -114,7 +115,7 @@ class TraceShift:
     def _repr_html_(self) -> str:
         rows = self.frame[(self.frame["measure"] == "adds") & (self.frame["part"] != "head")]
         columns = ["part", "layer", "value", "low", "high", "size"]
-        return f"<p>{self.sentence}.</p>{rows[columns].round(3).to_html(index=False, border=0)}"
+        return shown_result("Trace of a shift", sentences=[f"{self.sentence}."], table=rows[columns])
 
     def of_measure(self, measure: Measure) -> pd.DataFrame:
         """Return the rows of one measure."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from lens_steer.errors import SettingError
+from lens_steer.report.figures.picture import PicturedFigure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ _BUTTONS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale") 
 
 def styled(figure: go.Figure, title: str, note: str, *, width: int = 760, height: int = 400) -> go.Figure:
     """Set title, a note in small type below it, font and margins; `height` is that of the plots alone."""
+    figure = PicturedFigure(figure)
     top = 92 + 16 * note.count("<br>")
     heading = f'<b>{title}</b><br><span style="font-size:12px;color:{FAINT}">{note}</span>'
     figure.update_layout(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import TYPE_CHECKING, Literal, get_args
+
+from lens_steer.display.shown_result import shown_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,14 +95,5 @@ class ContrastLint:
         return f"ContrastLint({self.verdict})"
 
     def _repr_html_(self) -> str:
-        heading = f"<p><b>{escape(self.verdict)}</b></p>"
-        if not self.findings:
-            return heading
-        table = self.frame.assign(examples=[", ".join(one.examples) for one in self.findings])
-        table = table[["severity", "finding", "count", "detail", "examples", "remedy"]]
-        # pandas centres or right-aligns texts, and cuts them at 50 characters.
-        import pandas as pd
-
-        with pd.option_context("display.max_colwidth", None):
-            written: str = table.to_html(index=False, border=0, justify="left")
-        return heading + written.replace("<td>", '<td style="text-align: left; vertical-align: top">')
+        columns = ["severity", "finding", "count", "detail", "examples", "remedy"]
+        return shown_result(self.verdict, table=self.frame[columns])
