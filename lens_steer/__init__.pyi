@@ -115,6 +115,7 @@ from .texts.blocks import pooled_text as pooled_text
 from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
 from .texts.distinctive_words import distinctive_words as distinctive_words
+from .texts.label_tables import read_labels as read_labels
 from .texts.lint.finding import ContrastLint as ContrastLint
 from .texts.readers import read_contrast as read_contrast
 

@@ -113,7 +113,7 @@ class TextOptions:
     texts:
         csv, tsv, jsonl, parquet or concept JSON; or two files of one text a line: source texts, target texts.
     contrast:
-        microworld:rude, ..., or a data set's name.
+        microworld:rude, ..., or a data set's name; microworld alone are texts that are labelled for all its concepts.
     text:
         Column of the texts; "text" when left out.
     label:
@@ -131,6 +131,10 @@ class TextOptions:
         Column of the source texts, of a table that holds both sides in a row.
     target_text:
         Column of the target texts of such a table.
+    groups:
+        Column of what a text comes from, such as template, author or document: no split parts the rows of one.
+    labels:
+        Columns of labels, one a concept, of a table that is labelled for many.
     paired:
         The two files, or the sides of a concept file, belong together line by line.
     config:
@@ -150,6 +154,8 @@ class TextOptions:
     prompt: str | None = None
     source_text: str | None = None
     target_text: str | None = None
+    groups: str | None = None
+    labels: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
     paired: bool = False
     config: str | None = None
     chat: str | None = None
@@ -157,7 +163,7 @@ class TextOptions:
     @property
     def reading(self) -> dict[str, Any]:
         """The options that say how a contrast is read, as far as they were given, by their names in `read_contrast`."""
-        named = ("text", "label", "source", "target", "prompt", "source_text", "target_text", "config")
+        named = ("text", "label", "source", "target", "prompt", "source_text", "target_text", "groups", "config")
         given: dict[str, Any] = {name: getattr(self, name) for name in named}
         if self.threshold is not None:
             if len(self.threshold) > 2:
@@ -181,8 +187,9 @@ class TextOptions:
     def read(self, *, n: int | None, seed: int) -> ContrastSet:
         """Read one contrast."""
         names = self.names
-        if len(names) > 1:
-            raise SettingError(f"this takes one concept, not {len(names)}: give one --contrast")
+        if len(names) > 1 or self.for_many:
+            given = "a table of many" if self.for_many else len(names)
+            raise SettingError(f"this takes one concept, not {given}: give one --contrast, or --label of a table")
         files = [str(path) for path in self.texts or []]
         return read_texts(names or files, self.reading, chat_of(self.chat), n=n, seed=seed)
 
@@ -192,6 +199,11 @@ class TextOptions:
             return [self.read(n=n, seed=seed)]
         chat = chat_of(self.chat)
         return [read_texts([name], self.reading, chat, n=n, seed=seed) for name in self.names]
+
+    @property
+    def for_many(self) -> bool:
+        """Whether one table holds the labels of many concepts."""
+        return bool(self.labels) or self.contrast == [MICROWORLD.rstrip(":")]
 
 
 def read_texts(

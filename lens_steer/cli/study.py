@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions
+from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions, chat_of
 from lens_steer.cli.running import app_of, run
 from lens_steer.cli.runs import require_free_place, say
 from lens_steer.cli.study_options import options_of, types_in
@@ -104,10 +104,9 @@ class StudyOptions:
         """Run a study; what can be wrong with texts and settings is found before the model is loaded."""
         require_free_place(self.out)
         takes_many = "LabelledTexts" in types_in(inspect.signature(study).parameters["contrast"].annotation)
-        read = self.texts.read_all if takes_many else lambda **which: [self.texts.read(**which)]
-        contrasts = read(n=self.n, seed=self.seed)
+        texts = _one_table(self.texts, self.n, self.seed) if takes_many else self.texts.read(n=self.n, seed=self.seed)
         settings = self.settings()
-        result = study(self.model.load(), _one_table(contrasts), out=self.out, seed=self.seed, **settings)
+        result = study(self.model.load(), texts, out=self.out, seed=self.seed, **settings)
         for line in result.summary:
             say(line)
         say(f"written to {self.out}")
@@ -136,10 +135,20 @@ def app_of_study(study: Callable[..., Any], name: str) -> App:
     return app
 
 
-def _one_table(contrasts: list[Any]) -> Any:
+def _one_table(texts: TextOptions, n: int | None, seed: int) -> Any:
+    """Read what is labelled for one concept, or for many as one table."""
     from lens_steer.texts.contrast import LabelledTexts
+    from lens_steer.texts.label_tables import read_labels
 
-    return contrasts[0] if len(contrasts) == 1 else LabelledTexts.of(contrasts)
+    if not texts.for_many:
+        contrasts = texts.read_all(n=n, seed=seed)
+        return contrasts[0] if len(contrasts) == 1 else LabelledTexts.of(contrasts)
+    places, reading = [*texts.names, *map(str, texts.texts or [])], texts.reading
+    if other := {"label", "source", "target", "source_text", "target_text", "paired"} & {*reading}:
+        raise SettingError(f"--{min(other).replace('_', '-')} is of one concept: it does not go with --labels")
+    if len(places) > 1:
+        raise SettingError(f"--labels are columns of one table, not of {len(places)}")
+    return read_labels(places[0], texts.labels or (), chat=chat_of(texts.chat), n=n, seed=seed, **reading)
 
 
 def _first_sentence(study: Callable[..., Any]) -> str:

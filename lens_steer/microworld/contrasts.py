@@ -6,7 +6,7 @@ it and do not show it (at most 10 %); the other attributes are drawn alike on bo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from zlib import crc32
@@ -20,6 +20,7 @@ from lens_steer.microworld.topics import HOMOGRAPHS, TOPICS
 
 SURE = 0.9
 DEFAULT_SIZE = 200
+DEFAULT_TABLE = 600
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,31 @@ def named_contrast(name: str, *, n: int | None = None, seed: int = 0) -> tuple[l
     )
     only = {asked.attribute: asked.against[0]} if len(asked.against) == 1 else {}
     return source, _collect(f"{name}/target/{seed}", size, {**asked.fixed, **only}, asked, asked.is_target)
+
+
+def labelled_documents(
+    names: Sequence[str] = (), *, n: int | None = None, seed: int = 0
+) -> tuple[list[str], list[list[int]], tuple[str, ...]]:
+    """`n` documents (600 by default) drawn at random, their labels for every concept, and the concepts.
+
+    A label is 1 or 0 where the text would be a source or a target of the concept's contrast, -1 where neither. The
+    concepts of a word (homographs) are of few texts, and are left out unless they are named.
+    """
+    concepts = {name: concept(name) for name in names or [name for name in CONCEPTS if CONCEPTS[name].word is None]}
+    size, seed = checked_count(DEFAULT_TABLE if n is None else n, "documents"), checked_seed(seed)
+    oracle, documents = Oracle(), sample(size, seed=seed)
+    beliefs = [oracle.posterior(document.text) for document in documents]
+    labels = [
+        [_label(asked, document, belief[asked.attribute][asked.value]) for asked in concepts.values()]
+        for document, belief in zip(documents, beliefs)
+    ]
+    return [document.text for document in documents], labels, tuple(concepts)
+
+
+def _label(asked: Concept, document: Document, belief: float) -> int:
+    if any(document.attributes[attribute] != value for attribute, value in asked.fixed.items()):
+        return -1
+    return 1 if asked.is_source(document, belief) else 0 if asked.is_target(document, belief) else -1
 
 
 def _collect(

@@ -26,7 +26,7 @@ def clustered_delong_variance(
     _, cluster = np.unique(np.concatenate([source_clusters, target_clusters]), return_inverse=True)
     count = int(cluster.max()) + 1
     sums = [
-        (deviation / deviation.shape[1]) @ (members[:, None] == np.arange(count)).astype(np.float64)
+        _cluster_sums(deviation / deviation.shape[1], members, count)
         for deviation, members in ((above - area, cluster[:n]), (1 - below - area, cluster[n:]))
     ]
     sizes = [len(np.unique(clusters)) for clusters in (source_clusters, target_clusters)]
@@ -34,3 +34,13 @@ def clustered_delong_variance(
     both = 2 * np.sqrt(weights[0] * weights[1]) * (sums[0] * sums[1]).sum(1)
     variance = weights[0] * (sums[0] ** 2).sum(1) + weights[1] * (sums[1] ** 2).sum(1) + both
     return np.asarray(np.maximum(variance, 0.0))
+
+
+def _cluster_sums(
+    values: Float[np.ndarray, "unit text"], members: Int[np.ndarray, " text"], count: int
+) -> Float[np.ndarray, "unit cluster"]:
+    order = np.argsort(members, kind="stable")
+    present, first = np.unique(members[order], return_index=True)
+    sums = np.zeros((len(values), count))
+    sums[:, present] = np.add.reduceat(values[:, order], first, axis=1)
+    return sums

@@ -82,6 +82,7 @@ def compare_sides(
             halves[:] = whole.wins_without(held) / pairs, group_auroc(held), delong_variance(held)
         else:
             (whole,) = ordered.groups(sides)
+        exact = chunk.astype(np.float64)
         return np.stack(
             [
                 group_auroc(whole),
@@ -89,10 +90,10 @@ def compare_sides(
                 group_average_precision(whole),
                 mann_whitney_deviation(whole),
                 group_wasserstein(whole, ordered.values),
-                chunk[:, source].mean(1, dtype=np.float64),
-                chunk[:, target].mean(1, dtype=np.float64),
+                exact[:, source].mean(1),
+                exact[:, target].mean(1),
                 *halves,
-                _standardised_gap(*(chunk[:, part].astype(np.float64) for part in selection)),
+                _standardised_gap(*(exact[:, part] for part in selection)),
             ]
         )
 
@@ -104,7 +105,8 @@ def _standardised_gap(
     source: Float[np.ndarray, "unit n"], target: Float[np.ndarray, "unit m"]
 ) -> Float[np.ndarray, " unit"]:
     means = [side.mean(1) for side in (source, target)]
-    variances = [np.square(side - mean[:, None]).mean(1) for side, mean in zip((source, target), means, strict=True)]
+    away = [side - mean[:, None] for side, mean in zip((source, target), means, strict=True)]
+    variances = [np.einsum("ij,ij->i", side, side) / side.shape[1] for side in away]
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = (means[0] - means[1]) / np.sqrt((variances[0] + variances[1]) / 2)
     return np.asarray(np.nan_to_num(gap, nan=0.0))

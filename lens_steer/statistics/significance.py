@@ -17,14 +17,9 @@ from torch import Tensor
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.statistics.clusters import clustered_delong_variance
 from lens_steer.statistics.design import Design
+from lens_steer.statistics.relabelled import centred_rank_sums, exact_floats
 from lens_steer.statistics.scores import group_auroc, midranks
-from lens_steer.statistics.ties import (
-    TieGroups,
-    descending_order,
-    doubled_midranks,
-    sorted_doubled_midranks,
-    tie_groups,
-)
+from lens_steer.statistics.ties import TieGroups, descending_order, sorted_doubled_midranks, tie_groups
 from lens_steer.statistics.unit_chunks import check_sides, map_units
 
 # With fewer texts than this on both sides the exact law of the rank sum is cheap, and the normal one is rough.
@@ -216,11 +211,15 @@ def _exact_p(source: Float[np.ndarray, "unit n"], target: Float[np.ndarray, "uni
 
 def _rank_sum_counts(ranks: Int[np.ndarray, "text"], chosen: int) -> Float[np.ndarray, "rank_sum"]:
     """Count the ways of choosing that many texts by the sum of their ranks; whole numbers, exact in float64."""
-    ways = np.zeros((chosen + 1, int(np.sort(ranks)[::-1][:chosen].sum()) + 1))
+    ranks = np.sort(ranks)
+    most = int(ranks[::-1][:chosen].sum())
+    ways = np.zeros((chosen + 1, most + 1))
     ways[0, 0] = 1
-    for rank in ranks.tolist():
-        if rank < ways.shape[1]:
-            ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank]
+    # Of the smallest ranks no more are chosen than there are, and their sum reaches no further than all of them.
+    for text, (rank, reached) in enumerate(zip(ranks.tolist(), np.cumsum(ranks).tolist(), strict=True), 1):
+        count, end = min(text, chosen), min(reached, most) + 1
+        if rank < end:
+            ways[1 : count + 1, rank:end] += ways[:count, : end - rank]
     return np.asarray(ways[chosen])
 
 
@@ -321,14 +320,11 @@ def permutation_null(
     else:
         labels = design.relabelled(permutations, seed)
     counts = labels.sum(1)
-    # Centred ranks sum to zero over all texts, so either side's sum will do. Doubled they are integers, and as long as
-    # the partial sums stay below 2^24 the float32 product is exact.
-    dtype = np.float32 if int(counts.max()) * texts < 1 << 24 else np.float64
-    relabelled = labels.astype(dtype)
+    relabelled = exact_floats(labels)
 
     def largest(chunk: Float[np.ndarray, "unit text"]) -> Float[np.ndarray, "permutation 1"]:
-        centred = (doubled_midranks(chunk) - (texts + 1)).astype(dtype)
-        return np.asarray(np.abs(np.matmul(relabelled, centred.T)).max(axis=1, keepdims=True))
+        # Centred ranks sum to zero over all texts, so either side's sum will do.
+        return np.asarray(np.abs(centred_rank_sums(chunk, relabelled)).max(axis=1, keepdims=True))
 
     doubled = map_units(largest, values).max(axis=1).astype(np.float64)
     return torch.from_numpy(0.5 + doubled / (2 * counts * (texts - counts)))

@@ -8,6 +8,7 @@ and extremes are the same however the values were split, means and variances are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -55,16 +56,21 @@ class Grid:
         if values.device.type != "cpu":
             return torch.searchsorted(self.cuts, values.T.contiguous(), right=True)
         # The same search without a branch, all values a step at a time: four times as fast as torch's on a processor.
-        units, cuts = self.cuts.shape
-        length = 1 << cuts.bit_length()
-        padded = np.full((units, length), np.inf, dtype=np.float32)
-        padded[:, :cuts] = self.cuts.numpy()
-        rows = np.arange(0, units * length, length, dtype=np.int32)[:, None]
+        padded = self._padded
+        units, step = padded.shape
+        rows = np.arange(0, units * step, step, dtype=np.int32)[:, None]
         column, place = np.ascontiguousarray(values.T.numpy()), np.repeat(rows, len(values), axis=1)
-        step = length
         while step := step >> 1:
             place += (padded.ravel().take(place + np.int32(step - 1)) <= column) * np.int32(step)
         return torch.from_numpy((place - rows).astype(np.int64))
+
+    @cached_property
+    def _padded(self) -> Float[np.ndarray, "unit length"]:
+        """The cuts, and infinity up to a power of two of them, of which one at least."""
+        units, cuts = self.cuts.shape
+        padded = np.full((units, 1 << cuts.bit_length()), np.inf, dtype=np.float32)
+        padded[:, :cuts] = self.cuts.numpy()
+        return padded
 
 
 @dataclass(eq=False)
@@ -103,21 +109,20 @@ class Sketch:
         if not bool(torch.isfinite(values.sum())) and len(bad := (~torch.isfinite(values)).nonzero()):
             text, unit = bad[0].tolist()
             raise ActivationError(f"unit {unit} is {float(values[text, unit])} for text {text} of the batch")
+        group, text = members.nonzero(as_tuple=True)
         cells = self.grid.cells(values)
         cells += torch.arange(len(cells), device=place)[:, None] * self.counts.shape[2]
-        one_each = torch.ones(cells.shape, dtype=torch.int32, device=place)
-        for group, chosen in enumerate(members):
-            if not bool(chosen.any()):
-                continue
-            places = cells[:, chosen].view(-1)
-            self.counts[group].view(-1).scatter_add_(0, places, one_each.view(-1)[: len(places)])
-            part = values[chosen]
-            self.low[group] = torch.minimum(self.low[group], part.amin(0))
-            self.high[group] = torch.maximum(self.high[group], part.amax(0))
-            exact = part.double()
-            mean = exact.mean(0)
-            one = slice(group, group + 1)
-            self._take_moments(one, chosen.sum()[None], mean[None], (exact - mean).square().sum(0)[None])
+        places = cells[:, text] + group * self.counts[0].numel()
+        self.counts.view(-1).scatter_add_(0, places.view(-1), torch.ones_like(places, dtype=torch.int32).view(-1))
+        texts = members.sum(1)
+        for number in texts.nonzero()[:, 0].tolist():
+            part = values[text[group == number]]
+            self.low[number] = torch.minimum(self.low[number], part.amin(0))
+            self.high[number] = torch.maximum(self.high[number], part.amax(0))
+        exact = values.double()
+        mean = (members.double() @ exact) / texts.clamp(min=1)[:, None]
+        away = exact[text] - mean[group]
+        self._take_moments(slice(None), texts, mean, torch.zeros_like(mean).index_add_(0, group, away.square()))
 
     def merged(self, other: Sketch) -> Sketch:
         """Return the sketch of both's texts; ActivationError where grids or groups differ."""

@@ -22,13 +22,13 @@ _COUNT_BITS = 63  # of an integer that counts several sets of texts at once
 class SortedTexts:
     """The texts of every unit from the highest value down, in groups of equal values.
 
-    `order` numbers the texts. `ends` are the places, in the flattened order, of the last text of every group, `values`
-    the value of every group; `first` is where each unit's groups begin among the groups.
+    `order` numbers the texts, `ranked` holds their values as `descending_order` gives them. `ends` are the places, in
+    the flattened order, of the last text of every group; `first` is where each unit's groups begin among the groups.
     """
 
     order: Int[np.ndarray, "unit text"]
+    ranked: np.ndarray
     ends: Int[np.ndarray, " group"]
-    values: Float[np.ndarray, " group"]
     first: Int[np.ndarray, " unit"]
 
     @classmethod
@@ -36,8 +36,13 @@ class SortedTexts:
         """Sort."""
         order, last, ranked = descending_order(values)
         ends = np.flatnonzero(last)
-        count = np.count_nonzero(last, axis=1)
-        return cls(order, ends, _floats(ranked.ravel()[ends]), np.cumsum(count) - count)
+        units, texts = order.shape
+        return cls(order, ranked, ends, np.searchsorted(ends, np.arange(units) * texts))
+
+    @property
+    def values(self) -> Float[np.ndarray, " group"]:
+        """The value of every group."""
+        return _floats(self.ranked.ravel()[self.ends])
 
     def groups(self, *sides: tuple[Bool[np.ndarray, " text"], Bool[np.ndarray, " text"]]) -> list[TieGroups]:
         """Count, for each pair of a source and a target side, its texts in every group; a text may be of neither."""
@@ -61,8 +66,13 @@ class SortedTexts:
         packed = np.zeros(self.order.shape[1], dtype=np.int64)
         for place, members in enumerate(sets):
             packed |= members.astype(np.int64) << (bits * place)
-        reached = np.cumsum(packed.take(self.order), axis=1).ravel()[self.ends]
-        return [(reached >> (bits * place) & ((1 << bits) - 1)).astype(np.float64) for place in range(len(sets))]
+        counts = packed.take(self.order)
+        np.cumsum(counts, axis=1, out=counts)
+        reached, running = counts.ravel().take(self.ends), []
+        for _ in sets[1:]:
+            running.append((reached & ((1 << bits) - 1)).astype(np.float64))
+            reached >>= bits
+        return [*running, reached.astype(np.float64)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +195,7 @@ def _floats(ranked: np.ndarray) -> Float[np.ndarray, " group"]:
 
 def _increments(running: Float[np.ndarray, " group"], first: Int[np.ndarray, " unit"]) -> Float[np.ndarray, " group"]:
     """Undo a running count that starts anew at every unit."""
-    own = running.copy()
-    own[1:] -= running[:-1]
+    own = np.empty_like(running)
+    np.subtract(running[1:], running[:-1], out=own[1:])
     own[first] = running[first]
     return own

@@ -78,12 +78,17 @@ class Columns:
             named = [self.prompt, self.source_text, self.target_text, self.groups]
         else:
             named = [self.prompt, *([self.text] if isinstance(self.text, str) else self.text), self.label, self.groups]
-        wanted = dict.fromkeys(column for column in named if column is not None)
-        homes = {column: home_of(column, present) for column in wanted}
-        if absent := [column for column, home in homes.items() if home is None]:
-            hint = "; of rows that hold both sides give source_text= and target_text=" if absent == ["label"] else ""
-            raise ContrastError(f"{where} has no column {quoted(absent)}; its columns are {quoted(present)}{hint}")
-        return list(dict.fromkeys(home for home in homes.values() if home is not None))
+        return homes_of(named, present, where)
+
+
+def homes_of(columns: Iterable[str | None], present: Sequence[str], where: str) -> list[str]:
+    """Return the columns of a table in which the named ones lie; raises where one is absent."""
+    wanted = dict.fromkeys(column for column in columns if column is not None)
+    homes = {column: home_of(column, present) for column in wanted}
+    if absent := [column for column, home in homes.items() if home is None]:
+        hint = "; of rows that hold both sides give source_text= and target_text=" if absent == ["label"] else ""
+        raise ContrastError(f"{where} has no column {quoted(absent)}; its columns are {quoted(present)}{hint}")
+    return list(dict.fromkeys(home for home in homes.values() if home is not None))
 
 
 def contrast_of_table(
@@ -106,7 +111,7 @@ def _paired_contrast(
 ) -> ContrastSet:
     """Both sides in a row."""
     sides = [rows_of(frame, (columns.prompt, side), where) for side in (columns.source_text, columns.target_text)]
-    groups = None if columns.groups is None else _group_names(frame, columns.groups)
+    groups = None if columns.groups is None else group_names(frame, columns.groups)
     return ContrastSet(*sides, paired=paired, name=name, source_groups=groups, target_groups=groups, chat=chat)
 
 
@@ -118,7 +123,7 @@ def _labelled_contrast(frame: pd.DataFrame, columns: Columns, where: str, name: 
     parts = [frame[side] for side in sides]
     groups: list[list[str] | None] = [None, None]
     if columns.groups is not None:
-        groups = [_group_names(part, columns.groups) for part in parts]
+        groups = [group_names(part, columns.groups) for part in parts]
     texts = [rows_of(part, named, where) for part in parts]
     return ContrastSet(*texts, name=name, source_groups=groups[0], target_groups=groups[1], chat=chat)
 
@@ -217,16 +222,23 @@ def _side_labels(counts: Counter[str], columns: Columns, where: str) -> tuple[se
 
 
 def _scored_sides(frame: pd.DataFrame, columns: Columns, where: str) -> tuple[list[bool], list[bool]]:
-    """Which rows are source and which are target, by their scores; those between two thresholds are neither."""
-    low, high = _thresholds(columns.threshold)
-    scores = [_number(value) for value in cells_of(frame, columns.label)]
-    if bad := [row for row, score in zip(frame.index, scores) if math.isnan(score)]:
-        raise ContrastError(f"{where} has no number as {columns.label!r} in row {first_few(bad)}; {TAKE_OUT}")
+    """Which rows are source and which are target, by their scores."""
+    return sides_by_score(cells_of(frame, columns.label), frame.index, columns.threshold, where, columns.label)
+
+
+def sides_by_score(
+    cells: Sequence[Any], rows: Iterable[Any], threshold: Threshold, where: str, column: str
+) -> tuple[list[bool], list[bool]]:
+    """Return which rows are source and which are target; those between two thresholds are neither."""
+    low, high = _thresholds(threshold)
+    scores = [_number(value) for value in cells]
+    if bad := [row for row, score in zip(rows, scores) if math.isnan(score)]:
+        raise ContrastError(f"{where} has no number as {column!r} in row {first_few(bad)}; {TAKE_OUT}")
     source = [score >= high for score in scores]
     target = [score < high if low == high else score <= low for score in scores]
     if not any(source) or not any(target):
         span = f"the scores lie from {min(scores):g} to {max(scores):g}"
-        raise ContrastError(f"{where}, column {columns.label!r}: threshold={columns.threshold} empties a side; {span}")
+        raise ContrastError(f"{where}, column {column!r}: threshold={threshold} empties a side; {span}")
     return source, target
 
 
@@ -246,7 +258,8 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _group_names(frame: pd.DataFrame, column: str) -> list[str]:
+def group_names(frame: pd.DataFrame, column: str) -> list[str]:
+    """Return the group of every row, by name; nothing where the cell is blank."""
     return [value if isinstance(value, str) else label_text(value) for value in cells_of(frame, column)]
 
 
