@@ -38,14 +38,17 @@ def compose(*interventions: Intervention, policy: Policy = "sequential", tol: fl
     tol:
         As for `Intervention.support`.
 
+    Warns
+    -----
+    LensSteerWarning
+        Policy "first" leaves nothing of an intervention.
+
     Raises
     ------
     MapError
         Policy "error" and a collision (sites and units are named), or a site's width differs.
     SettingError
         Fewer than two interventions, or an unknown policy.
-
-    Warns where policy "first" leaves nothing of an intervention.
 
     """
     require_choice("compose: policy", policy, Policy)

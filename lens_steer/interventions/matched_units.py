@@ -40,6 +40,12 @@ def matched_units(units: UnitsLike, activations: Activations, *, draws: int, see
     seed:
         Of the draws.
 
+    Warns
+    -----
+    LensSteerWarning
+        A site has no units of like scale, so that the typical drawn unit has less than half or more than twice the
+        spread of the one it stands for.
+
     Raises
     ------
     UnitError
@@ -48,9 +54,6 @@ def matched_units(units: UnitsLike, activations: Activations, *, draws: int, see
         The activations lack a site of the choice.
     SettingError
         `draws` is below 1.
-
-    Warns (LensSteerWarning) where a site has no units of like scale, so that the typical drawn unit has less than half
-    or more than twice the spread of the one it stands for.
 
     """
     if draws < 1:
