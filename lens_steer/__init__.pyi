@@ -36,6 +36,8 @@ from .evaluation.reading import read_continuations as read_continuations
 from .evaluation.scorers import ConceptClassifier as ConceptClassifier
 from .evaluation.scorers import Scorer as Scorer
 from .evaluation.scorers import WordList as WordList
+from .evaluation.shown_generation import GeneratedView as GeneratedView
+from .evaluation.shown_generation import show_generated as show_generated
 from .evaluation.steering_error import SteeringErrors as SteeringErrors
 from .evaluation.steering_error import steering_error as steering_error
 from .evaluation.strength_choice import StrengthChoice as StrengthChoice

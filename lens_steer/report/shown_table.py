@@ -17,7 +17,7 @@ _LONG = 32  # characters: a column of longer texts gets room and is set like pro
 _WIDE_RANGE = 1e-4  # smallest over largest: below, one number of decimals cannot serve a column
 _SCORES = {"auroc", "score", "share", "precision", "before", "after", "change", "low", "high"}
 _TINY = 1e-5  # a score below is shown as 0.000
-_WORDS = {"auroc": "AUROC", "heldout": "held-out"}
+_WORDS = {"auroc": "AUROC", "heldout": "held-out", "lineas": "LinEAS", "kl": "KL"}
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
