@@ -92,6 +92,7 @@ from .ranking.universal import universal_units as universal_units
 from .report import figures as figures
 from .report.page import write_report as write_report
 from .report.plots import plot as plot
+from .report.result_study import result_study as result_study
 from .report.study import Study as Study
 from .report.token_view import TokenView as TokenView
 from .statistics.distances import removed_share as removed_share

@@ -139,8 +139,8 @@ for (const box of document.querySelectorAll(".box")) {
 // Tables: a click on a heading sorts by it, a second one the other way; empty cells stay last.
 function keyOf(row, column) {
   const cell = row.cells[column];
-  if (cell.dataset.order !== undefined) return Number(cell.dataset.order);
-  return cell.textContent === "" ? null : cell.textContent;
+  if (cell.textContent === "") return null;
+  return cell.classList.contains("number") ? Number(cell.dataset.order ?? cell.textContent) : cell.textContent;
 }
 
 function compare(a, b) {

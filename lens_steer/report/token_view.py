@@ -1,4 +1,4 @@
-"""Tokens with the activations of chosen units, of given texts or of generated ones: what a report draws as coloured text."""
+"""Tokens of given or generated texts, with the activations of chosen units: what a report draws as coloured text."""
 
 from __future__ import annotations
 
