@@ -77,7 +77,15 @@ def _changes(run: RunFolder, frame: pd.DataFrame) -> Iterator[tuple[str, tuple[s
         unit = str(row.get("unit", ""))
         style: NumberStyle = "share" if unit.startswith("share") else "number"
         change = Change.of(row, confidence=float(row.get("confidence", 0.95)))
-        yield edit, (str(row["measure"]), unit), ComparedChange(change.ends(style), change.text(style), change.verdict)
+        yield (
+            edit,
+            (str(row["measure"]), unit),
+            ComparedChange(_minus(change.ends(style)), _minus(change.text(style)), change.verdict),
+        )
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _is_text(values: pd.Series[Any]) -> bool:

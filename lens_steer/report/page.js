@@ -31,7 +31,7 @@ function atNight(value, key) {
 }
 
 // On a narrow page panels that stand side by side come one below the other.
-const PANEL_GAP = 64;
+const PANEL_GAP = 80;
 
 function stacked(layout) {
   const axes = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name)).map((name) => layout[name]);
@@ -62,6 +62,7 @@ function stacked(layout) {
 }
 
 const MOST_NARROW = 560; // pixels
+const LONG_LABEL = 12; // letters
 const NARROWEST_CELL = 34; // with a number in it
 
 function columnsOf({ z }) {
@@ -75,17 +76,23 @@ function fitted({ data, layout }, room) {
   layout.margin.l = Math.min(layout.margin.l, 56);
   layout.margin.r = Math.min(layout.margin.r, layout.width * 0.2);
   const inner = layout.width - layout.margin.l - layout.margin.r;
+  for (const note of layout.annotations ?? []) {
+    // A long label at a point would widen the axis by its own length.
+    const isLong = note.xref !== "paper" && (note.text ?? "").length > LONG_LABEL;
+    if (isLong) Object.assign(note, { xref: "paper", x: 0, xanchor: "left", xshift: 0, yshift: 14 });
+  }
   for (const trace of data) {
     if (trace.type === "heatmap" && trace.texttemplate && inner / columnsOf(trace) < NARROWEST_CELL) delete trace.texttemplate;
   }
 }
 
+const PAPER = 1000; // pixels before the style sheet's zoom
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-function draw(night) {
+function draw(night, room) {
   for (const place of document.querySelectorAll(".plot")) {
     const spec = dataOf(place.dataset.of);
-    fitted(spec, place.clientWidth);
+    fitted(spec, room ?? place.clientWidth);
     Object.assign(spec.layout, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" });
     const { data, layout } = night ? atNight(spec) : spec;
     Plotly.react(place, data, layout, { displaylogo: false, modeBarButtons: [["toImage"]] });
@@ -112,12 +119,12 @@ async function drawAll() {
   document.head.append(script);
   draw(dark.matches);
   dark.addEventListener("change", () => draw(dark.matches));
-  addEventListener("beforeprint", () => draw(false));
+  addEventListener("beforeprint", () => draw(false, PAPER));
   addEventListener("afterprint", () => draw(dark.matches));
-  let width = innerWidth;
+  let drawnFor = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth === width) return;
-    width = innerWidth;
+    if (innerWidth === drawnFor) return;
+    drawnFor = innerWidth;
     draw(dark.matches);
   });
 }
@@ -127,14 +134,25 @@ if (document.getElementById("plotly")) {
 }
 
 // A table that is higher or wider than its box says so.
-for (const box of document.querySelectorAll(".box")) {
-  const rows = [...box.querySelectorAll("tbody tr")];
-  const seen = rows.filter((row) => row.offsetTop + row.offsetHeight <= box.clientHeight).length;
-  const parts = [];
-  if (seen < rows.length) parts.push(`${seen} of ${rows.length} rows are in view`);
-  if (box.scrollWidth > box.clientWidth + 1) parts.push("more columns to the right");
-  if (parts.length) box.insertAdjacentHTML("afterend", `<p class="note more">${parts.join("; ")}: scroll.</p>`);
+function hintAtScrolling() {
+  for (const hint of document.querySelectorAll(".more")) hint.remove();
+  for (const box of document.querySelectorAll(".box")) {
+    const rows = [...box.querySelectorAll("tbody tr")];
+    const seen = rows.filter((row) => row.offsetTop + row.offsetHeight <= box.clientHeight).length;
+    const parts = [];
+    if (seen < rows.length) parts.push(`${seen} of ${rows.length} rows are in view`);
+    if (box.scrollWidth > box.clientWidth + 1) parts.push("more columns to the right");
+    if (parts.length) box.insertAdjacentHTML("afterend", `<p class="note more">${parts.join("; ")}: scroll.</p>`);
+  }
 }
+
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  hintAtScrolling();
+});
+hintAtScrolling();
 
 // Tables: a click on a heading sorts by it, a second one the other way; empty cells stay last.
 function keyOf(row, column) {

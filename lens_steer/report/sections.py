@@ -84,7 +84,7 @@ def _token_block(run: RunFolder, name: str, key: str) -> dict[str, Any]:
 def _edit_block(run: RunFolder, name: str, key: str, drawn: DrawnEdits) -> dict[str, Any]:
     edit = run.study.interventions[name]
     method = str(edit.provenance.get("method", ""))
-    called = method if method.casefold() == name.casefold() else _capital(heading(name))
+    called = _capital(method if method.casefold() == name.casefold() else heading(name))
     title = f"{called}: layers and units that the edit moves"
     block = {"key": key, "heading": title, "caption": run.study.captions.get(name), "same": drawn.place_of(edit)}
     if block["same"] is not None:
