@@ -66,7 +66,7 @@ def run(
     """Rank the experts of a concept, steer away from it with a sparse LinEAS edit, and let the oracle read the texts.
 
     Frames: `effect` (per edit, kind of prompt and measure, over the draws), `draws` (one row per draw of these),
-    `texts`, `overlap`, `path`, `downstream`, `paths` and `law` (`trace_shift` of the first edit), `experts`.
+    `texts`, `overlap`, `path`, `downstream`, `paths` and `next_token_law` (`trace_shift` of the first edit), `experts`.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def run(
                 *summary(concept, frames, fit_texts=len(texts[0].source), units=len(ranking.frame)),
                 *traced.summary,
             ],
-            tokens={"best_units": ls.show_units(model, held, ranking.top(3)), "generated": generated},
+            tokens={"best_units": ls.show_units(model, held, ranking.top(3)), "on_generated_text": generated},
             interventions={"lineas": jobs[0].edit},
             card=ls.edit_card(
                 model,
@@ -361,8 +361,8 @@ def captions(concept: str, *, draws: int, fit_texts: int) -> dict[str, str]:
         "downstream": "Share of the distance between source and target texts that the edit of the first draw takes "
         "away at every layer of the residual stream; held-out texts. Neutral: held-out target texts, and how far they "
         "move, in standard deviations.",
-        "generated": "The best expert on what the model writes after open prompts, without the edit of the first draw "
-        "and with it.",
+        "on_generated_text": "The best expert on what the model writes after open prompts, without the edit of the "
+        "first draw and with it.",
         "best_units": "The three best experts on the held-out texts that move them most.",
     }
 

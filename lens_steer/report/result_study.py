@@ -79,8 +79,10 @@ def _of_trace(trace: TraceShift) -> Study:
         frames["words"], figures["words"] = trace.words, _words(trace)
         captions["words"] = "Low and high bound the change at the layer."
     if len(trace.law):
-        frames["law"] = trace.law
-        captions["law"] = "Next tokens of neutral texts, KL(unedited || edited) in nats: mean and 99th percentile."
+        frames["next_token_law"] = trace.law
+        captions["next_token_law"] = (
+            "Next tokens of neutral texts, KL(unedited || edited) in nats: mean and 99th percentile."
+        )
     return Study(frames=frames, figures=figures, summary=[f"{trace.sentence}."], captions=captions)
 
 

@@ -51,6 +51,7 @@ def section_of(run: RunFolder, place: int, drawn: DrawnEdits) -> dict[str, Any]:
         "tokens": [_token_block(run, name, f"{key}-tokens{n}") for n, name in enumerate(study.tokens)],
         "edits": [_edit_block(run, name, f"{key}-edit{n}", drawn) for n, name in enumerate(study.interventions)],
         "card": None if study.card is None else Markup(fragment(study.card)),
+        "headline": None if study.card is None else study.card.headline,
         "has_plots": bool(study.figures or study.interventions),
         "settings": [(group, list(_flat(values))) for group, values in _groups(about) if values],
     }

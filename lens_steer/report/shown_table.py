@@ -79,7 +79,7 @@ def _cells(values: pd.Series[Any]) -> tuple[str, list[Cell]]:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     if is_numeric_dtype(values) and not is_bool_dtype(values):
-        return "number", _numbers(values.name, [float(value) for value in values.fillna(np.nan)])
+        return "number", _numbers(values.name, values.to_numpy(dtype=float, na_value=np.nan).tolist())
     shown = [Cell(_text(value)) for value in values.tolist()]
     return ("prose" if max(len(cell.text) for cell in shown) > _LONG else "text"), shown
 

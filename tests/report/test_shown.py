@@ -40,6 +40,11 @@ def test_numbers_of_a_column_are_rounded_alike(values: list[object], shown: list
     assert column(values) == shown
 
 
+def test_whole_numbers_may_be_missing() -> None:
+    frame = pd.DataFrame({"layer": pd.array([3, None, 4], dtype="Int64")})
+    assert [row[0].text for row in shown_table(frame).rows] == ["3", "", "4"]
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

@@ -82,4 +82,4 @@ def _why(several: Mapping[str, Intervention]) -> str:
         ends.setdefault(str(edit.provenance.get("stopped") or "not on record"), []).append(name)
     if len(ends) == 1:
         return f"Ended because: {next(iter(ends))}."
-    return "Ended because:<br>" + "<br>".join(f"{why} ({', '.join(names)})" for why, names in ends.items())
+    return "Ended because:<br>" + ";<br>".join(f"{why} ({', '.join(names)})" for why, names in ends.items()) + "."
