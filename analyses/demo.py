@@ -27,7 +27,13 @@ OPEN, SHOWN = "open prompts", "prompts that show it"
 CONCEPT = "concept"
 CARD_TOKENS = 25
 """Length of a continuation on the card, which tries many edits."""
-_MEASURES = (CONCEPT, "grammatical", "unreadable", PERPLEXITY)
+_UNITS = {
+    CONCEPT: "share of readable texts",
+    "grammatical": "share of sentences",
+    "unreadable": "share of texts",
+    PERPLEXITY: "per token",
+}
+_MEASURES = tuple(_UNITS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def run(
     """Rank the experts of a concept, steer away from it with a sparse LinEAS edit, and let the oracle read the texts.
 
     Frames: `effect` (per edit, kind of prompt and measure, over the draws), `draws` (one row per draw of these),
-    `texts`, `overlap`, `path`, `downstream`, `experts`.
+    `texts`, `overlap`, `path`, `downstream`, `paths` and `next_token_law` (`trace_shift` of the first edit), `experts`.
 
     Parameters
     ----------
@@ -116,22 +122,34 @@ def run(
     effect = effect_table(measurements, jobs)
     agreement = overlap(jobs[0].edit, ranking)
     shift = ls.downstream_shift(model, jobs[0].edit, held, neutral=held.target[:neutral], by_layer=False)
+    traced = ls.result_study(ls.trace_shift(model, jobs[0].edit, held, neutral=held.target[:neutral], progress=False))
+    best = ranking.top(1)
+    generated = ls.show_generated(
+        model, jobs[0].edit, microworld.open_prompts(prompts, seed=seed), best, max_new_tokens=CARD_TOKENS, seed=seed
+    )
     frames = {
         "effect": effect,
         "texts": written,
         "overlap": agreement,
         "path": path.frame,
         "downstream": shift.matrix().T.reset_index(),
+        **traced.frames,
         "experts": ranking.top(200),
         "draws": by_draw(measurements),
     }
     figures = {"effect": effect_figure(effect, concept), "path": path.plot(), "downstream": shift.plot()}
+    figures |= traced.figures
+    along = zip(path.frame["gamma_share"], path.interventions, strict=True)
+    figures["learning"] = ls.figures.learning_curve({f"gamma share {share:g}": edit for share, edit in along})
     return experiment.keep(
         ls.Study(
             frames=frames,
             figures={**figures, "experts": ranking.plot()},
-            summary=summary(concept, frames, fit_texts=len(texts[0].source), units=len(ranking.frame)),
-            tokens={"best_units": ls.show_units(model, held, ranking.top(3))},
+            summary=[
+                *summary(concept, frames, fit_texts=len(texts[0].source), units=len(ranking.frame)),
+                *traced.summary,
+            ],
+            tokens={"best_units": ls.show_units(model, held, ranking.top(3)), "on_generated_text": generated},
             interventions={"lineas": jobs[0].edit},
             card=ls.edit_card(
                 model,
@@ -142,7 +160,7 @@ def run(
                 max_new_tokens=min(max_new_tokens, CARD_TOKENS),
                 seed=seed,
             ),
-            captions=captions(concept, draws=draws, fit_texts=len(texts[0].source)),
+            captions=captions(concept, draws=draws, fit_texts=len(texts[0].source)) | traced.captions,
         )
     )
 
@@ -214,6 +232,7 @@ def effect_table(measurements: Measurements, jobs: Sequence[Job]) -> pd.DataFram
                 "units": int(support[kind]["kept"].sum()),
                 "of_units": int(support[kind]["units"].sum()),
                 **row,
+                "unit": _UNITS[row["measure"]],
             }
             for kind in (LINEAS, SHUFFLED, RANDOM)
             for prompts in (OPEN, SHOWN)
@@ -334,6 +353,7 @@ def captions(concept: str, *, draws: int, fit_texts: int) -> dict[str, str]:
         "texts": "The first draw's continuations of both kinds of prompts, with the oracle's probability of "
         f"“{concept}”; a missing score is an unreadable text.",
         "path": "The gamma path on the texts of the first draw: units kept and loss.",
+        "learning": "The descents of the path: training loss by step.",
         "experts": f"Units, by how well their largest activation tells “{concept}” texts from others.",
         "lineas": "What the edit of the first draw changes.",
         "overlap": f"Units that the edit of the first draw moves among the best experts of “{concept}”; low, high: 95 "
@@ -341,6 +361,8 @@ def captions(concept: str, *, draws: int, fit_texts: int) -> dict[str, str]:
         "downstream": "Share of the distance between source and target texts that the edit of the first draw takes "
         "away at every layer of the residual stream; held-out texts. Neutral: held-out target texts, and how far they "
         "move, in standard deviations.",
+        "on_generated_text": "The best expert on what the model writes after open prompts, without the edit of the "
+        "first draw and with it.",
         "best_units": "The three best experts on the held-out texts that move them most.",
     }
 

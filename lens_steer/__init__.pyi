@@ -36,6 +36,8 @@ from .evaluation.reading import read_continuations as read_continuations
 from .evaluation.scorers import ConceptClassifier as ConceptClassifier
 from .evaluation.scorers import Scorer as Scorer
 from .evaluation.scorers import WordList as WordList
+from .evaluation.shown_generation import GeneratedView as GeneratedView
+from .evaluation.shown_generation import show_generated as show_generated
 from .evaluation.steering_error import SteeringErrors as SteeringErrors
 from .evaluation.steering_error import steering_error as steering_error
 from .evaluation.strength_choice import StrengthChoice as StrengthChoice
@@ -93,6 +95,7 @@ from .ranking.universal import universal_units as universal_units
 from .report import figures as figures
 from .report.page import write_report as write_report
 from .report.plots import plot as plot
+from .report.result_study import result_study as result_study
 from .report.study import Study as Study
 from .report.token_view import TokenView as TokenView
 from .statistics.distances import removed_share as removed_share

@@ -46,7 +46,7 @@ def _unit(shown: ShownUnit) -> dict[str, Any]:
         "high": _number(high),
         "ramp": ", ".join(stops),
         "plot": _histogram(shown),
-        "texts": [_text(text, scale) for text in shown.top],
+        "texts": [shown_text(text, scale) for text in shown.top],
     }
 
 
@@ -65,7 +65,8 @@ def _side(shown: ShownUnit, side: str | None) -> dict[str, Any]:
     return {**about, "mean": _number(float(values.mean()))}
 
 
-def _text(text: TopText, scale: float) -> dict[str, Any]:
+def shown_text(text: TopText, scale: float) -> dict[str, Any]:
+    """Return a text as a template shows it; `scale` is the size of the value that has the deepest colour."""
     tokens = [
         {
             "text": token.replace("\n", "↵\n") or "·",

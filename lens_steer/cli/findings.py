@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lens_steer.report.study import Study
 from lens_steer.statistics.verdict import Change, NumberStyle, Verdict, verdict_of
 
-_READ_FIRST = ("selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied")
+_READ_FIRST = ("selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied", "universal")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from lens_steer.ranking.experts import ExpertRanking
 
 
-def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame) -> Study:
-    """Report a ranking of one concept: the best unit, and how many units tell source from target at all."""
+def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame, *, unrelated: int = 0) -> Study:
+    """Report a ranking of one concept: the best unit, and how many units tell source from target at all.
+
+    `unrelated` counts the texts that universal units were told by.
+    """
+    universal = [universal_sentence(ranking.frame, unrelated)] if unrelated else []
     return Study(
         frames={"experts": in_reading_order(ranking.frame), "probes": probes},
         figures={"experts": ranking.plot()},
-        summary=[best_unit_sentence(ranking.frame), separating_sentence(ranking.frame)],
+        summary=[best_unit_sentence(ranking.frame), separating_sentence(ranking.frame), *universal],
         captions={
             "experts": "All units, best first: AUROC of the activation as pooled per text (1: every source text lies "
             "above every target text; 0.5: chance), and the mean activation on either side.",
@@ -67,6 +71,16 @@ def separating_sentence(frame: pd.DataFrame) -> str:
         f"{separating:,} of {len(frame):,} units differ between source and target texts (q < 0.05, Mann-Whitney test, "
         "Benjamini-Hochberg)."
     )
+
+
+def universal_sentence(frame: pd.DataFrame, texts: int) -> str:
+    """Say how many units stand out whatever the text, and whether the best one does."""
+    count, best = int(frame["universal"].sum()), frame.iloc[0]
+    said = f"{count:,} of {len(frame):,} units are universal: shown, by {texts} unrelated texts, to be among their "
+    said += "site's largest 0.1 % in most such texts."
+    if best["universal"]:
+        said += f" The best unit, {best['site']}[{best['unit']}], is one of them."
+    return said
 
 
 def evaluation_study(result: Evaluation, edit: Intervention) -> Study:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from lens_steer.cli.options import (
+    FILE,
     BatchSize,
     Count,
     HalfOptions,
@@ -13,11 +16,17 @@ from lens_steer.cli.options import (
     Out,
     Seed,
     TextOptions,
+    lines_of,
     settings_of,
     sites_of,
 )
 from lens_steer.cli.runs import require_free_place, say, show, write_run
+from lens_steer.errors import SettingError
 
+if TYPE_CHECKING:
+    from lens_steer.texts.contrast import ContrastSet
+
+_FEWEST_UNRELATED = 5  # texts: of fewer, no unit can be shown to stand out in most such texts
 _SHOWN = ["site", "unit", "selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied"]
 
 
@@ -65,6 +74,7 @@ def rank(
     sites: str = "mlp.hook_post",
     pool: Literal["max", "mean", "last", "first"] = "max",
     top: Count = 20,
+    unrelated: Annotated[Path | None, Parameter(validator=FILE)] = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
 ) -> None:
@@ -82,28 +92,48 @@ def rank(
         How a text's tokens become one value.
     top:
         Units to print.
+    unrelated:
+        Texts that have to do with nothing, one a line: the column `universal` tells the units that stand out in them.
 
     """
     from lens_steer.activations.collect import collect
-    from lens_steer.cli.findings import ranking_study, separating_sentence
+    from lens_steer.cli.findings import ranking_study, separating_sentence, universal_sentence
     from lens_steer.ranking.experts import rank_experts
 
     settings = settings_of(
-        model, texts, halves, out=out, sites=sites, pool=pool, top=top, batch_size=batch_size, seed=seed
-    )
+        model, texts, halves, out=out, sites=sites, pool=pool, top=top, unrelated=unrelated, batch_size=batch_size,
+        seed=seed,
+    )  # fmt: skip
     require_free_place(out)
     wanted = sites_of(sites)
+    others = None if unrelated is None else _in_two_halves(unrelated)
     contrast = texts.read(n=None, seed=seed)
     train, held = halves.split(contrast, seed)
     hosted = model.load()
+    neutral = None if others is None else collect(hosted, others, wanted, pool=pool, batch_size=batch_size)
     if halves.n is None:  # the halves of `split`, and q-values over all texts
         activations = collect(hosted, contrast, wanted, pool=pool, batch_size=batch_size)
-        ranking = rank_experts(activations, holdout=halves.holdout, seed=seed)
+        ranking = rank_experts(activations, holdout=halves.holdout, unrelated=neutral, seed=seed)
     else:
         chosen, measured = (collect(hosted, half, wanted, pool=pool, batch_size=batch_size) for half in (train, held))
-        ranking = rank_experts(chosen, holdout=measured, seed=seed)
+        ranking = rank_experts(chosen, holdout=measured, unrelated=neutral, seed=seed)
     probes = ranking.probes()
-    show(ranking.top(top)[_SHOWN])
+    show(ranking.top(top)[[*_SHOWN, *(["universal"] if neutral is not None else [])]])
     say(f"\n{separating_sentence(ranking.frame)}\n")
+    if neutral is not None:
+        say(f"{universal_sentence(ranking.frame, len(neutral.labels))}\n")
     show(probes)
-    write_run(out, "rank", settings, ranking_study(ranking, probes), hosted, contrast, seen=ranking.seen)
+    study = ranking_study(ranking, probes, unrelated=0 if neutral is None else len(neutral.labels))
+    write_run(out, "rank", settings, study, hosted, contrast, seen=ranking.seen)
+
+
+def _in_two_halves(path: Path) -> ContrastSet:
+    """Return the texts of a file as a contrast that means nothing."""
+    from lens_steer.texts.contrast import ContrastSet
+
+    lines = lines_of(path)
+    if len(lines) < _FEWEST_UNRELATED:
+        raise SettingError(
+            f"--unrelated {path} has {len(lines)} texts: give {_FEWEST_UNRELATED} or more, fewer show no universal unit"
+        )
+    return ContrastSet(lines[::2], lines[1::2], name=path.stem)

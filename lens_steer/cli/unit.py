@@ -1,4 +1,4 @@
-"""`lens-steer unit`: all that can be said of one unit, as one HTML page."""
+"""`lens-steer unit`: all that can be said of one unit, as one HTML page or as a run folder for a report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from lens_steer.cli.options import (
     Seed,
     TextOptions,
     lines_of,
+    settings_of,
     words_of,
 )
-from lens_steer.cli.runs import require_free_place, say, show
+from lens_steer.cli.runs import require_free_place, say, show, write_run
 
 if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet
@@ -39,7 +40,7 @@ def unit(
     *,
     model: ModelOptions,
     texts: TextOptions = TextOptions(),
-    out: Annotated[Path, Parameter(help="New HTML file.")] = Path("unit.html"),
+    out: Annotated[Path, Parameter(help="New file, NAME.html, or new run folder for `report`.")] = Path("unit.html"),
     interventions: Annotated[list[Path] | None, Parameter(consume_multiple=True, validator=_each_directory)] = None,
     words: str | None = None,
     unrelated: Annotated[Path | None, Parameter(validator=FILE)] = None,
@@ -48,7 +49,7 @@ def unit(
     batch_size: BatchSize = None,
     seed: Seed = 0,
 ) -> None:
-    """Say of one unit what it reads, writes, tells and causes; writes one HTML page.
+    """Say of one unit what it reads, writes, tells and causes; writes one HTML page, or a run folder.
 
     The texts are a contrast, or several, whose AUROC is told; or one .txt file of plain texts, one a line.
 
@@ -73,15 +74,21 @@ def unit(
     from lens_steer.effects.unit_page import unit_page
     from lens_steer.host.units import require_unit_name
     from lens_steer.interventions.intervention import Intervention
+    from lens_steer.report.result_study import result_study
 
+    settings = settings_of(
+        model, texts, unit=name, out=out, interventions=interventions, words=words, unrelated=unrelated, pool=pool,
+        top=top, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     require_unit_name(name)
     require_free_place(out)
     given = _texts(texts, seed)
     edits = {path.name: Intervention.load(path) for path in interventions or ()}
     listed = words_of(words) if words is not None else []
     neutral = lines_of(unrelated) if unrelated is not None else []
+    hosted = model.load()
     page = unit_page(
-        model.load(),
+        hosted,
         name,
         **given,
         interventions=edits,
@@ -96,7 +103,11 @@ def unit(
     say("")
     for sentence in (*page.sentences, *page.notes):
         say(sentence)
-    say(f"written to {page.save(out)}")
+    if out.suffix.casefold() in (".html", ".htm"):
+        say(f"written to {page.save(out)}")
+        return
+    contrasts = given.get("contrasts", [])
+    write_run(out, "unit", settings, result_study(page), hosted, contrasts[0] if len(contrasts) == 1 else None)
 
 
 def _texts(texts: TextOptions, seed: int) -> dict[str, Any]:

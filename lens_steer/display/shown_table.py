@@ -11,13 +11,14 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOST_ROWS = 500
+_MOST_ROWS = 250
 _FEWEST_FOR_CONSTANTS = 4  # below, a column of one value costs no room
 _LONG = 32  # characters: a column of longer texts gets room and is set like prose
 _WIDE_RANGE = 1e-4  # smallest over largest: below, one number of decimals cannot serve a column
 _SCORES = {"auroc", "score", "share", "precision", "before", "after", "change", "low", "high"}
+_DECIMALS_BELOW_1 = 2  # at least, beside numbers of any size
 _TINY = 1e-5  # a score below is shown as 0.000
-_WORDS = {"auroc": "AUROC", "heldout": "held-out"}
+_WORDS = {"auroc": "AUROC", "heldout": "held-out", "lineas": "LinEAS", "kl": "KL"}
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
@@ -78,7 +79,7 @@ def _cells(values: pd.Series[Any]) -> tuple[str, list[Cell]]:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     if is_numeric_dtype(values) and not is_bool_dtype(values):
-        return "number", _numbers(values.name, [float(value) for value in values.fillna(np.nan)])
+        return "number", _numbers(values.name, values.to_numpy(dtype=float, na_value=np.nan).tolist())
     shown = [Cell(_text(value)) for value in values.tolist()]
     return ("prose" if max(len(cell.text) for cell in shown) > _LONG else "text"), shown
 
@@ -125,7 +126,8 @@ def _numbers(name: Any, values: list[float]) -> list[Cell]:
     """Numbers of one column, so that they can be compared down the page.
 
     Scores, and what a measure was before and after, are rounded each by its own size, as one column may hold a share
-    beside a perplexity. Any other column has the same decimals throughout, or powers of ten where its range is wide.
+    beside a perplexity; so is any column whose small numbers would lose their second digit. Any other column has the
+    same decimals throughout, or powers of ten where its range is wide.
     """
     sizes = [abs(value) for value in values if isfinite(value)]
     largest = max(sizes, default=0.0)
@@ -136,6 +138,8 @@ def _numbers(name: Any, values: list[float]) -> list[Cell]:
     smallest = min((size for size in sizes if size > 0), default=largest)
     spread = smallest < _WIDE_RANGE * largest or largest < 1e-3
     decimals = None if spread else _decimals(smallest, largest)
+    if decimals is not None and decimals < _DECIMALS_BELOW_1 and any(0 < size < 1 for size in sizes):
+        return [_cell(value, _own_decimals(abs(value))) for value in values]
     return [_cell(value, decimals) for value in values]
 
 

@@ -56,20 +56,10 @@ def _fitted(edit: Intervention) -> tuple[dict[str, Any], dict[str, Any]]:
     support = edit.support()
     moved = support[support["kept"] > 0]
     count = f"{method} moves {int(moved['kept'].sum()):,} units at {moved['site'].nunique()} sites"
-    parts = {"figures": _learning(edit), "frames": {}, "summary": [count], "interventions": {method: edit}}
+    parts = {"figures": {}, "frames": {}, "summary": [count], "interventions": {method: edit}}
     model = {name: given[name] for name in ("model", "revision", "host", "weights", "dtype") if name in given}
     run = given.get("run")
     return parts, {**(run if isinstance(run, Mapping) else {}), "name": f"fit {method}", "model": model}
-
-
-def _learning(edit: Intervention) -> dict[str, go.Figure]:
-    """Return the training loss by step, for an intervention that was learned."""
-    from lens_steer.report.figures.lines import dose_response
-
-    history = edit.history
-    if not {"step", "loss"} <= set(history.columns) or history.empty:
-        return {}
-    return {"loss": dose_response(history, x="step", y="loss", title="Training loss", y_title="loss")}
 
 
 def _parts(place: Path, part: str, about: RunRecord, read: Callable[[Path], _Read]) -> Iterator[tuple[str, _Read]]:

@@ -19,6 +19,7 @@ from lens_steer.directories import new_directory, sha256_of, write_json
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.card.card import EditCard
 from lens_steer.evaluation.card.record import content_of
+from lens_steer.evaluation.shown_generation import GeneratedView
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.report.token_view import TokenView
@@ -64,7 +65,7 @@ class Findings(Protocol):
         """One sentence per part."""
 
     @property
-    def tokens(self) -> Mapping[str, TokenView | UnitView]:
+    def tokens(self) -> Mapping[str, TokenView | UnitView | GeneratedView]:
         """Texts token by token, by name."""
 
     @property
@@ -116,7 +117,7 @@ def save_study(
         for title, figure in study.figures.items():
             (place / "figures" / f"{title}.json").write_text(figure.to_json(), encoding="utf-8")
         for title, view in study.tokens.items():
-            tokens = TokenView.of(view) if isinstance(view, UnitView) else view
+            tokens = view if isinstance(view, TokenView) else TokenView.of(view)
             write_json(place / "tokens" / f"{title}.json", tokens.content())
         for title, intervention in study.interventions.items():
             intervention.save(place / "interventions" / title)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lens_steer.activations.show import UnitView
 from lens_steer.errors import ArtifactError, SettingError
 from lens_steer.evaluation.card.card import EditCard
+from lens_steer.evaluation.shown_generation import GeneratedView
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.report.run_reading import read_folder
 from lens_steer.report.run_writing import RUN, save_study
@@ -41,7 +42,8 @@ class Study:
     captions:
         Name of a frame, figure, view of tokens or intervention -> one sentence that says what it shows, with units.
     tokens:
-        Texts' tokens with the activations of chosen units, by name; what `show_units` returns will do.
+        Texts' tokens with the activations of chosen units, by name; what `show_units` and `show_generated`
+        return will do.
     card:
         The card of an edit, which a report shows at its head.
 
@@ -57,7 +59,7 @@ class Study:
     summary: Sequence[str]
     interventions: Mapping[str, Intervention] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
-    tokens: Mapping[str, TokenView | UnitView] = field(default_factory=dict)
+    tokens: Mapping[str, TokenView | UnitView | GeneratedView] = field(default_factory=dict)
     card: EditCard | None = None
 
     def __post_init__(self) -> None:

@@ -80,6 +80,10 @@ class Change:
         difference, low, high = (_number(value, style, sign=True) for value in (self.difference, self.low, self.high))
         return f"{difference}{' points' if style == 'share' else ''} [{low}, {high}]"
 
+    def ends(self, style: NumberStyle = "number") -> str:
+        """Return both values, such as `0.460 to 0.415`."""
+        return f"{_number(self.before, style)} to {_number(self.after, style)}"
+
     def sentence(
         self,
         subject: str,
@@ -94,7 +98,7 @@ class Change:
         `subject` is what acts ("ablating 64 experts"), `measure` what is measured ("the share of rude texts"). `verbs`
         are said where the interval lies below or above 0, `doubt` where it holds 0.
         """
-        values = f"{_number(self.before, style)} to {_number(self.after, style)}"
+        values = self.ends(style)
         interval = f"change {self.text(style)} at {_percent(self.confidence)}"
         match self.verdict:
             case Verdict.LOWER | Verdict.HIGHER:

@@ -112,6 +112,29 @@ def test_the_main_job(place: Path) -> None:
     assert (pd.read_csv(place / "eval" / "texts.csv").prompt == ["the dog", "a cat sat"]).all()
 
 
+def test_rank_tells_universal_units(place: Path) -> None:
+    (place / "neutral.txt").write_text("\n".join(sentences(9, seed=5)))
+    printed = lens_steer(place, f"rank {TEXTS} --unrelated @neutral.txt --out @universal --top 3")
+    assert printed.split()[8] == "universal"
+    assert "256 units are universal: shown, by 9 unrelated texts," in printed
+    experts = pd.read_parquet(place / "universal" / "tables" / "experts.parquet")
+    assert {"universal", "top_share"} <= set(experts.columns)
+    assert f"{experts['universal'].sum()} of 256" in printed
+    (place / "neutral.txt").write_text("the cat\n" * 4)
+    with pytest.raises(SettingError, match="has 4 texts: give 5 or more"):
+        lens_steer(place, f"rank {TEXTS} --unrelated @neutral.txt --out @few")
+
+
+@pytest.mark.filterwarnings("ignore:.*has no units of the scale")
+def test_a_unit_becomes_a_page_or_a_run_folder(place: Path) -> None:
+    lens_steer(place, f"unit blocks.0.mlp.hook_post[3] {TEXTS} --top 3 --out @unit")
+    run = json.loads((place / "unit" / "run.json").read_text())
+    assert run["settings"]["unit"] == "blocks.0.mlp.hook_post[3]"
+    assert run["contrast"]["texts"] == {"source": 16, "target": 16}
+    lens_steer(place, "report @unit --out @unit-report.html")
+    assert "blocks.0.mlp.hook_post[3]" in (place / "unit-report.html").read_text(encoding="utf-8")
+
+
 def test_a_labelled_table_and_aura(place: Path) -> None:
     table = "--model @model --texts @comments.csv --text comment --label toxic --source 1"
     lens_steer(place, f"fit {table} --method aura --sites mlp.hook_post,hook_mlp_out --out @aura")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import lens_steer as ls
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError
 from lens_steer.report import figures
+from tests.report.runs import edit_of
 
 DOSES = pd.DataFrame(
     {
@@ -114,3 +116,27 @@ def test_auroc_by_concept_shows_the_unit_that_the_selection_half_chose() -> None
         for layer, shown in zip(cells.x, row, strict=True):
             here = frame[(frame["concept"] == concept) & (frame["layer"] == int(layer))]
             assert shown == here.loc[here["selection_auroc"].idxmax(), "heldout_auroc"]
+
+
+def learned(model: Any, stopped: str) -> ls.Intervention:
+    steps = [(0, 2.0, "", 2.1), (1, 5.0, "overshot: back, step / 4", None), (2, 1.0, "", 1.5)]
+    history = [{"step": step, "loss": loss, "event": event, "heldout_loss": h} for step, loss, event, h in steps]
+    about = {"history": history, "stopped": stopped, "loss": {"identity": 2.0}}
+    return replace(edit_of(model), provenance=about)
+
+
+def test_a_learning_curve_shows_its_steps_and_why_it_ended(tiny: Any) -> None:
+    figure = figures.learning_curve(learned(tiny, "all 3 steps are done"))
+    drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert drawn == {
+        "training texts": ([0, 1, 2], [2.0, 5.0, 1.0]),
+        "held-out texts": ([0, 2], [2.1, 1.5]),
+        "taken back": ([1], [5.0]),
+    }
+    assert "Ended because: all 3 steps are done." in figure.layout.title.text
+    assert [note.text for note in figure.layout.annotations] == ["no edit"]
+    several = figures.learning_curve({"a": learned(tiny, "converged"), "b": learned(tiny, "all steps are done")})
+    assert [trace.name for trace in several.data] == ["a", "b"]
+    assert "converged (a);" in several.layout.title.text
+    with pytest.raises(SettingError, match="was not learned in steps"):
+        figures.learning_curve(edit_of(tiny))

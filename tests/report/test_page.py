@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
 import subprocess
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plotly.offline import get_plotlyjs
 
 from lens_steer import cli
 from lens_steer.errors import ArtifactError, OutputError, SettingError
@@ -88,11 +91,12 @@ def test_no_text_becomes_markup(page: str) -> None:
     assert any(spec["data"][0]["x"][0] == HOSTILE for spec in data if spec.get("data") and "x" in spec["data"][0])
 
 
-def test_each_script_is_there_once(page: str, runs: list[Path]) -> None:
-    assert page.count("var CircuitsVis=") == 1
-    assert page.count("plotly.js v") == 1
+def test_the_script_that_draws_is_there_once_and_packed(page: str, runs: list[Path]) -> None:
+    assert page.count('<script type="application/gzip"') == 1
+    (packed,) = (text for text in Elements(page).scripts if len(text) > 1e6)
+    assert gzip.decompress(b64decode(packed)).decode() == get_plotlyjs()
+    assert len(page) < 2.5e6
     alone = write_report(runs[0].parent / "alone.html", runs[1]).read_text(encoding="utf-8")
-    assert "var CircuitsVis=" not in alone  # no tokens are shown there
     assert "A second finding</h1>" in alone
 
 
@@ -138,18 +142,26 @@ def test_it_opens_in_a_browser_without_a_network(page: str, tmp_path: Path) -> N
     assert asked == []
     assert "<title>Three units were found</title>" in seen  # no script failed
     plots = page.count('class="plot"')
-    assert plots == 6
+    assert plots == 5  # three in the first run, and two in the second, whose edit is drawn there already
     assert len(re.findall(r'class="plot js-plotly-plot"', seen)) == plots
     assert len(re.findall(r'<svg class="main-svg"', seen)) >= plots
     first = seen[seen.index("<tbody>") : seen.index("</tbody>")]
-    assert re.findall(r'<tr><td class="number" data-order="(\d)', first) == ["3", "2", "1"]  # a click sorted by unit
-    tokens = seen[seen.index('class="colored-tokens"') :]
-    colours = re.findall(r"background-color: rgb\(([^)]*)\)", tokens[: tokens.index("</td>")])
-    zero, negative, largest = (tuple(map(int, colour.split(","))) for colour in colours)
-    assert zero == (255, 255, 255)
-    assert largest == (123, 50, 148)
-    assert negative[1] > max(negative[0], negative[2])
-    assert min(negative) > 150  # a third as large as the largest: not as deep as the unit's own extreme
+    assert re.findall(r'<tr><td class="number">(\d)<', first) == ["3", "2", "1"]  # a click sorted by unit
+
+
+def test_tokens_are_coloured_on_one_scale_and_white_at_zero(page: str) -> None:
+    spans = [attributes for tag, attributes in Elements(page).tags if tag == "span" and "title" in attributes]
+    assert [(each.get("class"), each.get("style")) for each in spans[:3]] == [
+        (None, None),
+        ("below", "--depth: 23%"),  # a third as large as the largest: not as deep
+        ("above", "--depth: 70%"),
+    ]
+    assert spans[2]["title"] == "1.50"
+
+
+def test_an_edit_is_drawn_once(page: str) -> None:
+    assert page.count("layers and units that the edit moves</h3>") == 2
+    assert 'This edit is drawn above: <a href="#run1-edit0">' in page
 
 
 def test_the_browser_would_tell_of_a_request(tmp_path: Path) -> None:

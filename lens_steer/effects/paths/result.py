@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Measure = Literal["adds", "lost", "alone", "interaction", "in_turn", "looks", "carries", "against"]
+_FINE = 0.01  # share below which one more digit is told
 _COMPONENTS = ("attention", "mlp")
 _NAMES = {
     "attention": ("the attention of layer", "the attention of layers"),
@@ -182,7 +183,7 @@ class TraceShift:
                 )
                 one, many = _NAMES[part]
                 where = f"{one} {run[0]}" if len(run) == 1 else f"{many} {run[0]} to {run[-1]}"
-                said.append((abs(total), f"{where} ({total:+.0%})"))
+                said.append((abs(total), f"{where} ({total:+.{0 if abs(total) >= _FINE else 1}%})"))
         return ", ".join(text for _, text in sorted(said, reverse=True))
 
 

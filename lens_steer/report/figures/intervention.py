@@ -33,16 +33,17 @@ def intervention_figure(intervention: Intervention) -> go.Figure:
     )
     ranks = _ranks(int(support["units"].max()))
     for column, (what, neutral) in enumerate((("scale", 1.0), ("shift", 0.0)), start=1):
-        rows = [_sorted_changes(getattr(edit.map, what, None), neutral, ranks) for edit in intervention.edits]
+        sorted_rows = [_sorted_changes(getattr(edit.map, what, None), neutral, ranks) for edit in intervention.edits]
+        rows = [changes for changes, _ in sorted_rows]
         axis = f"coloraxis{column}"
         largest = np.nanmax([*(value for row in rows for value in row), 0.0])
-        tip = f"{{y}}, unit of rank %{{customdata}}: |{what}| change %{{z:.3g}}<extra></extra>".replace("{y}", "%{y}")
+        tip = f"{_site_pattern(intervention, names)}[%{{customdata}}]: |{what}| change %{{z:.3g}}<extra></extra>"
         cells = go.Heatmap(
             x=np.log10(ranks),
             z=np.array(rows),
             y=names,
             coloraxis=axis,
-            customdata=[ranks] * len(names),
+            customdata=np.array([units for _, units in sorted_rows]),
             hovertemplate=tip,
             hoverongaps=False,
             ygap=2,
@@ -83,16 +84,31 @@ def _row_names(intervention: Intervention) -> list[str]:
     return [f"{edit.site.name} ({place}: {edit.scope.name})" for place, edit in enumerate(intervention.edits)]
 
 
+def _site_pattern(intervention: Intervention, names: list[str]) -> str:
+    """Return how a row's site is named when it is pointed at; `%{y}` stands for the row's own name."""
+    patterns = {
+        edit.site.name.replace(f".{name}.", ".%{y}.", 1) for edit, name in zip(intervention.edits, names, strict=True)
+    }
+    pattern = next(iter(patterns))
+    return pattern if len(patterns) == 1 and "%{y}" in pattern else "%{y}"
+
+
 def _ranks(width: int) -> list[int]:
     """Ranks 1 .. width on a logarithmic scale, so that ten units of ten thousand can be seen."""
     return sorted(set(np.geomspace(1, width, 160).round().astype(int).tolist()))
 
 
-def _sorted_changes(values: Tensor | None, neutral: float, ranks: list[int]) -> list[float]:
+def _sorted_changes(values: Tensor | None, neutral: float, ranks: list[int]) -> tuple[list[float], list[int]]:
+    """Return the changes at some ranks, and whose they are: nan and -1 where there is none."""
     if values is None:
-        return [float("nan")] * len(ranks)
-    changes = (values - neutral).abs().sort(descending=True).values.tolist()
-    return [changes[rank - 1] if rank <= len(changes) else float("nan") for rank in ranks]
+        return [float("nan")] * len(ranks), [-1] * len(ranks)
+    ordered = (values - neutral).abs().sort(descending=True)
+    changes, units = ordered.values.tolist(), ordered.indices.tolist()
+    there = [rank <= len(changes) for rank in ranks]
+    return (
+        [changes[rank - 1] if has else float("nan") for rank, has in zip(ranks, there, strict=True)],
+        [units[rank - 1] if has else -1 for rank, has in zip(ranks, there, strict=True)],
+    )
 
 
 def _support_bars(share: list[float], kept: list[int], names: list[str]) -> go.Bar:

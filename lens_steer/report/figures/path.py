@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -10,7 +10,11 @@ from plotly.subplots import make_subplots
 from lens_steer.report.figures.style import COLOURS, FAINT, INK, styled
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lens_steer.methods.lineas_path import LinEASPath
+
+_TWO_DECADES = 100
 
 
 def path_figure(path: LinEASPath) -> go.Figure:
@@ -44,9 +48,16 @@ def path_figure(path: LinEASPath) -> go.Figure:
         row=2,
         col=1,
     )
-    figure.update_xaxes(type="log", dtick=1, autorange="reversed")
+    figure.update_xaxes(**_log_axis(x), autorange="reversed")
     figure.update_xaxes(title="gamma / gamma_max (log scale, less penalty to the right)", row=2)
     figure.update_yaxes(title="squared W<sub>2</sub> loss", rangemode="tozero", row=1)
-    figure.update_yaxes(title="units moved", type="log", dtick=1, row=2)
+    figure.update_yaxes(title="units moved", **_log_axis(frame["support"]), row=2)
     note = "Small numbers: how many sites are edited. Nothing is edited at gamma_max."
     return styled(figure, "LinEAS: fit and support along the penalty", note, height=460).update_layout(margin_r=80)
+
+
+def _log_axis(values: pd.Series[Any]) -> dict[str, Any]:
+    """A tick per decade, or where no two decades are crossed as many as there is room for."""
+    some = values[values > 0]
+    wide = len(some) > 0 and some.max() > _TWO_DECADES * some.min()
+    return {"type": "log", "dtick": 1} if wide else {"type": "log", "nticks": 6}
