@@ -31,6 +31,7 @@ LEVELS = {
     "directories": 9,
     "progress": 9,
     "interruption": 9,
+    "invocation": 9,
     "errors": 10,
 }
 # Rooms of one level that may see each other.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lens_steer.cli.options import Seed
-from lens_steer.cli.runs import require_free_place, say, show_pairs
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import require_free_place, say, show_pairs, tell_study
 from lens_steer.cli.study import find_studies, load_study
 from lens_steer.errors import SettingError
 
@@ -49,8 +50,11 @@ def demo(
     study = run(model, place / "run", seed)
     for line in study.summary:
         say(line)
+    tell_study(study)
     show_pairs(study.frames["texts"])
-    say(f"The report is {write_report(place / 'report.html', place / 'run')}")
+    report = write_report(place / "report.html", place / "run")
+    tell(written=report)
+    say(f"The report is {report}")
 
 
 def _embedded(model: str, out: Path, seed: int) -> Study:

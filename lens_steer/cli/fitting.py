@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from lens_steer.cli.fitted import bake_sentence, fit_sentences
+from lens_steer.cli.fitted import bake_sentence, fit_sentences, fit_values
 from lens_steer.cli.methods import MethodName, MethodOptions, in_options
 from lens_steer.cli.options import (
     FILE,
@@ -23,7 +23,8 @@ from lens_steer.cli.options import (
     lines_of,
     settings_of,
 )
-from lens_steer.cli.runs import require_free_place, say, show, warn_of_nothing
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import require_free_place, say, say_written, show, warn_of_nothing
 from lens_steer.cli.strengths import StrengthOptions
 from lens_steer.errors import SettingError
 
@@ -81,8 +82,10 @@ def fit(
     show(edit.support())
     if "stopped" not in edit.provenance:  # a descent warns itself
         warn_of_nothing(edit, "no unit tells source from target; give other texts or --sites")
-    for sentence in [*fit_sentences(edit), bake_sentence(hosted, edit)]:
+    sentences = [*fit_sentences(edit), bake_sentence(hosted, edit)]
+    for sentence in sentences:
         say(sentence)
+    tell(findings=sentences, tables={"support": edit.support()}, values=fit_values(edit))
     if strength.wanted:
         edit = strength.chosen(hosted, edit, (train, held), seed=seed, batch_size=batch_size)
     how: dict[str, Any] = {"model": model.model, "method": method, "paper": paper}
@@ -90,7 +93,7 @@ def fit(
     run = circumstances(f"fit {method}", train, seed, how)
     run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))
     replace(edit, provenance={**edit.provenance, "run": run}).save(out)
-    say(f"saved in {out}")
+    say_written(out)
 
 
 def bake(
@@ -123,4 +126,4 @@ def bake(
         baked.save_pretrained(place)
         # The checkpoint's own: the hosted one, read from there, has been made to add BOS.
         read_tokenizer(hosted.tokenizer.name_or_path).save_pretrained(place)
-    say(f"saved in {out}")
+    say_written(out)

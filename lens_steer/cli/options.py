@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token, validators
 
+from lens_steer.cli.inputs import require_same_model
 from lens_steer.errors import ContrastError, SettingError
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ class ModelOptions:
         if self.device is not None:
             _require_device(self.device)
         name = Path(self.model) if Path(self.model).is_dir() else self.model
-        return load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+        loaded = load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+        require_same_model(loaded)
+        return loaded
 
 
 def _require_device(name: str) -> None:

@@ -16,7 +16,9 @@ from lens_steer.cli.options import (
     settings_of,
     sites_of,
 )
+from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import require_free_place, say, show, write_run
+from lens_steer.statistics.verdict import verdict_of
 
 _SHOWN = ["site", "unit", "selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied"]
 
@@ -52,6 +54,7 @@ def sites(*, model: ModelOptions, pattern: str = "*", out: Path | None = None) -
         kinds = table.groupby("kind", sort=False)
         table = kinds.agg(layers=("layer", "nunique"), units=("units", "first"), heads=("heads", "first")).reset_index()
     show(table)
+    tell(tables={"sites": table})
     if out is not None:
         write_run(out, "sites", settings_of(model, pattern=pattern), sites_study(table), hosted)
 
@@ -81,7 +84,7 @@ def rank(
     pool:
         How a text's tokens become one value.
     top:
-        Units to print.
+        Units to print, and to write with --json; experts.csv has all.
 
     """
     from lens_steer.activations.collect import collect
@@ -106,4 +109,6 @@ def rank(
     show(ranking.top(top)[_SHOWN])
     say(f"\n{separating_sentence(ranking.frame)}\n")
     show(probes)
-    write_run(out, "rank", settings, ranking_study(ranking, probes), hosted, contrast, seen=ranking.seen)
+    write_run(out, "rank", settings, ranking_study(ranking, probes), hosted, contrast, seen=ranking.seen, most_rows=top)
+    best = ranking.frame.iloc[0]
+    tell(verdicts={"best unit": verdict_of(best["heldout_low"], best["heldout_high"], reference=0.5)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,8 +19,10 @@ from cyclopts import App, Parameter
 
 from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions
 from lens_steer.cli.running import app_of, run
-from lens_steer.cli.runs import require_free_place, say
+from lens_steer.cli.reporting import Force, Json, as_json, reading
+from lens_steer.cli.runs import require_free_place, say, say_written, tell_study
 from lens_steer.cli.study_options import options_of, types_in
+from lens_steer.directories import replacing
 from lens_steer.errors import SettingError
 
 GROUP = "lens_steer.studies"
@@ -95,6 +98,8 @@ class StudyOptions:
         None
     )
     seed: Seed = 0
+    json: Json = False
+    force: Force = False
 
     def settings(self) -> dict[str, Any]:
         """Return the study's own settings."""
@@ -110,13 +115,20 @@ class StudyOptions:
         result = study(self.model.load(), _one_table(contrasts), out=self.out, seed=self.seed, **settings)
         for line in result.summary:
             say(line)
-        say(f"written to {self.out}")
+        tell_study(result)
+        say_written(self.out)
 
 
 def run_study(study: Callable[..., Any], name: str, words: Sequence[str] | None = None) -> None:
     """Read the options of a study, from the command line when `words` is None, and run it."""
     chosen = app_of_study(study, name)(sys.argv[1:] if words is None else list(words))
-    if isinstance(chosen, StudyOptions):  # not where help was asked for
+    if not isinstance(chosen, StudyOptions):  # help was asked for
+        return
+    with ExitStack() as around:
+        if chosen.json:
+            around.enter_context(as_json(f"study {name.rpartition(' ')[2]}"))
+        around.enter_context(reading(vars(chosen)))
+        around.enter_context(replacing(chosen.out if chosen.force else None))
         chosen.run(study)
 
 

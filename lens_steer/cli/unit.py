@@ -18,7 +18,8 @@ from lens_steer.cli.options import (
     lines_of,
     words_of,
 )
-from lens_steer.cli.runs import require_free_place, say, show
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import require_free_place, say, say_written, show
 
 if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet
@@ -96,7 +97,9 @@ def unit(
     say("")
     for sentence in (*page.sentences, *page.notes):
         say(sentence)
-    say(f"written to {page.save(out)}")
+    tables = {name: getattr(page, name) for name in ("tokens", "concepts", "edits", "causes", "nearest")}
+    tell(findings=[*page.sentences, *page.notes], tables=tables)
+    say_written(page.save(out))
 
 
 def _texts(texts: TextOptions, seed: int) -> dict[str, Any]:
