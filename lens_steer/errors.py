@@ -53,7 +53,7 @@ class OutputError(LensSteerError):
 
 
 class SetupError(LensSteerError):
-    """This installation or machine cannot do the work: `lens-steer doctor` says what is at fault."""
+    """The installation or machine cannot do the work: `lens-steer doctor` says what is at fault."""
 
 
 class MicroworldError(LensSteerError):

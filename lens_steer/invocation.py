@@ -16,7 +16,8 @@ class Invocation:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
-_INVOCATION: ContextVar[Invocation] = ContextVar("invocation", default=Invocation())
+_NONE = Invocation()
+_INVOCATION: ContextVar[Invocation] = ContextVar("invocation", default=_NONE)
 
 
 def invocation() -> Invocation:

@@ -32,6 +32,7 @@ LEVELS = {
     "progress": 9,
     "interruption": 9,
     "invocation": 9,
+    "resumption": 6,
     "errors": 10,
 }
 # Rooms of one level that may see each other.

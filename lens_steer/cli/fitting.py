@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -60,7 +61,9 @@ def fit(
         dsas: neutral texts, one a line, that its gates leave alone.
 
     """
+    from lens_steer.host.fingerprint import model_fingerprint
     from lens_steer.report.run_writing import circumstances
+    from lens_steer.resumption import resumable
     from lens_steer.texts.seen import known_forms, pack, seen_forms
 
     require_free_place(out)
@@ -77,7 +80,12 @@ def fit(
     for sentence in contrast.lint(seed=seed).sentences:
         say(sentence)
     hosted = model.load()
-    with in_options():
+    how = settings_of(
+        texts, halves, settings, strength, batch_size=batch_size, model=model.model, method=method, paper=paper
+    )
+    with ExitStack() as around:
+        around.enter_context(in_options())
+        around.enter_context(resumable(out, model=hosted, plan={"fit": how, "texts": train.data_hash, "seed": seed}))
         edit = chosen.fit(hosted, train)
     show(edit.support())
     if "stopped" not in edit.provenance:  # a descent warns itself
@@ -88,10 +96,9 @@ def fit(
     tell(findings=sentences, tables={"support": edit.support()}, values=fit_values(edit))
     if strength.wanted:
         edit = strength.chosen(hosted, edit, (train, held), seed=seed, batch_size=batch_size)
-    how: dict[str, Any] = {"model": model.model, "method": method, "paper": paper}
-    how = settings_of(texts, halves, settings, strength, batch_size=batch_size, **how)
     run = circumstances(f"fit {method}", train, seed, how)
     run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))
+    run["fingerprint"] = model_fingerprint(hosted).content()
     replace(edit, provenance={**edit.provenance, "run": run}).save(out)
     say_written(out)
 

@@ -18,12 +18,13 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions
-from lens_steer.cli.running import app_of, run
 from lens_steer.cli.reporting import Force, Json, as_json, reading
+from lens_steer.cli.running import app_of, run
 from lens_steer.cli.runs import require_free_place, say, say_written, tell_study
 from lens_steer.cli.study_options import options_of, types_in
 from lens_steer.directories import replacing
 from lens_steer.errors import SettingError
+from lens_steer.progress import heard
 
 GROUP = "lens_steer.studies"
 
@@ -112,7 +113,9 @@ class StudyOptions:
         read = self.texts.read_all if takes_many else lambda **which: [self.texts.read(**which)]
         contrasts = read(n=self.n, seed=self.seed)
         settings = self.settings()
-        result = study(self.model.load(), _one_table(contrasts), out=self.out, seed=self.seed, **settings)
+        hosted = self.model.load()
+        with heard(study.__module__.rpartition(".")[2]):
+            result = study(hosted, _one_table(contrasts), out=self.out, seed=self.seed, **settings)
         for line in result.summary:
             say(line)
         tell_study(result)

@@ -1,4 +1,4 @@
-"""Every option of every command with bad values: one clear line, an exit status by cause, nothing written, no model loaded.
+"""Every option of every command with bad values: one clear line, a status by cause, nothing written, no model loaded.
 
 The options are read off the commands themselves, so that a new one is asked too.
 """
