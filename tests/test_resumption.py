@@ -1,4 +1,4 @@
-"""Parts of long jobs: taken over by the same call alone, recomputed where anything differs, gone when the job is done."""
+"""Parts of long jobs: taken over by the same call alone, computed again where anything differs, gone at its end."""
 
 from __future__ import annotations
 

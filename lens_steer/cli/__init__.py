@@ -8,6 +8,7 @@ from __future__ import annotations
 from lens_steer.cli.again import again_app
 from lens_steer.cli.card import card
 from lens_steer.cli.demo import demo
+from lens_steer.cli.doctor.command import doctor
 from lens_steer.cli.fitting import bake, fit
 from lens_steer.cli.linting import lint
 from lens_steer.cli.measuring import ablate, evaluate, generate
@@ -24,7 +25,7 @@ from lens_steer.cli.vectors import export, import_
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-_COMMANDS = (sites, lint, rank, unit, fit, ablate, generate, evaluate, card, export, report, demo, get)
+_COMMANDS = (sites, lint, rank, unit, fit, ablate, generate, evaluate, card, export, report, demo, get, doctor)
 for command in _COMMANDS:
     app.command(with_shared_options(command))
 app.command(with_shared_options(import_), name="import")

@@ -46,6 +46,7 @@ def typed(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     def run(command: str) -> tuple[int, str, str]:
         words = command.replace("@", f"{place}/").split()
         monkeypatch.setattr(sys, "argv", ["/usr/bin/lens-steer", *words])
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # not python -m pytest
         capsys.readouterr()
         status = status_of(cli.app, "lens-steer", words)
         return status, *capsys.readouterr()
