@@ -129,5 +129,5 @@ def shown_path(place: Path) -> str:
         return str(place)
 
 
-def _gigabytes(count: float) -> str:
+def _gigabytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"

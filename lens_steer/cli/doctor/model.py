@@ -171,7 +171,7 @@ def _lost_by_offsets(tokenizer: Any, text: str) -> int:
 
 
 def _check_padding(host: Host) -> Check:
-    """Read a short text alone and beside a longer one, with pads on its right and on its left: they must not be felt."""
+    """Read a short text alone, and with pads on its right and on its left beside longer ones: they must not be felt."""
     ids = host.probe_ids(_TOKENS)
     short = _TOKENS // 2
     alone = _read(host, ids[:, :short], [0])
