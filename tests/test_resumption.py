@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+import lens_steer as ls
+from analyses.experiment import as_study
 from lens_steer.errors import LensSteerWarning
+from lens_steer.evaluation import evaluation
 from lens_steer.resumption import Part, remembered, resumable
+from tests.families import sentences
 
 
 def broken_off(out: Path, model: Any, plan: dict[str, Any], starts: list[float], *, fails: bool) -> list[Part]:
@@ -71,3 +76,44 @@ def test_work_goes_on_where_nothing_can_be_kept_and_outside_nothing_is(tmp_path:
         assert broken_off(tmp_path / "file" / "edit", tiny, {}, [0.1], fails=False)[0].values["value"] == 0.1
     assert remembered({}, lambda: Part({"value": 1})).values["value"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_study_takes_its_evaluations_over(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = [ls.ablate([("blocks.0.mlp.hook_post", unit)], model=tiny) for unit in (1, 2)]
+    contrast = ls.ContrastSet(sentences(4, seed=1), sentences(4, seed=2))
+    fails, generated = [True], []
+    generate = evaluation.generate
+
+    def counted(*given: Any, **settings: Any) -> Any:
+        generated.append(settings["intervention"])
+        return generate(*given, **settings)
+
+    monkeypatch.setattr(evaluation, "generate", counted)
+
+    @as_study
+    def run(model: Any, contrast: ls.ContrastSet, *, out: Path | None, seed: int = 0) -> ls.Study:
+        frames = {}
+        for name, edit in zip("ab", edits, strict=True):
+            if name == "b" and fails[0]:
+                raise ZeroDivisionError
+            scorer = ls.WordList(["dog", "sad"])
+            given: dict[str, Any] = {"prompts": ["the dog", "a cat"], "neutral": list(contrast.target)}
+            frames[name] = ls.evaluate(model, edit, scorer=scorer, max_new_tokens=3, seed=seed, **given).texts
+        return ls.Study(frames, {}, ["done"])
+
+    whole = tmp_path / "whole"
+    fails[0] = False
+    expected = run(tiny, contrast, out=whole)
+    fails[0] = True
+    with pytest.raises(ZeroDivisionError), pytest.warns(LensSteerWarning, match="2 finished parts kept in"):
+        run(tiny, contrast, out=tmp_path / "run")
+    generated.clear()
+    fails[0] = False
+    with pytest.warns(LensSteerWarning, match="going on from 2 finished parts"):
+        resumed = run(tiny, contrast, out=tmp_path / "run")
+    assert generated == [None, edits[1]]  # not the first edit; before= is not used here
+    for name in "ab":
+        pd.testing.assert_frame_equal(resumed.frames[name], expected.frames[name])
+    generated.clear()
+    run(tiny, contrast, out=None)
+    assert len(generated) == 4
