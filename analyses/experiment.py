@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, wraps
 from pathlib import Path
@@ -87,14 +88,29 @@ def measured(**defaults: Any) -> Callable[[_Run], _Run]:
 
 
 def as_study(run: _Run) -> _Run:
-    """Let Ctrl-C end a study, in a notebook too, where a fit alone would return the best map so far."""
+    """Let Ctrl-C end a study, in a notebook too, where a fit alone would return the best map so far.
+
+    With a run folder to write, the same call goes on from the fits and evaluations of one that was broken off.
+    """
 
     @wraps(run)
     def whole(*given: Any, **settings: Any) -> ls.Study:
-        with ls.on_interrupt("raise"):
+        called = inspect.signature(run).bind(*given, **settings).arguments
+        with ExitStack() as around:
+            around.enter_context(ls.on_interrupt("raise"))
+            if called.get("out") is not None:
+                ls.require_free_place(called["out"])
+                plan = {name: _identity(value) for name, value in called.items() if name not in ("model", "out")}
+                plan = {"study": run.__module__, **plan}
+                around.enter_context(ls.resumable(called["out"], model=called["model"], plan=plan))
             return run(*given, **settings)
 
     return cast("_Run", whole)
+
+
+def _identity(value: Any) -> str:
+    """Return what tells a setting from another one: of texts their hash."""
+    return f"{getattr(value, 'name', '')} {value.data_hash}" if hasattr(value, "data_hash") else repr(value)
 
 
 @dataclass(frozen=True, eq=False)

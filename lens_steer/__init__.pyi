@@ -98,6 +98,7 @@ from .report.plots import plot as plot
 from .report.result_study import result_study as result_study
 from .report.study import Study as Study
 from .report.token_view import TokenView as TokenView
+from .resumption import resumable as resumable
 from .statistics.distances import removed_share as removed_share
 from .statistics.intervals import AgainstDraws as AgainstDraws
 from .statistics.intervals import Interval as Interval

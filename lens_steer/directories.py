@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,42 @@ from lens_steer.errors import ArtifactError, OutputError
 
 # pathlib raises ValueError for a null byte, RuntimeError for links that go in a circle (Python 3.12 and before).
 _UNWRITABLE = (OSError, SafetensorError, ValueError, RuntimeError)
+_OURS = ("run.json", "intervention.json", "run/run.json")  # a directory that holds one of them is a result
+_OUR_SUFFIXES = (".html", ".htm", ".gguf", ".safetensors")
+_REPLACED: ContextVar[Path | None] = ContextVar("replaced", default=None)
+
+
+@contextmanager
+def replacing(path: str | Path | None) -> Iterator[None]:
+    """Let the result that lies at `path` be replaced inside, each part when its successor is complete.
+
+    Raises
+    ------
+    OutputError
+        What lies there is no result of lens_steer.
+
+    """
+    place = None if path is None else Path(path).resolve()
+    if place is not None and place.exists():
+        ours = any((place / name).is_file() for name in _OURS) or (place.is_dir() and not any(place.iterdir()))
+        if not (ours or (place.is_file() and place.suffix.lower() in _OUR_SUFFIXES)):
+            raise OutputError(f"{path} is no result that lens_steer wrote, so that it is not replaced: move it away")
+    token = _REPLACED.set(place)
+    try:
+        yield
+    finally:
+        _REPLACED.reset(token)
+
+
+def _may_be_replaced(path: Path) -> bool:
+    replaced = _REPLACED.get()
+    return replaced is not None and (path == replaced or replaced in path.parents)
+
+
+def require_new_file(path: str | Path) -> None:
+    """Raise OutputError where there is something at `path` already; see `replacing`."""
+    if Path(path).exists() and not (Path(path).is_file() and _may_be_replaced(Path(path).resolve())):
+        raise OutputError(f"{path} already exists: give another name, or move it away")
 
 
 @contextmanager
@@ -44,12 +81,27 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     try:
         with _refused_as_output(path, also=(SafetensorError,)):
             yield place
-            if final.is_dir():
-                final.rmdir()
-            os.replace(place, final)
+            _put_in_place(place, final)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
+
+
+def _put_in_place(place: Path, final: Path) -> None:
+    """Rename a complete directory to its final name, where an empty one may stand, or an old one to be replaced."""
+    if not (final.is_dir() and any(final.iterdir()) and _may_be_replaced(final)):
+        if final.is_dir():
+            final.rmdir()
+        os.replace(place, final)
+        return
+    old = _beside(final)
+    os.replace(final, old)
+    try:
+        os.replace(place, final)
+    except BaseException:
+        os.replace(old, final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def require_free_place(path: str | Path) -> None:
@@ -65,7 +117,8 @@ def require_free_place(path: str | Path) -> None:
     """
     with _refused_as_output(path):
         final = Path(path).resolve()
-        if (final.exists() and not final.is_dir()) or (final.is_dir() and any(final.iterdir())):
+        occupied = (final.exists() and not final.is_dir()) or (final.is_dir() and any(final.iterdir()))
+        if occupied and not _may_be_replaced(final):
             raise OutputError(f"{path} already holds other results: give another place, or move these away")
         if final == Path.cwd() or os.path.ismount(final):
             raise OutputError(f"{path} cannot be replaced by a new directory: give a directory below it")
@@ -98,7 +151,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON that a person can read and compare; numbers that are not finite are written as null."""
-    text = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     # A lone surrogate has no UTF-8: it is written as "?", as everything around it is worth keeping.
     replace_file(path, lambda place: _write_bytes(place, text.encode("utf-8", errors="replace")))
 
@@ -144,20 +197,20 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}-{uuid4().hex[:12]}")
 
 
-def _plain(value: Any) -> Any:
-    """The same content in what JSON has: text keys, lists, finite numbers or null; other objects as their text."""
+def plain(value: Any) -> Any:
+    """Return the same content in what JSON has: text keys, lists, finite numbers or null; other objects as text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted((_plain(item) for item in value), key=repr)
+        return sorted((plain(item) for item in value), key=repr)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
     # Scalars of numpy and torch become numbers, arrays lists.
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def _refuse_constant(name: str) -> float:

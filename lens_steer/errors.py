@@ -1,4 +1,7 @@
-"""Every error and warning that lens_steer raises: one tree, each naming the culprit and the remedy."""
+"""Every error and warning that lens_steer raises: one tree, each naming the culprit and the remedy.
+
+The command line ends with an exit status by class: see `lens_steer.cli.exit_status`.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,10 @@ class ArtifactError(LensSteerError):
 
 class OutputError(LensSteerError):
     """An output place already holds something else, or cannot be written."""
+
+
+class SetupError(LensSteerError):
+    """The installation or machine cannot do the work: `lens-steer doctor` says what is at fault."""
 
 
 class MicroworldError(LensSteerError):

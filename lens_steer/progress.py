@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal and in a notebook, a line a minute anywhere else."""
+"""Progress of long work: a bar on a terminal and in a notebook, a line every half minute anywhere else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,20 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_LINES = 30.0
 _WHOLE: ContextVar[tuple[str, Any] | None] = ContextVar("whole", default=None)  # unit and bar of what parts are of
+
+_HEARD: ContextVar[str | None] = ContextVar("heard", default=None)
+
+
+@contextmanager
+def heard(name: str) -> Iterator[None]:
+    """Where no terminal shows bars, let hidden ones inside write their lines too, behind this name."""
+    token = _HEARD.set(name)
+    try:
+        yield
+    finally:
+        _HEARD.reset(token)
 
 
 def progress_bar(iterable: Iterable[Any], *, desc: str, unit: str, show: bool) -> Any:
@@ -67,14 +79,15 @@ class _Part:
 
 def _bar(iterable: Iterable[Any], desc: str, unit: str, show: bool) -> Any:
     watched = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
-    if show and not watched:
-        return ProgressLines(iterable, desc, unit)
+    log = _HEARD.get()
+    if not watched and (show or log is not None):
+        return ProgressLines(iterable, desc if log is None else f"{log}: {desc}", unit)
     return tqdm(iterable, desc=desc, unit=unit, disable=not show, delay=2)
 
 
 @dataclass
 class _Log:
-    """When a line was last written, whichever pass wrote it: of many short passes, too, one line a minute is heard."""
+    """When a line was last written, whichever pass wrote it: many short passes are heard too."""
 
     last: float | None = None
 
@@ -89,7 +102,7 @@ _LOG = _Log()
 
 @dataclass(eq=False)
 class ProgressLines:
-    """An iterable that writes a line a minute to stderr: how far it is, how fast, and how many minutes are left."""
+    """An iterable that tells stderr every half minute how far it is, how fast, and how many minutes are left."""
 
     iterable: Iterable[Any]
     desc: str

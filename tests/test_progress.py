@@ -1,4 +1,4 @@
-"""Progress where no terminal is: a line a minute, with a clock that the test moves."""
+"""Progress where no terminal is: a line every half minute, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tqdm.auto import tqdm
 
 from lens_steer import progress
-from lens_steer.progress import one_bar, progress_bar
+from lens_steer.progress import heard, one_bar, progress_bar
 
 
 @pytest.fixture
@@ -21,24 +21,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_line_a_minute_says_step_rate_and_minutes_left(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_says_step_rate_and_minutes_left(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     steps = progress_bar(range(40), desc="LinEAS", unit="step", show=True)
     for step in steps:
         clock[0] += 20
         steps.set_postfix(loss=f"{40 - step}", refresh=False)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 40 * 20 // 60
-    assert lines[0] == "LinEAS: step 3/40, 20 s/step, 12 min left, loss 38"
-    assert lines[-1] == "LinEAS: step 39/40, 20 s/step, less than a minute left, loss 2"
+    assert len(lines) == 40 * 20 // 40  # as often as half a minute allows, at steps of 20 s
+    assert lines[0] == "LinEAS: step 2/40, 20 s/step, 13 min left, loss 39"
+    assert lines[-1] == "LinEAS: step 40/40, 20 s/step, less than a minute left, loss 1"
 
 
 def test_many_short_passes_are_heard_too(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(12):
         for _ in progress_bar(iter("abcde"), desc="perplexity", unit="batch", show=True):
             clock[0] += 2
-    assert capsys.readouterr().err.splitlines() == ["perplexity: batch 5, 2 s/batch"] * 2
+    assert capsys.readouterr().err.splitlines() == ["perplexity: batch 5, 2 s/batch"] * 4
 
 
 def test_quick_work_and_hidden_work_write_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,10 +46,19 @@ def test_quick_work_and_hidden_work_write_nothing(clock: list[float], capsys: py
     assert capsys.readouterr().err == ""
 
 
+def test_hidden_work_is_heard_in_a_log_where_that_is_asked_for(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with heard("downstream"):
+        for _ in progress_bar(range(2), desc="generate", unit="batch", show=False):
+            clock[0] += 40
+    assert capsys.readouterr().err.splitlines()[0].startswith("downstream: generate: batch 1/2, 40 s/batch")
+
+
 def test_rates_above_one_are_per_second(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in progress_bar(range(600), desc="x", unit="step", show=True):
         clock[0] += 0.25
-    assert capsys.readouterr().err.splitlines()[0] == "x: step 240/600, 4 step/s, 2 min left"
+    assert capsys.readouterr().err.splitlines()[0] == "x: step 120/600, 4 step/s, 2 min left"
 
 
 def test_a_terminal_has_its_bar(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +88,9 @@ def test_the_parts_of_a_whole_are_one_bar(clock: list[float], capsys: pytest.Cap
                     break
             assert list(progress_bar(range(2), desc="x", unit="batch", show=True)) == [0, 1]
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "LinEAS: step 3/40, 20 s/step, 12 min left, loss 2"
-    assert [line.split(",")[0] for line in lines[1:3]] == ["LinEAS: step 11/40", "LinEAS: step 14/40"]
-    assert len(lines) == 4 * 5 * 20 // 60
+    assert lines[0] == "LinEAS: step 2/40, 20 s/step, 13 min left, loss 1"
+    assert [line.split(",")[0] for line in lines[1:3]] == ["LinEAS: step 4/40", "LinEAS: step 11/40"]
+    assert len(lines) == 4 * 5 * 20 // 40
     assert list(progress_bar(range(2), desc="x", unit="step", show=False)) == [0, 1]
 
 
@@ -93,7 +100,7 @@ def test_a_whole_of_unknown_length_counts_what_is_done(clock: list[float], capsy
             clock[0] += 30
             if step == 3:
                 break
-    assert capsys.readouterr().err.splitlines() == ["LinEAS: step 2, 30 s/step", "LinEAS: step 4, 30 s/step"]
+    assert capsys.readouterr().err.splitlines() == [f"LinEAS: step {step}, 30 s/step" for step in (1, 2, 3, 4)]
 
 
 def test_a_whole_on_a_terminal_is_one_bar(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:

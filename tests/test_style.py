@@ -33,6 +33,8 @@ LEVELS = {
     "progress": 9,
     "interruption": 9,
     "display": 10,
+    "invocation": 9,
+    "resumption": 6,
     "errors": 10,
 }
 # Rooms of one level that may see each other.

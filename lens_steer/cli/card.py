@@ -26,8 +26,18 @@ from lens_steer.cli.options import (
     settings_of,
     words_of,
 )
-from lens_steer.cli.runs import require_free_place, require_unseen_prompts, say, unseen_half, warn_of_nothing, write_run
-from lens_steer.errors import OutputError, SettingError
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import (
+    require_free_place,
+    require_unseen_prompts,
+    say,
+    say_written,
+    unseen_half,
+    warn_of_nothing,
+    write_run,
+)
+from lens_steer.directories import require_new_file
+from lens_steer.errors import SettingError
 from lens_steer.evaluation.card.measured import ITEMS, ItemName
 
 if TYPE_CHECKING:
@@ -142,8 +152,10 @@ def card(
     )
     for sentence in made.sentences:
         say(sentence)
+    tell(verdicts={"card": made.headline})
     if _is_page(out):
-        say(f"written to {made.save(out)}")
+        tell(findings=made.sentences, tables={"card": made.frame})
+        say_written(made.save(out))
         return
     write_run(out, "card", settings, card_study(made), hosted, held)
     made.save(out / "card.html")
@@ -169,8 +181,8 @@ def _is_page(out: Path) -> bool:
 def _require_place(out: Path) -> None:
     if not _is_page(out):
         require_free_place(out)
-    elif out.exists():
-        raise OutputError(f"{out} already exists: give another name, or move it away")
+    else:
+        require_new_file(out)
 
 
 def _wanted(items: list[ItemName] | None, leave_out: list[ItemName] | None) -> list[str]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lens_steer.cli.options import Seed
-from lens_steer.cli.runs import require_free_place, say, show_pairs
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import require_free_place, say, show_pairs, tell_study
 from lens_steer.cli.study import find_studies, load_study
 from lens_steer.errors import SettingError
+from lens_steer.progress import heard
 
 if TYPE_CHECKING:
     from lens_steer.report.study import Study
@@ -46,11 +48,15 @@ def demo(
     place = _free_place(_PLACE if model == _EMBEDDED else _PLACE.with_name(f"demo-{model}")) if out is None else out
     require_free_place(place)
     run = _embedded if model == _EMBEDDED else _known
-    study = run(model, place / "run", seed)
+    with heard("demo"):
+        study = run(model, place / "run", seed)
     for line in study.summary:
         say(line)
+    tell_study(study)
     show_pairs(study.frames["texts"])
-    say(f"The report is {write_report(place / 'report.html', place / 'run')}")
+    report = write_report(place / "report.html", place / "run")
+    tell(written=report)
+    say(f"The report is {report}")
 
 
 def _embedded(model: str, out: Path, seed: int) -> Study:

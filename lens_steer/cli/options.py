@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token, validators
 
+from lens_steer.cli.inputs import require_same_model
 from lens_steer.errors import ContrastError, SettingError
 
 if TYPE_CHECKING:
@@ -76,18 +77,24 @@ class ModelOptions:
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
-    def load(self) -> Any:
-        """Load the model; SettingError for a device that is not there, before anything is read."""
-        import torch
-
-        from lens_steer.host.load import load_model
-
+    def check(self) -> None:
+        """Raise SettingError for an empty name or a device that is not there, before anything is read."""
         if not self.model.strip():
             raise SettingError("--model is empty: give a hub name, a directory, or microworld")
         if self.device is not None:
             _require_device(self.device)
+
+    def load(self) -> Any:
+        """Load the model."""
+        import torch
+
+        from lens_steer.host.load import load_model
+
+        self.check()
         name = Path(self.model) if Path(self.model).is_dir() else self.model
-        return load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+        loaded = load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+        require_same_model(loaded)
+        return loaded
 
 
 def _require_device(name: str) -> None:

@@ -20,8 +20,10 @@ from lens_steer.cli.options import (
     settings_of,
     sites_of,
 )
+from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import require_free_place, say, show, write_run
 from lens_steer.errors import SettingError
+from lens_steer.statistics.verdict import verdict_of
 
 if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet
@@ -61,6 +63,7 @@ def sites(*, model: ModelOptions, pattern: str = "*", out: Path | None = None) -
         kinds = table.groupby("kind", sort=False)
         table = kinds.agg(layers=("layer", "nunique"), units=("units", "first"), heads=("heads", "first")).reset_index()
     show(table)
+    tell(tables={"sites": table})
     if out is not None:
         write_run(out, "sites", settings_of(model, pattern=pattern), sites_study(table), hosted)
 
@@ -91,7 +94,7 @@ def rank(
     pool:
         How a text's tokens become one value.
     top:
-        Units to print.
+        Units to print, and to write with --json; experts.csv has all.
     unrelated:
         Texts that have to do with nothing, one a line: the column `universal` tells the units that stand out in them.
 
@@ -124,7 +127,9 @@ def rank(
         say(f"{universal_sentence(ranking.frame, len(neutral.labels))}\n")
     show(probes)
     study = ranking_study(ranking, probes, unrelated=0 if neutral is None else len(neutral.labels))
-    write_run(out, "rank", settings, study, hosted, contrast, seen=ranking.seen)
+    write_run(out, "rank", settings, study, hosted, contrast, seen=ranking.seen, most_rows=top)
+    best = ranking.frame.iloc[0]
+    tell(verdicts={"best unit": verdict_of(best["heldout_low"], best["heldout_high"], reference=0.5)})
 
 
 def _in_two_halves(path: Path) -> ContrastSet:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lens_steer.cli.options import DIRECTORY
-from lens_steer.cli.runs import say
+from lens_steer.cli.runs import say_written
 
 
 def report(
@@ -34,4 +34,4 @@ def report(
     """
     from lens_steer.report.page import write_report
 
-    say(f"written to {write_report(out, runs, title=title)}")
+    say_written(write_report(out, runs, title=title))

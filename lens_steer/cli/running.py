@@ -1,4 +1,7 @@
-"""Running a command: its errors and warnings as one line each, and the exit status that goes with them."""
+"""Running a command: its errors and warnings as one line each, and the exit status that goes with them.
+
+What the statuses mean stands in `exit_status`.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,23 @@ from typing import Any, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
+from lens_steer.cli.exit_status import MODEL, Terminated, cause_of, exit_status_help
+from lens_steer.cli.reporting import failed_as_json, tell
 from lens_steer.errors import LensSteerError, LensSteerWarning
 from lens_steer.interruption import on_interrupt
 
 Command = Callable[[list[str]], Any]
-WRONG, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which a batch system or `kill` sends: unwinds as Ctrl-C does."""
 
 
 @contextmanager
 def _raising_on_sigterm() -> Iterator[None]:
-    """Raise `_Terminated` in the main thread when SIGTERM comes; in another thread signals are not ours."""
+    """Raise `Terminated` in the main thread when SIGTERM comes; in another thread signals are not ours."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(*_: Any) -> NoReturn:
-        raise _Terminated
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -48,6 +48,7 @@ def app_of(name: str, help_text: str | None = None, **settings: Any) -> App:
         help=help_text,
         version=lambda: f"lens-steer {version('lens-steer')}",
         help_format="plaintext",
+        help_epilogue=exit_status_help(),
         default_parameter=Parameter(negative=()),
         exit_on_error=False,
         print_error=False,
@@ -58,7 +59,7 @@ def app_of(name: str, help_text: str | None = None, **settings: Any) -> App:
 
 
 def run(command: Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and exit: status 1 for a user's mistake, 2 for wrong usage, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Run a command line and exit with its status."""
     sys.exit(status_of(command, name, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -71,21 +72,27 @@ def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
             command(list(arguments))
         except CycloptsError as error:
             asked = " ".join([name, *[word for word in list(arguments)[:1] if not word.startswith("-")]])
-            return _fail(name, f"{error} See `{asked} --help`.", USAGE)
+            if "--json" in arguments:
+                failed_as_json(" ".join(list(arguments)[:1]), error)
+            return _fail(name, f"{error} See `{asked} --help`.", error)
         except LensSteerError as error:
-            return _fail(name, str(error), WRONG)
+            return _fail(name, str(error), error)
         except OSError as error:  # a full disk, a connection that broke: no command foresees where
-            return _fail(name, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", WRONG)
-        except _Terminated:
-            return _fail(name, "terminated; nothing unfinished was kept", TERMINATED)
-        except KeyboardInterrupt:
-            return _fail(name, "interrupted; nothing unfinished was kept", INTERRUPTED)
+            return _fail(name, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error)
+        except Terminated as error:
+            return _fail(name, "terminated; nothing unfinished was kept", error)
+        except KeyboardInterrupt as error:
+            return _fail(name, "interrupted; nothing unfinished was kept", error)
+        except (MemoryError, RuntimeError) as error:
+            if cause_of(error) is not MODEL:
+                raise
+            return _fail(name, f"out of memory ({error}): lower --batch-size, or give fewer texts", error)
     return 0
 
 
-def _fail(name: str, message: str, status: int) -> int:
+def _fail(name: str, message: str, error: BaseException) -> int:
     sys.stderr.write(f"{name}: {' '.join(message.split())}\n")
-    return status
+    return cause_of(error).status
 
 
 def _show_warning(
@@ -98,6 +105,7 @@ def _show_warning(
 ) -> None:
     """Write lens_steer's own warnings as one line, without the place in the source that a user cannot mend."""
     if issubclass(category, LensSteerWarning):
+        tell(warnings=[" ".join(str(message).split())])
         sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))

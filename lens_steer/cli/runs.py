@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_steer.cli.options import ScoringOptions, lines_of
+from lens_steer.cli.reporting import tell
 from lens_steer.errors import LensSteerWarning
+from lens_steer.statistics.verdict import Change
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +63,7 @@ def show_evaluation(result: Evaluation, scorer: Scorer, edit: Intervention, stud
     if accuracy is not None:
         say(f"scored by {scorer.name}, whose accuracy on held-out texts is {accuracy:.3f}")
     show(result.frame)
+    tell(verdicts={row["measure"]: Change.of(row).verdict for row in result.frame.to_dict("records")})
     show_pairs(result.texts)
     for sentence in study.summary:
         say(sentence)
@@ -153,8 +156,12 @@ def write_run(
     contrast: ContrastSet | None = None,
     *,
     seen: Int[np.ndarray, " hash"] | None = None,
+    most_rows: int | None = None,
 ) -> None:
-    """Write a run folder, with each table as csv too; `seen`: hashes of the texts that chose what is in it."""
+    """Write a run folder, with each table as csv too.
+
+    `seen`: hashes of the texts that chose what is in it. `most_rows`: of each table that `--json` writes.
+    """
     from lens_steer.report.run_writing import save_study
     from lens_steer.texts.seen import pack
 
@@ -169,7 +176,20 @@ def write_run(
         csv=True,
         seen=None if seen is None else pack(seen),
     )
-    say(f"written to {out}")
+    tell_study(study, most_rows)
+    say_written(out)
+
+
+def tell_study(study: Study, most_rows: int | None = None) -> None:
+    """Tell `--json` what a study found; texts stay in its files."""
+    shown = {name: table.head(most_rows) if most_rows else table for name, table in study.frames.items()}
+    tell(findings=study.summary, tables={name: table for name, table in shown.items() if name != "texts"})
+
+
+def say_written(place: Path) -> None:
+    """Say where a result lies."""
+    tell(written=place)
+    say(f"written to {place}")
 
 
 def require_free_place(out: Path) -> None:

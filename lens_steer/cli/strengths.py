@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import CoercionError, Parameter, Token
 
 from lens_steer.cli.options import NOT_NEGATIVE, Count, ScoringOptions
+from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import say, show, show_pairs
 from lens_steer.errors import SettingError
 
@@ -111,6 +112,7 @@ class StrengthOptions:
         if choice.evaluation is not None:
             show_pairs(choice.evaluation.texts)
         say(f"{choice.sentence}.")
+        tell(findings=[f"{choice.sentence}."], tables={"strengths": choice.frame}, values={"strength": choice.chosen})
         chose = [
             row
             for rows, halved in ((held.source, prompts), (neutral, neutral))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,10 +18,13 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions, chat_of
+from lens_steer.cli.reporting import Force, Json, as_json, reading
 from lens_steer.cli.running import app_of, run
-from lens_steer.cli.runs import require_free_place, say
+from lens_steer.cli.runs import require_free_place, say, say_written, tell_study
 from lens_steer.cli.study_options import options_of, types_in
+from lens_steer.directories import replacing
 from lens_steer.errors import SettingError
+from lens_steer.progress import heard
 
 GROUP = "lens_steer.studies"
 
@@ -95,6 +99,8 @@ class StudyOptions:
         None
     )
     seed: Seed = 0
+    json: Json = False
+    force: Force = False
 
     def settings(self) -> dict[str, Any]:
         """Return the study's own settings."""
@@ -106,16 +112,25 @@ class StudyOptions:
         takes_many = "LabelledTexts" in types_in(inspect.signature(study).parameters["contrast"].annotation)
         texts = _one_table(self.texts, self.n, self.seed) if takes_many else self.texts.read(n=self.n, seed=self.seed)
         settings = self.settings()
-        result = study(self.model.load(), texts, out=self.out, seed=self.seed, **settings)
+        hosted = self.model.load()
+        with heard(study.__module__.rpartition(".")[2]):
+            result = study(hosted, texts, out=self.out, seed=self.seed, **settings)
         for line in result.summary:
             say(line)
-        say(f"written to {self.out}")
+        tell_study(result)
+        say_written(self.out)
 
 
 def run_study(study: Callable[..., Any], name: str, words: Sequence[str] | None = None) -> None:
     """Read the options of a study, from the command line when `words` is None, and run it."""
     chosen = app_of_study(study, name)(sys.argv[1:] if words is None else list(words))
-    if isinstance(chosen, StudyOptions):  # not where help was asked for
+    if not isinstance(chosen, StudyOptions):  # help was asked for
+        return
+    with ExitStack() as around:
+        if chosen.json:
+            around.enter_context(as_json(f"study {name.rpartition(' ')[2]}"))
+        around.enter_context(reading(vars(chosen)))
+        around.enter_context(replacing(chosen.out if chosen.force else None))
         chosen.run(study)
 
 

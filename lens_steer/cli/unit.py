@@ -19,7 +19,8 @@ from lens_steer.cli.options import (
     settings_of,
     words_of,
 )
-from lens_steer.cli.runs import require_free_place, say, show, write_run
+from lens_steer.cli.reporting import tell
+from lens_steer.cli.runs import require_free_place, say, say_written, show, write_run
 
 if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet
@@ -104,7 +105,9 @@ def unit(
     for sentence in (*page.sentences, *page.notes):
         say(sentence)
     if out.suffix.casefold() in (".html", ".htm"):
-        say(f"written to {page.save(out)}")
+        tables = {name: getattr(page, name) for name in ("tokens", "concepts", "edits", "causes", "nearest")}
+        tell(findings=[*page.sentences, *page.notes], tables=tables)
+        say_written(page.save(out))
         return
     contrasts = given.get("contrasts", [])
     write_run(out, "unit", settings, result_study(page), hosted, contrasts[0] if len(contrasts) == 1 else None)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lens_steer.cli.options import FILE, FINITE, FittedEdit, ModelOptions, Out
-from lens_steer.cli.runs import require_free_place, say, show, warn_of_nothing
+from lens_steer.cli.runs import require_free_place, say_written, show, warn_of_nothing
 from lens_steer.errors import SettingError
 
 
@@ -38,7 +38,7 @@ def import_(
     show(edit.support())
     warn_of_nothing(edit, "its vectors are zero")
     edit.save(out)
-    say(f"saved in {out}")
+    say_written(out)
 
 
 def export(
@@ -59,4 +59,4 @@ def export(
     from lens_steer.interventions.intervention import Intervention
     from lens_steer.interventions.vectors import write_vectors
 
-    say(f"saved in {write_vectors(Intervention.load(intervention), out, strength=strength)}")
+    say_written(write_vectors(Intervention.load(intervention), out, strength=strength))

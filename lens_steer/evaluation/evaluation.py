@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from einops import reduce
 from jaxtyping import Float
 from torch import nn
@@ -22,7 +23,9 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
 from lens_steer.host.next_tokens import TextLosses
 from lens_steer.host.prompts import Prompt, prompt_text
+from lens_steer.interventions.fingerprint import content_hash
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.resumption import Part, digest_of, remembered
 from lens_steer.statistics.intervals import (
     change_interval,
     perplexity_change,
@@ -172,8 +175,15 @@ def evaluate(
 
     def measure(edit: Intervention | None) -> tuple[list[str], TextLosses]:
         run: dict[str, Any] = {"intervention": edit, "strength": strength, "batch_size": batch_size}
-        texts = generate(model, rows, **run, **sampling, progress=progress)
-        return texts, text_losses(model, neutral, **run, chat=pairs_chat, progress=progress)
+
+        def compute() -> Part:
+            texts = generate(model, rows, **run, **sampling, progress=progress)
+            losses = text_losses(model, neutral, **run, chat=pairs_chat, progress=progress)
+            return Part({"texts": texts}, {name: torch.from_numpy(array) for name, array in vars(losses).items()})
+
+        of_edit = "" if edit is None else content_hash(edit.edits, strength)
+        part = remembered({"evaluation": of_edit, "of": digest_of(rows, neutral, sampling)}, compute)
+        return part.values["texts"], TextLosses(**{name: tensor.numpy() for name, tensor in part.tensors.items()})
 
     texts_before, losses_before = measure(None) if before is None else _taken_over(before, settings)
     texts_after, losses_after = measure(intervention)

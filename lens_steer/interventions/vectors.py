@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from lens_steer.errors import ArtifactError, MapError, OutputError, SettingError, SiteError
+from lens_steer.directories import require_new_file
+from lens_steer.errors import ArtifactError, MapError, SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import find_sites, split_name
 from lens_steer.interventions.edit import Edit
@@ -102,8 +103,7 @@ def write_vectors(edit: Intervention, path: str | PathLike[str], *, strength: fl
         raise SettingError(f"{place}: vectors are written to .gguf (llama.cpp, repeng) or .safetensors")
     if not math.isfinite(strength):
         raise SettingError(f"strength must be finite, not {strength}")
-    if place.exists():
-        raise OutputError(f"{place} is there already: give another name, or move it away")
+    require_new_file(place)
     by_layer = _added(edit, strength)
     about = edit.provenance
     hint = str(about.get("model_hint") or Path(str(about.get("model", ""))).name or "unknown")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lens_steer.methods.descent_run import Descent, Loss, Outcome, Rows, Run
 from lens_steer.methods.gradient_descent import GradientRun
 from lens_steer.methods.spectral_descent import SpectralRun
 from lens_steer.progress import progress_bar
+from lens_steer.resumption import Part, digest_of, remembered
 
 _LONG = 600.0  # seconds
 
@@ -41,8 +43,41 @@ def descend(
     `name` is that of the method, for progress bar and warnings; `support` counts, for the record, what a point edits.
     With held-out texts the best iterate is the one with the smallest held-out loss. The outcome says why the descent
     stopped. Ctrl-C does what `on_interrupt` says. After two steps it warns (LensSteerWarning) if all of them will take
-    more than ten minutes.
+    more than ten minutes. Inside `resumable` an outcome of an earlier call is taken over.
     """
+
+    def compute() -> Part:
+        outcome = _descended(
+            loss,
+            settings,
+            name=name,
+            start=start,
+            batches=batches,
+            support=support,
+            heldout=heldout,
+            progress=progress,
+        )
+        values = {field.name: getattr(outcome, field.name) for field in fields(outcome) if field.name != "parameters"}
+        return Part(values, {"parameters": outcome.parameters})
+
+    of_settings = (settings.steps, settings.optimizer, settings.gamma, settings.lr, settings.tolerance)
+    about = {"descent": name, "of": digest_of(start, of_settings)}
+    part = remembered(about, compute, keep=lambda part: not part.values["interrupted"])
+    return Outcome(parameters=part.tensors["parameters"].to(start.device), **part.values)
+
+
+def _descended(
+    loss: Loss,
+    settings: Descent,
+    *,
+    name: str,
+    start: Tensor,
+    batches: Iterator[Rows],
+    support: Callable[[Tensor], int],
+    heldout: Callable[[Tensor], float] | None,
+    progress: bool,
+) -> Outcome:
+    """Run the descent."""
     rule: type[Run] = SpectralRun if settings.optimizer == "spectral" else GradientRun
     run = rule(loss, settings, start, support, heldout)
     bar = progress_bar(range(settings.steps), desc=name, unit="step", show=progress)

@@ -17,8 +17,12 @@ def texts_in_memory(model: nn.Module, tokens: Tokens, *, logits: bool = False) -
 
     `logits` says whether the graphs reach the unembedding.
     """
+    return max(1, min(len(tokens), _GRAPHS // graph_bytes(model, max(tokens.lengths), logits=logits)))
+
+
+def graph_bytes(model: nn.Module, length: int, *, logits: bool = False) -> int:
+    """Return about how many bytes autograd keeps of one text of this many tokens."""
     cfg = host_of(model).model.cfg
-    length = max(tokens.lengths)
     of_token = int(cfg.n_layers) * (_WIDTHS * int(cfg.d_model) + _ROWS * int(cfg.n_heads) * length)
     of_token += _ROWS * int(cfg.d_vocab) if logits else 0
-    return max(1, min(len(tokens), _GRAPHS // (4 * of_token * length)))
+    return 4 * of_token * length

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from lens_steer.directories import replace_file
-from lens_steer.errors import OutputError, SettingError
+from lens_steer.directories import replace_file, require_new_file
+from lens_steer.errors import SettingError
 from lens_steer.report.comparison import comparison
 from lens_steer.report.packed_script import packed_plotly
 from lens_steer.report.run_folder import RunFolder, read_run
@@ -48,8 +48,7 @@ def write_report(out: str | Path, run_folders: str | Path | Sequence[str | Path]
 
     """
     place = Path(out)
-    if place.exists():
-        raise OutputError(f"{place} already exists: give another name, or move it away")
+    require_new_file(place)
     given = [run_folders] if isinstance(run_folders, str | Path) else list(run_folders)
     if not given:
         raise SettingError("a report needs at least one run folder, such as lens-steer rank writes")

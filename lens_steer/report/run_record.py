@@ -50,6 +50,7 @@ class RunRecord(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     command: str | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
     time: Time | None = None
     seen: str | None = None
     sha256: dict[str, str] = Field(default_factory=dict)

@@ -22,6 +22,7 @@ from lens_steer.evaluation.card.record import content_of
 from lens_steer.evaluation.shown_generation import GeneratedView
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import model_fingerprint
+from lens_steer.invocation import invocation
 from lens_steer.report.token_view import TokenView
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
@@ -131,13 +132,14 @@ def save_study(
 def circumstances(
     name: str, contrast: ContrastSet | LabelledTexts | None, seed: int | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a run is repeated by: texts, seed, settings, versions and command; and when it ran."""
+    """Return what a run is repeated by: texts, seed, settings, versions, command and its files; and when it ran."""
     return {
         "contrast": _contrast(contrast),
         "seed": seed,
         "settings": recorded(settings),
         "versions": versions(),
-        "command": command_line() or python_call(name, seed, settings),
+        "command": invocation().command or command_line() or python_call(name, seed, settings),
+        "inputs": dict(invocation().inputs),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

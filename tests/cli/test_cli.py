@@ -234,8 +234,8 @@ def test_bake_of_the_embedded_model(tmp_path: Path, embedded: Any) -> None:
 @pytest.mark.parametrize(
     ("raised", "status", "line"),
     [
-        (SettingError("give\nanother"), 1, "lens-steer: give another"),
-        (OSError(28, "No space left on device", "x.parquet"), 1, "lens-steer: No space left on device: x.parquet"),
+        (SettingError("give\nanother"), 2, "lens-steer: give another"),
+        (OSError(28, "No space left on device", "x.parquet"), 5, "lens-steer: No space left on device: x.parquet"),
         (KeyboardInterrupt(), 130, "lens-steer: interrupted; nothing unfinished was kept"),
     ],
 )
@@ -414,7 +414,7 @@ def test_a_scorer_that_cannot_judge_is_refused_before_the_model_is_loaded_unless
     capsys.readouterr()
     with monkeypatch.context() as nothing_loads:
         nothing_loads.setattr("lens_steer.host.load.load_model", pytest.fail)
-        assert status_of(cli.app, "lens-steer", words) == 1
+        assert status_of(cli.app, "lens-steer", words) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot judge: on 8 held-out texts" in line
     assert "--unproven to take it all the same" in line

@@ -163,7 +163,7 @@ def test_a_file_of_its_own_ends_with_one_line_on_an_error(
     monkeypatch.setattr(sys, "argv", ["my/one_concept.py", "--model", "nowhere", "--out", str(place / "x")])
     with pytest.raises(SystemExit) as ended:
         ls.study_command(one_concept)()
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("one_concept: say what to study")
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lens_steer.directories import replace_file
-from lens_steer.errors import OutputError
+from lens_steer.directories import replace_file, require_new_file
 from lens_steer.evaluation.card.content import CardContent
 from lens_steer.evaluation.card.page import fragment, page
 
@@ -42,8 +41,7 @@ class EditCard(CardContent):
     def save(self, path: str | Path) -> Path:
         """Write the card as one HTML file that loads nothing, and return it; OutputError where `path` exists."""
         place = Path(path)
-        if place.exists():
-            raise OutputError(f"{place} already exists: give another name, or move it away")
+        require_new_file(place)
         replace_file(place, partial(_write, text=page(self)))
         return place
 
