@@ -49,6 +49,10 @@ class OutputError(LensSteerError):
     """An output place already holds something else, or cannot be written."""
 
 
+class ProcessError(LensSteerError):
+    """One of several processes that work on a run has ended, or does not answer."""
+
+
 class MicroworldError(LensSteerError):
     """A word, attribute or contrast is not part of the embedded language, or its checkpoint is damaged."""
 

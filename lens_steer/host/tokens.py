@@ -90,9 +90,15 @@ class Tokens:
         A batch has `batch_size` texts, or with None as many as make `budget` tokens, pads included. SettingError for
         a size below 1.
         """
-        order = sorted(range(len(self)) if rows is None else rows, key=lambda row: -len(self.ids[row]))
-        for chosen in filled(order, self.lengths, batch_size, budget):
+        for chosen in self.batch_rows(batch_size, rows=rows, budget=budget):
             yield chosen, self.batch(chosen)
+
+    def batch_rows(
+        self, batch_size: int | None = None, *, rows: Sequence[int] | None = None, budget: int = TOKEN_BUDGET
+    ) -> Iterator[list[int]]:
+        """Yield the rows of each batch of `batches`."""
+        order = sorted(range(len(self)) if rows is None else rows, key=lambda row: -len(self.ids[row]))
+        yield from filled(order, self.lengths, batch_size, budget)
 
 
 def checked_batch_size(batch_size: int | None) -> int | None:
