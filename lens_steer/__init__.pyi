@@ -113,5 +113,7 @@ from .texts.contrast import ContrastSet as ContrastSet
 from .texts.contrast import LabelledTexts as LabelledTexts
 from .texts.lint.finding import ContrastLint as ContrastLint
 from .texts.readers import read_contrast as read_contrast
+from .texts.streams import TextStream as TextStream
+from .texts.streams import stream_texts as stream_texts
 
 __version__: str

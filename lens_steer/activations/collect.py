@@ -7,6 +7,8 @@ writes it (`generated`), and a pass that keeps counts alone is a sketch (`sketch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -14,12 +16,13 @@ import torch
 from torch import nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.activations.by_site import BySite
 from lens_steer.activations.generated import collect_generated, continued_texts, store_generated
 from lens_steer.activations.given import collect_given, store_given
 from lens_steer.activations.pooled_rows import PooledRows
 from lens_steer.activations.pooling import Pool, checked_pool
-from lens_steer.activations.sketch import ActivationSketch, Sketching, sketch_texts
+from lens_steer.activations.sketch import ActivationSketch, Sketching
+from lens_steer.activations.sketch_file import valueless
+from lens_steer.activations.sketch_pass import sketch_plan, sketch_texts
 from lens_steer.activations.store import open_store
 from lens_steer.errors import ContrastError, SettingError, require_choice
 from lens_steer.host.adapter import host_of
@@ -30,8 +33,10 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Overflow, Tokens, checked_batch_size, tokenize
+from lens_steer.texts.blocks import Row
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms
+from lens_steer.texts.streams import TextStream
 
 
 @overload
@@ -60,7 +65,7 @@ def collect(
 @overload
 def collect(
     model: nn.Module,
-    contrast: ContrastSet | LabelledTexts,
+    contrast: ContrastSet | LabelledTexts | TextStream,
     sites: SitePattern = "mlp.hook_post",
     *,
     pool: Pool = "max",
@@ -81,7 +86,7 @@ def collect(
 
 def collect(
     model: nn.Module,
-    contrast: ContrastSet | LabelledTexts,
+    contrast: ContrastSet | LabelledTexts | TextStream,
     sites: SitePattern = "mlp.hook_post",
     *,
     pool: Pool = "max",
@@ -114,7 +119,8 @@ def collect(
     model:
         A TransformerLens model. Interventions that are attached to it take part.
     contrast:
-        Source and target texts, or texts x labels, to rank many concepts in one pass.
+        Source and target texts, or texts x labels, to rank many concepts in one pass; for a sketch also a stream of
+        texts (`stream_texts`).
     sites:
         A pattern for `find_sites`.
     pool:
@@ -145,7 +151,7 @@ def collect(
         Whether to show a progress bar.
     reduce:
         "sketch", or `Sketching(...)`, keeps counts per unit in the place of a value per text, so that memory does not
-        grow with the texts: the result is an `ActivationSketch`, for `rank_experts`. It is not stored.
+        grow with the texts: the result is an `ActivationSketch`, for `rank_experts`. With `store` it resumes too.
     sampling:
         With `of="generated"`, how: max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, as `generate`.
 
@@ -176,18 +182,21 @@ def collect(
         continued = continued_texts(model, texts, meant, sampling, special_in_pool=special_in_pool)
     elif sampling:
         raise SettingError(f'collect: {", ".join(sampling)} goes with of="generated": given texts are not sampled')
-    if reduce is not None and (store is not None or continued is not None):
-        raise SettingError('a sketch is of given texts, and not stored: leave store=, of="generated" or reduce= away')
+    if reduce is not None and continued is not None:
+        raise SettingError('a sketch is of given texts: leave of="generated" or reduce= away')
+    if reduce is None and isinstance(texts, TextStream):
+        raise SettingError('a stream of texts is not held in memory: give reduce="sketch", or read_contrast(...)')
 
-    def given() -> Tokens:
+    def tokens_of(rows: Sequence[Row], numbers: Sequence[int] | None = None) -> Tokens:
         return tokenize(
             model,
-            texts.texts,
+            rows,
             chat=texts.chat,
             scope=meant,
             special_in_pool=special_in_pool,
             format_in_pool=format_in_pool,
             overflow=overflow,
+            numbers=numbers,
         )
 
     with edited(model, intervention, strength):
@@ -203,11 +212,19 @@ def collect(
             **_edit_provenance(intervention, strength),
             **(continued.provenance if continued else {}),
         }
-        if reduce is not None:
+        if reduce is not None or isinstance(texts, TextStream):
             known = _without_values(chosen, texts, pool, provenance)
-            settings = Sketching() if reduce == "sketch" else reduce
-            return sketch_texts(model, given(), known, settings, batch_size=size, progress=progress)
-        labels = torch.from_numpy(texts.labels.copy())
+            settings = reduce if isinstance(reduce, Sketching) else Sketching()
+            plan = {**_plan(provenance, chosen), "sketch": sketch_plan(settings)}
+            rows = texts.rows if isinstance(texts, TextStream) else partial(iter, texts.texts)
+            with nullcontext() if store is None else open_store(Path(store), plan, size) as saved:
+                return sketch_texts(
+                    model, rows, tokens_of, known, settings, batch_size=size, saved=saved, progress=progress
+                )
+        table, labels = texts, torch.from_numpy(texts.labels.copy())
+
+        def given() -> Tokens:
+            return tokens_of(table.texts)
 
         def rows_of(rows: Sequence[int] | None) -> PooledRows:
             return PooledRows(chosen, labels, pool, rows)
@@ -228,10 +245,10 @@ StoreDtype = Literal["float32", "float16", "bfloat16"]
 _NAMES = ("model", "revision", "origin", "batch")  # of the provenance: they change nothing that is collected
 
 
-def _labelled(contrast: ContrastSet | LabelledTexts) -> LabelledTexts:
+def _labelled(contrast: ContrastSet | LabelledTexts | TextStream) -> LabelledTexts | TextStream:
     if isinstance(contrast, ContrastSet):
         return contrast.labelled
-    if not isinstance(contrast, LabelledTexts):
+    if not isinstance(contrast, LabelledTexts | TextStream):
         raise ContrastError(
             f"collect needs a contrast, not {type(contrast).__name__}: ContrastSet(source, target), "
             "read_contrast(path) or LabelledTexts(texts, labels)"
@@ -249,17 +266,17 @@ def _edit_provenance(intervention: Attachable | None, strength: Any) -> dict[str
 
 
 def _without_values(
-    sites: tuple[Site, ...], texts: LabelledTexts, pool: Pool, provenance: Mapping[str, Any]
+    sites: tuple[Site, ...], texts: LabelledTexts | TextStream, pool: Pool, provenance: Mapping[str, Any]
 ) -> Activations:
-    """Return activations that know their texts; their values are of torch's meta device, which holds none."""
+    """Return activations that know their texts and hold no values."""
     return Activations(
-        values=BySite(sites, lambda site: torch.empty(len(texts.texts), site.width, device="meta")),
+        values=valueless(sites, len(texts.labels)),
         labels=torch.from_numpy(texts.labels.copy()),
         concepts=texts.concepts,
         pool=pool,
         provenance=provenance,
         blocks=torch.tensor(texts.blocks),
-        hashes=torch.from_numpy(known_forms(texts.texts)),
+        hashes=torch.from_numpy(texts.forms if isinstance(texts, TextStream) else known_forms(texts.texts)),
     )
 
 

@@ -15,7 +15,7 @@ from lens_steer.activations.pooling import Pool
 from lens_steer.activations.saved import shard_paths, write_activations
 from lens_steer.activations.store import Store, shards_of
 from lens_steer.activations.stored_values import StoredValues
-from lens_steer.errors import ActivationError, ArtifactError
+from lens_steer.errors import ActivationError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
@@ -79,15 +79,13 @@ def pooled_lengths(tokens: Tokens) -> list[int]:
 
 
 def finished(saved: Store) -> Activations | None:
-    """Return what a store holds where all of it is there; damaged shards are taken away."""
-    try:
-        activations = Activations.load(saved.directory)
-    except ArtifactError:
-        return None
-    if not isinstance(activations.values, StoredValues):
-        return None
-    whole = [saved.whole(path.stem) for path in activations.values.shards]
-    return activations if all(whole) else None
+    """Return what a store holds where all of it is there undamaged; damaged shards are taken away."""
+
+    def check() -> bool:
+        values = Activations.load(saved.directory).values
+        return isinstance(values, StoredValues) and all([saved.whole(path.stem) for path in values.shards])
+
+    return Activations.load(saved.directory) if saved.finished("activations.json", check) else None
 
 
 def row_bytes(sites: Sequence[Site], dtype: torch.dtype) -> int:

@@ -8,7 +8,7 @@ ends with the bytes of one that was not.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,21 @@ class Store:
             except OSError as error:
                 raise OutputError(f"{self.path(name)} cannot be removed ({error.strerror})") from error
 
+    def finished(self, result: str, check: Callable[[], bool]) -> bool:
+        """Whether the result is there, as the first process finds by `check`; what is not whole is taken away.
+
+        One decides for all, as another process may already be at work when the next one looks.
+        """
+        if process_number() == 0:
+            try:
+                whole = check()
+            except ArtifactError:
+                whole = False
+            if not whole:
+                (self.directory / result).unlink(missing_ok=True)
+        wait_for_all("what was stored had been looked at")
+        return (self.directory / result).is_file()
+
     def mine(self, count: int) -> list[int]:
         """Return which of `count` shards are this process's: every n-th of n processes."""
         return list(range(process_number(), count, process_count()))
@@ -106,9 +121,7 @@ def open_store(directory: Path, plan: Mapping[str, Any], batch: int | None) -> I
             lock.release()
 
 
-def shards_of(
-    batches: Sequence[Sequence[int]], bytes_per_row: int, groups: int
-) -> list[list[int]]:
+def shards_of(batches: Sequence[Sequence[int]], bytes_per_row: int, groups: int) -> list[list[int]]:
     """Return the rows of every shard: whole batches, in their order, by nothing but these arguments.
 
     A shard is full at 64 MiB of values or four batches (more where that made more than 1,024 shards), but not before it

@@ -172,7 +172,8 @@ class TestOnDisk:
     def test_an_interrupted_pass_resumes(
         self, tiny: Any, contrast: ContrastSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "_SHARD_SECONDS", 0.0)
+        monkeypatch.setattr(store_module, "_SHARD_BATCHES", 1)
+        monkeypatch.setattr(store_module, "_ROWS_PER_GROUP", 0)
         whole = collect(tiny, contrast, batch_size=4)
         ran: list[int] = []
 
