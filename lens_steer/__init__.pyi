@@ -2,6 +2,8 @@
 
 from .activations.activations import Activations as Activations
 from .activations.collect import collect as collect
+from .activations.plan import RunPlan as RunPlan
+from .activations.plan import plan as plan
 from .activations.show import show_units as show_units
 from .activations.sketch import ActivationSketch as ActivationSketch
 from .activations.sketch import Sketching as Sketching

@@ -178,14 +178,14 @@ def collect(
     chosen = find_sites(model, sites)
     meant = as_scope(scope)
     continued = None
+    if isinstance(texts, TextStream) and reduce is None:
+        raise SettingError('a stream of texts is not held in memory: give reduce="sketch", or read_contrast(...)')
     if of == "generated":
+        if reduce is not None or isinstance(texts, TextStream):
+            raise SettingError('a sketch is of given texts: leave of="generated" or reduce= away')
         continued = continued_texts(model, texts, meant, sampling, special_in_pool=special_in_pool)
     elif sampling:
         raise SettingError(f'collect: {", ".join(sampling)} goes with of="generated": given texts are not sampled')
-    if reduce is not None and continued is not None:
-        raise SettingError('a sketch is of given texts: leave of="generated" or reduce= away')
-    if reduce is None and isinstance(texts, TextStream):
-        raise SettingError('a stream of texts is not held in memory: give reduce="sketch", or read_contrast(...)')
 
     def tokens_of(rows: Sequence[Row], numbers: Sequence[int] | None = None) -> Tokens:
         return tokenize(

@@ -143,7 +143,7 @@ def store_generated(
         progress=progress,
     )
     if process_number() == 0:
-        new = {}
+        new: dict[int, list[int]] = {}
         for path in shard_paths(saved.directory, len(shards)):
             held = read_tensors(path, ["rows", "lengths", "new"])
             ids = zip(held["rows"].tolist(), held["lengths"].tolist(), held["new"].tolist(), strict=True)

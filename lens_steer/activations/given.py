@@ -54,7 +54,7 @@ def store_given(
     saved: Store,
     progress: bool,
 ) -> Activations:
-    """Run the texts of which no undamaged shard is there, one shard in memory at a time, and return what lies stored."""
+    """Run the texts of which no whole shard is there, one shard in memory at a time, and return what lies stored."""
     if (whole := finished(saved)) is not None:
         return whole
     ready = tokens()
@@ -83,7 +83,8 @@ def finished(saved: Store) -> Activations | None:
 
     def check() -> bool:
         values = Activations.load(saved.directory).values
-        return isinstance(values, StoredValues) and all([saved.whole(path.stem) for path in values.shards])
+        whole = [saved.whole(path.stem) for path in values.shards] if isinstance(values, StoredValues) else [False]
+        return all(whole)
 
     return Activations.load(saved.directory) if saved.finished("activations.json", check) else None
 

@@ -116,7 +116,9 @@ class PooledRows:
             raise ActivationError(f"{missing} of {len(self._done)} texts were not run: collect them again")
 
 
-def moments_of_shards(sites: Sequence[Site], groups: int, shards: Iterable[Mapping[str, Tensor]]) -> dict[str, TokenMoments]:
+def moments_of_shards(
+    sites: Sequence[Site], groups: int, shards: Iterable[Mapping[str, Tensor]]
+) -> dict[str, TokenMoments]:
     """Return the token moments by site name, from the sums of shards in their order; ArtifactError where some lack."""
     sums = {site.name: MomentSums(groups, site.width) for site in sites}
     for shard in shards:

@@ -1,4 +1,4 @@
-"""Activations on disk: a safetensors file that stays memory-mapped, and its JSON; of a store the values are in shards."""
+"""Activations on disk: a safetensors file that stays memory-mapped, and its JSON; a store has its values in shards."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def write_activations(activations: _Stored, place: Path, shards: Sequence[Path] 
 def load_activations(directory: Path, build: Callable[..., _Result]) -> _Result:
     """Open saved activations and build the result; ArtifactError if they are missing, damaged or of another format.
 
-    Every site is read once, for ArtifactError where a value is no finite number; none is kept in memory. Of a store only
-    the headers are read, and each site's values are compared with their hashes when they are used.
+    Every site is read once, for ArtifactError where a value is no finite number; none is kept in memory. Of a store
+    only the headers are read, and each site's values are compared with their hashes when they are used.
     """
     about = read_record(directory / _ABOUT, ActivationsRecord, form=FORMAT)
     data = directory / _DATA

@@ -1,4 +1,4 @@
-"""Sketches of activations: counts per unit in the place of a value per text, so that memory does not grow with texts."""
+"""Sketches of activations: counts per unit instead of a value per text, so that memory does not grow with texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.by_site import BySite
+from lens_steer.activations.origin import require_one_origin
 from lens_steer.activations.sketch_file import read_sketch, write_sketch
 from lens_steer.directories import new_directory
 from lens_steer.errors import ActivationError, SettingError
@@ -109,16 +110,17 @@ class ActivationSketch:
         """Return the sketch of both's texts, of other texts at the same sites on the same grid.
 
         Counts do not depend on the order or on how the texts were split; other batches may round a value across a cut,
-        so give `collect` one batch size. ActivationError where sites, concepts, pool,
-        model, held-out share or grids differ: sketch the second with `grid=` the first.
+        so give `collect` one batch size. ActivationError where sites, concepts, pool, model, held-out share or grids
+        differ: sketch the second with `grid=` the first.
         """
-        same = ("fingerprint", "pool", "scope")
+        same = ("pool", "scope")
         mine, theirs = (
             (one.sites, one.concepts, one.holdout, [one.texts.provenance.get(name) for name in same])
             for one in (self, other)
         )
         if mine != theirs:
-            raise ActivationError("sketches merge of the same sites, concepts, pool, model and held-out share")
+            raise ActivationError("sketches merge of the same sites, concepts, pool, scope and held-out share")
+        require_one_origin(self.texts, other.texts, "the other sketch")
         both = {site.name: self.sketches[site].merged(other.sketches[site]) for site in self.sites}
         return replace(
             self, sketches=BySite(self.sites, lambda site: both[site.name]), texts=_joined(self.texts, other.texts)

@@ -58,7 +58,9 @@ def write_sketch(sketch: _Sketched, place: Path) -> None:
     """Write the two files of a sketch into an existing directory."""
     texts = sketch.texts
     tables = {name: value for name in _TABLES if (value := getattr(texts, name)) is not None}
-    write_tensors(place / _DATA, {**sketch_tensors({site.name: sketch.sketches[site] for site in texts.sites}), **tables})
+    write_tensors(
+        place / _DATA, {**sketch_tensors({site.name: sketch.sketches[site] for site in texts.sites}), **tables}
+    )
     about = {
         "format": _FORMAT,
         "sites": [[s.name, s.layer, s.kind, s.width, s.heads] for s in texts.sites],

@@ -60,7 +60,7 @@ def sketch_texts(
     their numbers. ContrastError where too few texts would be held out; ActivationError that names site, unit and text where
     a value is no finite number.
     """
-    if saved is not None and saved.finished("sketch.json", lambda: bool(ActivationSketch.load(saved.directory))):
+    if saved is not None and saved.finished("sketch.json", lambda: ActivationSketch.load(saved.directory)):
         return ActivationSketch.load(saved.directory)
     run = _Pass(model, rows, tokens_of, texts, settings, saved.batch if saved else batch_size, saved)
     with one_bar(len(texts.labels), desc="sketch", unit="text", show=progress) as bar:
@@ -188,10 +188,10 @@ class _Pass:
 
         with torch.no_grad(), trunk(self._model, {site: visit_of(site) for site in self._sites}) as run:
             for number, batch in self._batches(None):
-                if number % process_count() == process_number() or self._saved is None:
-                    if number not in mine and number not in others:
-                        run(batch.to(self._device))
-                        mine.add(number)
+                here = number % process_count() == process_number() or self._saved is None
+                if here and number not in mine and number not in others:
+                    run(batch.to(self._device))
+                    mine.add(number)
                 bar.update(len(batch.rows))
                 if self._saved is not None and time.monotonic() - last >= patience:
                     last = time.monotonic()
@@ -236,8 +236,8 @@ class _Pass:
         except ActivationError as error:
             row, unit = (~torch.isfinite(values)).nonzero()[0].tolist()
             raise ActivationError(
-                f"{site.name}[{unit}] is {float(values[row, unit])} for text {rows[row]}: the model or an edit attached "
-                "to it overflows"
+                f"{site.name}[{unit}] is {float(values[row, unit])} for text {rows[row]}: the model or an edit "
+                "attached to it overflows"
             ) from error
 
 

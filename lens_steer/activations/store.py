@@ -81,14 +81,14 @@ class Store:
             except OSError as error:
                 raise OutputError(f"{self.path(name)} cannot be removed ({error.strerror})") from error
 
-    def finished(self, result: str, check: Callable[[], bool]) -> bool:
+    def finished(self, result: str, check: Callable[[], object]) -> bool:
         """Whether the result is there, as the first process finds by `check`; what is not whole is taken away.
 
         One decides for all, as another process may already be at work when the next one looks.
         """
         if process_number() == 0:
             try:
-                whole = check()
+                whole = bool(check())
             except ArtifactError:
                 whole = False
             if not whole:

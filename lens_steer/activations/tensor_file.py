@@ -1,4 +1,4 @@
-"""Tensor files: safetensors in which every tensor's SHA-256 stands beside it, so that a part is checked without the rest.
+"""Tensor files: safetensors with the SHA-256 of every tensor beside it, so that a part is checked without the rest.
 
 A file is mapped into memory: reading one tensor, or some columns of it, touches the header and those bytes only.
 """
@@ -49,7 +49,8 @@ def read_tensors(path: Path, names: Iterable[str] | None = None, *, verify: bool
 
 def read_columns(path: Path, name: str, columns: slice = _EVERYTHING) -> Tensor:
     """Return some columns of a matrix, unchecked: its hash is of the whole. ArtifactError where it cannot be read."""
-    return _opened(path, lambda handle: handle.get_slice(name)[:, columns])
+    matrix: Tensor = _opened(path, lambda handle: handle.get_slice(name)[:, columns])
+    return matrix
 
 
 def file_digest(path: Path) -> str:
@@ -61,7 +62,7 @@ def stored_bytes(path: Path, names: Iterable[str]) -> int:
     """Return how many bytes of a file hold its header and some of its tensors: what reading those can touch."""
     with path.open("rb") as file:
         (header,) = struct.unpack("<Q", file.read(8))
-    slices = _opened(path, lambda handle: [handle.get_tensor(name) for name in names])
+    slices: list[Tensor] = _opened(path, lambda handle: [handle.get_tensor(name) for name in names])
     return 8 + int(header) + sum(value.numel() * value.element_size() for value in slices)
 
 
@@ -81,5 +82,5 @@ def _hashes(handle: Any) -> dict[str, str]:
 
 def _sha256(value: Tensor) -> str:
     digest = hashlib.sha256(f"{value.dtype} {list(value.shape)}".encode())
-    digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+    digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

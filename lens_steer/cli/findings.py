@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lens_steer.ranking.experts import ExpertRanking
 
 
-def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame) -> Study:
+def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame | None) -> Study:
     """Report a ranking of one concept: the best unit, and how many units tell source from target at all."""
     return Study(
-        frames={"experts": in_reading_order(ranking.frame), "probes": probes},
+        frames={"experts": in_reading_order(ranking.frame), **({} if probes is None else {"probes": probes})},
         figures={"experts": ranking.plot()},
         summary=[best_unit_sentence(ranking.frame), separating_sentence(ranking.frame)],
         captions={

@@ -48,6 +48,9 @@ Seed = Annotated[
     ),
 ]
 Out = Annotated[Path, Parameter(help="New directory for the results.")]
+PlanOnly = Annotated[
+    bool, Parameter(name="--plan", help="Say what the run would take, from two batches; write nothing.")
+]
 FittedEdit = Annotated[Path, Parameter(validator=DIRECTORY, help="A directory that `fit` wrote.")]
 
 EVERY_CONTRAST = "microworld:*"
@@ -81,13 +84,14 @@ class ModelOptions:
         import torch
 
         from lens_steer.host.load import load_model
+        from lens_steer.processes import own_device
 
         if not self.model.strip():
             raise SettingError("--model is empty: give a hub name, a directory, or microworld")
         if self.device is not None:
             _require_device(self.device)
         name = Path(self.model) if Path(self.model).is_dir() else self.model
-        return load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+        return load_model(name, device=self.device or own_device(), dtype=getattr(torch, self.dtype))
 
 
 def _require_device(name: str) -> None:

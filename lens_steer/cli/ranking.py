@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lens_steer.cli.options import (
     BatchSize,
@@ -11,12 +11,16 @@ from lens_steer.cli.options import (
     HalfOptions,
     ModelOptions,
     Out,
+    PlanOnly,
     Seed,
     TextOptions,
     settings_of,
     sites_of,
 )
+from lens_steer.cli.planning import show_plan
 from lens_steer.cli.runs import require_free_place, say, show, write_run
+from lens_steer.errors import SettingError
+from lens_steer.processes import process_count, process_number
 
 _SHOWN = ["site", "unit", "selection_auroc", "heldout_auroc", "heldout_low", "heldout_high", "q_value", "tied"]
 
@@ -65,12 +69,17 @@ def rank(
     sites: str = "mlp.hook_post",
     pool: Literal["max", "mean", "last", "first"] = "max",
     top: Count = 20,
+    store: Path | None = None,
+    store_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    sketch: bool = False,
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    plan: PlanOnly = False,
 ) -> None:
     """Rank the units by how well each tells source from target; writes experts.csv and probes.csv.
 
-    Units are chosen on the half of the texts that `fit` sees too, and measured on the other half.
+    Units are chosen on the half of the texts that `fit` sees too, and measured on the other half. With several
+    processes, `torchrun --nproc-per-node 8 -m lens_steer rank ... --store DIR`, each runs its share of the batches.
 
     Example: lens-steer rank --model gpt2 --texts toxic.txt --texts fine.txt --out runs/rank
 
@@ -82,28 +91,55 @@ def rank(
         How a text's tokens become one value.
     top:
         Units to print.
+    store:
+        Directory for the activations: a run that was interrupted goes on there, started with the same command.
+    store_dtype:
+        Precision of the stored values.
+    sketch:
+        Keep counts in the place of values, so that memory does not grow with the texts: scores within stated bounds,
+        and no probes.
 
     """
     from lens_steer.activations.collect import collect
+    from lens_steer.activations.sketch import Sketching
     from lens_steer.cli.findings import ranking_study, separating_sentence
     from lens_steer.ranking.experts import rank_experts
 
     settings = settings_of(
-        model, texts, halves, out=out, sites=sites, pool=pool, top=top, batch_size=batch_size, seed=seed
-    )
-    require_free_place(out)
+        model, texts, halves, out=out, sites=sites, pool=pool, top=top, store=store, store_dtype=store_dtype,
+        sketch=sketch, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    _require_together(store, halves, sketch=sketch, plan=plan)
+    if not plan and process_number() == 0:
+        require_free_place(out)
     wanted = sites_of(sites)
     contrast = texts.read(n=None, seed=seed)
     train, held = halves.split(contrast, seed)
     hosted = model.load()
+    how: Any = {"pool": pool, "batch_size": batch_size, "store_dtype": store_dtype}
+    if plan:
+        show_plan(hosted, contrast, sites=wanted, reduce="sketch" if sketch else None, store=store is not None, **how)
+        return
     if halves.n is None:  # the halves of `split`, and q-values over all texts
-        activations = collect(hosted, contrast, wanted, pool=pool, batch_size=batch_size)
-        ranking = rank_experts(activations, holdout=halves.holdout, seed=seed)
+        reduce = Sketching(holdout=halves.holdout, seed=seed) if sketch else None
+        collected = collect(hosted, contrast, wanted, store=store, reduce=reduce, **how)
+        if process_number() > 0:
+            return
+        ranking = rank_experts(collected, holdout=halves.holdout, seed=seed)
     else:
-        chosen, measured = (collect(hosted, half, wanted, pool=pool, batch_size=batch_size) for half in (train, held))
+        chosen, measured = (collect(hosted, half, wanted, **how) for half in (train, held))
         ranking = rank_experts(chosen, holdout=measured, seed=seed)
-    probes = ranking.probes()
+    probes = None if sketch else ranking.probes()
     show(ranking.top(top)[_SHOWN])
     say(f"\n{separating_sentence(ranking.frame)}\n")
-    show(probes)
+    if probes is not None:
+        show(probes)
     write_run(out, "rank", settings, ranking_study(ranking, probes), hosted, contrast, seen=ranking.seen)
+
+
+def _require_together(store: Path | None, halves: HalfOptions, *, sketch: bool, plan: bool) -> None:
+    """Refuse options that do not go together, before anything is read."""
+    if (store is not None or sketch) and halves.n is not None:
+        raise SettingError("--store and --sketch are of all texts: leave --n out, or give fewer texts")
+    if process_count() > 1 and store is None and not plan:
+        raise SettingError(f"{process_count()} processes share the work through a directory: give --store DIR")

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions
+from lens_steer.cli.options import CountOrNone, ModelOptions, Out, PlanOnly, Seed, TextOptions
+from lens_steer.cli.planning import show_plan
 from lens_steer.cli.running import app_of, run
 from lens_steer.cli.runs import require_free_place, say
 from lens_steer.cli.study_options import options_of, types_in
@@ -95,6 +96,7 @@ class StudyOptions:
         None
     )
     seed: Seed = 0
+    plan: PlanOnly = False
 
     def settings(self) -> dict[str, Any]:
         """Return the study's own settings."""
@@ -102,11 +104,16 @@ class StudyOptions:
 
     def run(self, study: Callable[..., Any]) -> None:
         """Run a study; what can be wrong with texts and settings is found before the model is loaded."""
-        require_free_place(self.out)
+        if not self.plan:
+            require_free_place(self.out)
         takes_many = "LabelledTexts" in types_in(inspect.signature(study).parameters["contrast"].annotation)
         read = self.texts.read_all if takes_many else lambda **which: [self.texts.read(**which)]
         contrasts = read(n=self.n, seed=self.seed)
         settings = self.settings()
+        if self.plan:
+            note = "one pass over the texts at all MLP units; a study runs them at least once"
+            show_plan(self.model.load(), _one_table(contrasts), note)
+            return
         result = study(self.model.load(), _one_table(contrasts), out=self.out, seed=self.seed, **settings)
         for line in result.summary:
             say(line)
