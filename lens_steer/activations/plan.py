@@ -162,7 +162,7 @@ def plan(
         sites=len(chosen),
         units=units,
         batches=len(batches),
-        passes=passes,
+        passes=float(passes),
         forwards=round(len(batches) * passes),
         weights=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         kept=kept,

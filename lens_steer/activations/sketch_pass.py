@@ -56,9 +56,9 @@ def sketch_texts(
 ) -> ActivationSketch:
     """Run texts through the trunk and sketch every site of `texts`: see `collect`.
 
-    `rows` gives the texts from the first on, each time it is called; `tokens_of` tokenises some, given
-    their numbers. ContrastError where too few texts would be held out; ActivationError that names site, unit and text where
-    a value is no finite number.
+    `rows` gives the texts from the first on, each time it is called; `tokens_of` tokenises some, given their numbers.
+    ContrastError where too few texts would be held out; ActivationError that names site, unit and text where a value is
+    no finite number.
     """
     if saved is not None and saved.finished("sketch.json", lambda: ActivationSketch.load(saved.directory)):
         return ActivationSketch.load(saved.directory)

@@ -19,16 +19,25 @@ if TYPE_CHECKING:
 
 
 def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame | None) -> Study:
-    """Report a ranking of one concept: the best unit, and how many units tell source from target at all."""
+    """Report a ranking of one concept: the best unit, and how many units tell source from target at all.
+
+    Of a sketch there are no `probes`.
+    """
+    frames = {"experts": in_reading_order(ranking.frame)}
+    captions = {
+        "experts": "All units, best first: AUROC of the activation as pooled per text (1: every source text lies "
+        "above every target text; 0.5: chance), and the mean activation on either side.",
+    }
+    if probes is not None:
+        frames["probes"] = probes
+        captions["probes"] = (
+            "Per site, a linear probe on all units beside the best single unit: AUROC on held-out texts."
+        )
     return Study(
-        frames={"experts": in_reading_order(ranking.frame), **({} if probes is None else {"probes": probes})},
+        frames=frames,
         figures={"experts": ranking.plot()},
         summary=[best_unit_sentence(ranking.frame), separating_sentence(ranking.frame)],
-        captions={
-            "experts": "All units, best first: AUROC of the activation as pooled per text (1: every source text lies "
-            "above every target text; 0.5: chance), and the mean activation on either side.",
-            "probes": "Per site, a linear probe on all units beside the best single unit: AUROC on held-out texts.",
-        },
+        captions=captions,
     )
 
 
