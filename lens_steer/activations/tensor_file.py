@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,14 +55,6 @@ def read_columns(path: Path, name: str, columns: slice = _EVERYTHING) -> Tensor:
 def file_digest(path: Path) -> str:
     """Return one hash for the hashes of all tensors; only the header is read. ArtifactError where it cannot be."""
     return hashlib.sha256(json.dumps(_opened(path, _hashes), sort_keys=True).encode()).hexdigest()
-
-
-def stored_bytes(path: Path, names: Iterable[str]) -> int:
-    """Return how many bytes of a file hold its header and some of its tensors: what reading those can touch."""
-    with path.open("rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-    slices: list[Tensor] = _opened(path, lambda handle: [handle.get_tensor(name) for name in names])
-    return 8 + int(header) + sum(value.numel() * value.element_size() for value in slices)
 
 
 def _opened(path: Path, read: Callable[[Any], _Result]) -> _Result:

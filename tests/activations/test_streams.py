@@ -108,6 +108,7 @@ def test_copies_on_both_sides_of_a_split_are_one_block(tiny: Any) -> None:
     assert np.array_equal(stream.blocks, collect(tiny, copies, SITE).blocks.numpy())
 
 
+@pytest.mark.plain
 def test_a_hundred_thousand_texts_of_one_token(tiny: Any) -> None:
     """41 words: every unit has so few values that cells hold one each, and the AUROC is exact."""
     rng = np.random.default_rng(0)
