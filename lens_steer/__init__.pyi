@@ -2,6 +2,8 @@
 
 from .activations.activations import Activations as Activations
 from .activations.collect import collect as collect
+from .activations.plan import RunPlan as RunPlan
+from .activations.plan import plan as plan
 from .activations.show import show_units as show_units
 from .activations.sketch import ActivationSketch as ActivationSketch
 from .activations.sketch import Sketching as Sketching
@@ -122,5 +124,7 @@ from .texts.distinctive_words import distinctive_words as distinctive_words
 from .texts.label_tables import read_labels as read_labels
 from .texts.lint.finding import ContrastLint as ContrastLint
 from .texts.readers import read_contrast as read_contrast
+from .texts.streams import TextStream as TextStream
+from .texts.streams import stream_texts as stream_texts
 
 __version__: str

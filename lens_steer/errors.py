@@ -56,6 +56,10 @@ class SetupError(LensSteerError):
     """The installation or machine cannot do the work: `lens-steer doctor` says what is at fault."""
 
 
+class ProcessError(LensSteerError):
+    """One of several processes that work on a run has ended, or does not answer."""
+
+
 class MicroworldError(LensSteerError):
     """A word, attribute or contrast is not part of the embedded language, or its checkpoint is damaged."""
 

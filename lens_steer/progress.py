@@ -41,15 +41,15 @@ def progress_bar(iterable: Iterable[Any], *, desc: str, unit: str, show: bool) -
 
 
 @contextmanager
-def one_bar(total: int | None, *, desc: str, unit: str, show: bool) -> Iterator[None]:
-    """Show the bars of `unit` inside as one, of `total` steps at most; None where nobody knows how many.
+def one_bar(total: int | None, *, desc: str, unit: str, show: bool) -> Iterator[Any]:
+    """Show the bars of `unit` inside as one, of `total` steps at most, and yield it; None where nobody knows how many.
 
     Steps that a part was allowed and did not take count as taken, so that what is left is what may still come.
     """
     bar = _bar(repeat(None) if total is None else range(total), desc, unit, show)
     token = _WHOLE.set((unit, bar))
     try:
-        yield
+        yield bar
     finally:
         _WHOLE.reset(token)
         bar.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ import pytest
 import torch
 
 from lens_steer.activations.activations import Activations
-from lens_steer.activations.store import UnfinishedPass
-from lens_steer.errors import LensSteerError, MicroworldError
+from lens_steer.activations.saved import shard_paths, write_activations
+from lens_steer.activations.store import open_store
+from lens_steer.activations.stored_values import StoredValues
+from lens_steer.errors import LensSteerError, LensSteerWarning, MicroworldError
 from lens_steer.host.fingerprint import ModelFingerprint, SiteReading
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
@@ -108,10 +111,16 @@ PLAN = {
 
 
 def save_store(place: Path) -> None:
-    unfinished = UnfinishedPass(place, PLAN)
-    for rows in ([0, 1, 2], [3, 4, 5]):
-        shard = {"rows": torch.tensor(rows), f"values/{SITE.name}": torch.ones(3, WIDTH)}
-        unfinished.write(shard, {f"total/{SITE.name}": torch.ones(WIDTH)})
+    with open_store(place, PLAN, 3) as store:
+        for number, rows in enumerate(([0, 1, 2], [3, 4, 5])):
+            store.write(
+                f"shard-{number:08d}", {"rows": torch.tensor(rows), f"values/{SITE.name}": torch.ones(3, WIDTH)}
+            )
+        labels = torch.tensor([[1], [0]] * 3, dtype=torch.int8)
+        paths = shard_paths(place, 2)
+        values = StoredValues((SITE,), paths, torch.arange(6))
+        write_activations(Activations(values, labels, ("a",), "max"), place, paths)
+    (place / ".lock").unlink()  # empty
 
 
 def save_run(place: Path, model: Any) -> None:
@@ -145,8 +154,11 @@ def use_activations(place: Path) -> None:
 
 
 def use_store(place: Path) -> None:
-    unfinished = UnfinishedPass(place, PLAN)
-    _ = [tensor.sum() for shard in unfinished.shards() for tensor in shard.values()], unfinished.sums()
+    with open_store(place, PLAN, 3) as store, warnings.catch_warnings():
+        warnings.simplefilter("ignore", LensSteerWarning)
+        _ = [store.whole(path.stem) for path in shard_paths(place, 2)]
+    (place / ".lock").unlink()
+    use_activations(place)
 
 
 def use_run(place: Path) -> None:

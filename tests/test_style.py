@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the face down to the numbers; a room may import from rooms of a larger number, and from its own.
 LEVELS = {
+    "__main__": -1,
     "cli": 0,
     "report": 1,
     "playground": 1,
@@ -31,6 +32,7 @@ LEVELS = {
     "records": 8,
     "directories": 9,
     "progress": 9,
+    "processes": 9,
     "interruption": 9,
     "display": 10,
     "invocation": 9,

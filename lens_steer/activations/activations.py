@@ -15,8 +15,9 @@ from torch import Tensor
 from lens_steer.activations.by_site import BySite
 from lens_steer.activations.moments import TokenMoments
 from lens_steer.activations.pooling import Pool, checked_pool
+from lens_steer.activations.saved import load_activations, save_activations
 from lens_steer.activations.shown_facts import shown_model, shown_sites
-from lens_steer.activations.store import load_activations, save_activations
+from lens_steer.activations.stored_values import StoredValues
 from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ActivationError
 from lens_steer.host.sites import Site, split_name
@@ -121,6 +122,13 @@ class Activations:
     def target(self) -> BySite[Tensor]:
         """Site -> float32 [text, unit] of the target texts; of one concept only, so choose one first."""
         return self._side(0)
+
+    def units(self, site: Site | str, units: slice) -> Float[Tensor, "text unit"]:
+        """Return some units of a site; of a store's own activations nothing else is read from the disk."""
+        chosen = next((one for one in self.sites if one.name == str(site)), None)
+        if chosen is None or not isinstance(self.values, StoredValues):
+            return self.values[site][:, units]
+        return self.values.units(chosen, units)
 
     def concept(self, name: str) -> Activations:
         """Return the view for one concept: the texts that take part in it."""

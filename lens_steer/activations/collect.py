@@ -1,25 +1,30 @@
-"""Collecting: texts through the trunk in length-sorted batches, each site pooled as it passes and then forgotten.
+"""Collecting: what is asked for, in words that can be checked and stored; the passes are elsewhere.
 
-What a model writes itself is read in the run that writes it: see `lens_steer.activations.generated`.
+Texts that are given are run by `lens_steer.activations.given`; what a model writes itself is read in the run that
+writes it (`generated`), and a pass that keeps counts alone is a sketch (`sketch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lens_steer.activations.activations import Activations
-from lens_steer.activations.by_site import BySite
-from lens_steer.activations.generated import collect_generated, continued_texts
+from lens_steer.activations.generated import collect_generated, continued_texts, store_generated
+from lens_steer.activations.given import collect_given, store_given
 from lens_steer.activations.pooled_rows import PooledRows
 from lens_steer.activations.pooling import Pool, checked_pool
-from lens_steer.activations.sketch import ActivationSketch, Sketching, sketch_texts
-from lens_steer.activations.store import UnfinishedPass
-from lens_steer.errors import ActivationError, ContrastError, SettingError, require_choice
+from lens_steer.activations.sketch import ActivationSketch, Sketching
+from lens_steer.activations.sketch_file import valueless
+from lens_steer.activations.sketch_pass import sketch_plan, sketch_texts
+from lens_steer.activations.store import open_store
+from lens_steer.errors import ContrastError, SettingError, require_choice
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Attachable, edited
 from lens_steer.host.decode import Sampling
@@ -27,11 +32,11 @@ from lens_steer.host.fingerprint import model_fingerprint
 from lens_steer.host.guards import require_eval
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.host.tokens import Overflow, TokenBatch, Tokens, checked_batch_size, tokenize
-from lens_steer.host.trunk import Visit, trunk
-from lens_steer.progress import progress_bar
+from lens_steer.host.tokens import Overflow, Tokens, checked_batch_size, tokenize
+from lens_steer.texts.blocks import Row
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms
+from lens_steer.texts.streams import TextStream
 
 
 @overload
@@ -50,6 +55,7 @@ def collect(
     strength: Any = 1.0,
     of: Literal["given", "generated"] = "given",
     store: str | Path | None = None,
+    store_dtype: StoreDtype = "float32",
     progress: bool = True,
     reduce: None = None,
     **sampling: Unpack[Sampling],
@@ -59,7 +65,7 @@ def collect(
 @overload
 def collect(
     model: nn.Module,
-    contrast: ContrastSet | LabelledTexts,
+    contrast: ContrastSet | LabelledTexts | TextStream,
     sites: SitePattern = "mlp.hook_post",
     *,
     pool: Pool = "max",
@@ -72,6 +78,7 @@ def collect(
     strength: Any = 1.0,
     of: Literal["given", "generated"] = "given",
     store: str | Path | None = None,
+    store_dtype: StoreDtype = "float32",
     progress: bool = True,
     reduce: Literal["sketch"] | Sketching,
 ) -> ActivationSketch: ...
@@ -79,7 +86,7 @@ def collect(
 
 def collect(
     model: nn.Module,
-    contrast: ContrastSet | LabelledTexts,
+    contrast: ContrastSet | LabelledTexts | TextStream,
     sites: SitePattern = "mlp.hook_post",
     *,
     pool: Pool = "max",
@@ -92,6 +99,7 @@ def collect(
     strength: Any = 1.0,
     of: Literal["given", "generated"] = "given",
     store: str | Path | None = None,
+    store_dtype: StoreDtype = "float32",
     progress: bool = True,
     reduce: Literal["sketch"] | Sketching | None = None,
     **sampling: Unpack[Sampling],
@@ -111,7 +119,8 @@ def collect(
     model:
         A TransformerLens model. Interventions that are attached to it take part.
     contrast:
-        Source and target texts, or texts x labels, to rank many concepts in one pass.
+        Source and target texts, or texts x labels, to rank many concepts in one pass; for a sketch also a stream of
+        texts (`stream_texts`).
     sites:
         A pattern for `find_sites`.
     pool:
@@ -131,13 +140,18 @@ def collect(
     of:
         Whether the tokens are the given texts', or those that the model generates after them.
     store:
-        A directory for the result. An interrupted call resumes there, and a finished one is read back. What is known by
-        it is the model's fingerprint: hooks of your own that hang on the model see one pass over 16 tokens.
+        A directory for the result, written in shards, so that memory holds one at a time. An interrupted call resumes
+        there, a finished one is read back, and a damaged shard is run again. Batches are those of the store's first
+        call where `batch_size` is the same: then a call that was killed ends with the bytes of one that was not.
+        Processes that `torchrun` or `accelerate launch` started share the work, with the same bytes. What a model is
+        known by is its fingerprint: hooks of your own that hang on the model see one pass over 16 tokens.
+    store_dtype:
+        In what the values are stored, float32, float16 or bfloat16; they are read back as float32.
     progress:
         Whether to show a progress bar.
     reduce:
         "sketch", or `Sketching(...)`, keeps counts per unit in the place of a value per text, so that memory does not
-        grow with the texts: the result is an `ActivationSketch`, for `rank_experts`. It is not stored.
+        grow with the texts: the result is an `ActivationSketch`, for `rank_experts`. With `store` it resumes too.
     sampling:
         With `of="generated"`, how: max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, as `generate`.
 
@@ -159,26 +173,30 @@ def collect(
     checked_pool(pool)
     size = checked_batch_size(batch_size)
     require_choice("collect: of", of, Literal["given", "generated"])
+    require_choice("collect: store_dtype", store_dtype, StoreDtype)
     texts = _labelled(contrast)
     chosen = find_sites(model, sites)
     meant = as_scope(scope)
     continued = None
+    if isinstance(texts, TextStream) and reduce is None:
+        raise SettingError('a stream of texts is not held in memory: give reduce="sketch", or read_contrast(...)')
     if of == "generated":
+        if reduce is not None or isinstance(texts, TextStream):
+            raise SettingError('a sketch is of given texts: leave of="generated" or reduce= away')
         continued = continued_texts(model, texts, meant, sampling, special_in_pool=special_in_pool)
     elif sampling:
         raise SettingError(f'collect: {", ".join(sampling)} goes with of="generated": given texts are not sampled')
-    if reduce is not None and (store is not None or continued is not None):
-        raise SettingError('a sketch is of given texts, and not stored: leave store=, of="generated" or reduce= away')
 
-    def given() -> Tokens:
+    def tokens_of(rows: Sequence[Row], numbers: Sequence[int] | None = None) -> Tokens:
         return tokenize(
             model,
-            texts.texts,
+            rows,
             chat=texts.chat,
             scope=meant,
             special_in_pool=special_in_pool,
             format_in_pool=format_in_pool,
             overflow=overflow,
+            numbers=numbers,
         )
 
     with edited(model, intervention, strength):
@@ -194,32 +212,43 @@ def collect(
             **_edit_provenance(intervention, strength),
             **(continued.provenance if continued else {}),
         }
-        if reduce is not None:
+        if reduce is not None or isinstance(texts, TextStream):
             known = _without_values(chosen, texts, pool, provenance)
-            settings = Sketching() if reduce == "sketch" else reduce
-            return sketch_texts(model, given(), known, settings, batch_size=size, progress=progress)
-        saved = None if store is None else UnfinishedPass(Path(store), _plan(provenance, chosen))
-        if saved is not None and saved.finished:
-            return Activations.load(saved.directory)
-        rows = PooledRows(chosen, torch.from_numpy(texts.labels.copy()), pool)
-        if continued is not None:
-            activations = collect_generated(model, continued, rows, provenance, size, saved=saved, progress=progress)
-        else:
-            tokens = given()
-            _run(model, tokens, rows, size, saved, progress)
-            activations = rows.activations(texts, [sum(row) for row in tokens.pooled], provenance)
-    if saved is not None:
-        saved.finish(activations)
-    return activations
+            settings = reduce if isinstance(reduce, Sketching) else Sketching()
+            plan = {**_plan(provenance, chosen), "sketch": sketch_plan(settings)}
+            rows = texts.rows if isinstance(texts, TextStream) else partial(iter, texts.texts)
+            with nullcontext() if store is None else open_store(Path(store), plan, size) as saved:
+                return sketch_texts(
+                    model, rows, tokens_of, known, settings, batch_size=size, saved=saved, progress=progress
+                )
+        table, labels = texts, torch.from_numpy(texts.labels.copy())
+
+        def given() -> Tokens:
+            return tokens_of(table.texts)
+
+        def rows_of(rows: Sequence[int] | None) -> PooledRows:
+            return PooledRows(chosen, labels, pool, rows)
+
+        if store is None:
+            if continued is not None:
+                return collect_generated(model, continued, rows_of(None), provenance, size, progress=progress)
+            return collect_given(model, texts, given(), rows_of(None), provenance, size, progress=progress)
+        how: Any = {"sites": chosen, "pool": pool, "dtype": getattr(torch, store_dtype), "progress": progress}
+        plan = {**_plan(provenance, chosen), "stored as": store_dtype}
+        with open_store(Path(store), plan, size) as saved:
+            if continued is not None:
+                return store_generated(model, continued, rows_of, provenance, size, saved=saved, **how)
+            return store_given(model, texts, given, rows_of, provenance, size, saved=saved, **how)
 
 
+StoreDtype = Literal["float32", "float16", "bfloat16"]
 _NAMES = ("model", "revision", "origin", "batch")  # of the provenance: they change nothing that is collected
 
 
-def _labelled(contrast: ContrastSet | LabelledTexts) -> LabelledTexts:
+def _labelled(contrast: ContrastSet | LabelledTexts | TextStream) -> LabelledTexts | TextStream:
     if isinstance(contrast, ContrastSet):
         return contrast.labelled
-    if not isinstance(contrast, LabelledTexts):
+    if not isinstance(contrast, LabelledTexts | TextStream):
         raise ContrastError(
             f"collect needs a contrast, not {type(contrast).__name__}: ContrastSet(source, target), "
             "read_contrast(path) or LabelledTexts(texts, labels)"
@@ -237,17 +266,17 @@ def _edit_provenance(intervention: Attachable | None, strength: Any) -> dict[str
 
 
 def _without_values(
-    sites: tuple[Site, ...], texts: LabelledTexts, pool: Pool, provenance: Mapping[str, Any]
+    sites: tuple[Site, ...], texts: LabelledTexts | TextStream, pool: Pool, provenance: Mapping[str, Any]
 ) -> Activations:
-    """Return activations that know their texts; their values are of torch's meta device, which holds none."""
+    """Return activations that know their texts and hold no values."""
     return Activations(
-        values=BySite(sites, lambda site: torch.empty(len(texts.texts), site.width, device="meta")),
+        values=valueless(sites, len(texts.labels)),
         labels=torch.from_numpy(texts.labels.copy()),
         concepts=texts.concepts,
         pool=pool,
         provenance=provenance,
         blocks=torch.tensor(texts.blocks),
-        hashes=torch.from_numpy(known_forms(texts.texts)),
+        hashes=torch.from_numpy(texts.forms if isinstance(texts, TextStream) else known_forms(texts.texts)),
     )
 
 
@@ -255,50 +284,3 @@ def _plan(provenance: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any
     """Return what identifies a pass: with the same plan it gives the same activations."""
     kept = {name: value for name, value in provenance.items() if name not in _NAMES}
     return {**kept, "sites": [site.name for site in sites]}
-
-
-def _run(
-    model: nn.Module,
-    tokens: Tokens,
-    collected: PooledRows,
-    batch_size: int | None,
-    saved: UnfinishedPass | None,
-    progress: bool,
-) -> None:
-    """Run the texts that no shard holds yet."""
-    if saved is not None:
-        collected.restore(saved)
-    device = host_of(model).device
-    remaining = (~collected.done).nonzero()[:, 0].tolist()
-    batches = list(tokens.batches(batch_size, rows=remaining)) if remaining else []
-    with torch.no_grad(), trunk(model, collected.visits) as run:
-        for rows, batch in progress_bar(batches, desc="collect", unit="batch", show=progress):
-            on_device = batch.to(device)
-            collected.begin(rows, on_device)
-            run(on_device)
-            if not collected.finite:
-                break
-            collected.end()
-            if saved is not None and saved.due:
-                saved.write(collected.values_since_shard(), collected.sums())
-    if not collected.finite:
-        raise ActivationError(_not_finite(model, collected.visits, rows, on_device))
-
-
-def _not_finite(model: nn.Module, sites: Iterable[Site], rows: list[int], batch: TokenBatch) -> str:
-    """Run a batch again to name the first value in it that is not finite."""
-    places: list[str] = []
-
-    def look_at(site: Site) -> Visit:
-        def look(activation: Tensor, batch: TokenBatch) -> None:
-            bad = (~torch.isfinite(activation) & batch.pooled.to(activation.device)[..., None]).nonzero()
-            if len(bad) and not places:
-                row, token, unit = bad[0].tolist()
-                value = float(activation[row, token, unit])
-                places.append(f"{site.name}[{unit}] is {value} at token {token} of text {rows[row]}")
-
-        return look
-
-    with torch.no_grad(), trunk(model, {site: look_at(site) for site in sites}) as run:
-        run(batch)
-    return f"{places[0] if places else 'a sum over tokens overflows'}: the model or an edit attached to it overflows"

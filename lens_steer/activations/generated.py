@@ -7,7 +7,7 @@ that the last token of a text is read too, a run is one step longer than its tex
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,8 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
+from lens_steer.activations.given import fill, finish, finished, row_bytes
 from lens_steer.activations.pooled_rows import PooledRows
-from lens_steer.activations.store import UnfinishedPass
+from lens_steer.activations.pooling import Pool
+from lens_steer.activations.saved import shard_paths
+from lens_steer.activations.store import Store, shards_of
+from lens_steer.activations.tensor_file import read_tensors
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import PositionClock, TokenPositions
@@ -27,6 +31,7 @@ from lens_steer.host.scope import Scope, special_ids
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import Tokens
 from lens_steer.host.trunk import as_hook
+from lens_steer.processes import process_number, wait_for_all
 from lens_steer.progress import progress_bar
 from lens_steer.texts.beginnings import prompt_of
 from lens_steer.texts.contrast import LabelledTexts
@@ -85,33 +90,95 @@ def collect_generated(
     provenance: dict[str, Any],
     batch_size: int | None,
     *,
-    saved: UnfinishedPass | None,
     progress: bool,
 ) -> Activations:
-    """Continue the texts that no shard holds yet, pool what was written, and return the rows that wrote something.
+    """Continue all texts, pool what was written, and return the rows that wrote something.
 
     The model is run as it stands, edits included. ActivationError where a value is not finite or a side wrote nothing.
     """
+    new = _run(model, continued, pooled, batch_size, progress)
+    spoken = _spoken(continued, new)
+    lengths = spoken.lengths.tolist()
+    everything = pooled.activations(continued.texts, lengths, {**provenance, "silent": spoken.silent})
+    everything = replace(everything, continuations=spoken.continuations)
+    if not spoken.silent:
+        return everything
+    # Moments are sums over tokens, so that rows without one are in none of them.
+    return replace(everything.rows(spoken.kept), moments=everything.moments)
+
+
+def store_generated(
+    model: nn.Module,
+    continued: ContinuedTexts,
+    rows_of: Callable[[Sequence[int]], PooledRows],
+    provenance: dict[str, Any],
+    batch_size: int | None,
+    *,
+    sites: tuple[Site, ...],
+    pool: Pool,
+    dtype: torch.dtype,
+    saved: Store,
+    progress: bool,
+) -> Activations:
+    """Continue the texts of which no undamaged shard is there, and return what lies stored."""
+    if (whole := finished(saved)) is not None:
+        return whole
+    everyone = range(len(continued.prompts))
+    shards = shards_of(
+        _batches(continued, model, sites, everyone, saved.batch),
+        row_bytes(sites, dtype),
+        2 * len(continued.texts.concepts),
+    )
+
+    def run(chosen: list[int]) -> dict[str, Tensor]:
+        pooled = rows_of(chosen)
+        new = _run(model, continued, pooled, batch_size, progress)
+        return {**pooled.shard(dtype), **_padded([new[row] for row in chosen])}
+
+    fill(
+        saved,
+        shards,
+        run,
+        lambda chosen: len(_batches(continued, model, sites, chosen, batch_size)),
+        progress=progress,
+    )
+    if process_number() == 0:
+        new: dict[int, list[int]] = {}
+        for path in shard_paths(saved.directory, len(shards)):
+            held = read_tensors(path, ["rows", "lengths", "new"])
+            ids = zip(held["rows"].tolist(), held["lengths"].tolist(), held["new"].tolist(), strict=True)
+            new |= {row: tokens[:length] for row, length, tokens in ids}
+        spoken = _spoken(continued, new)
+        finish(
+            saved,
+            len(shards),
+            continued.texts,
+            spoken.kept.nonzero()[:, 0],
+            spoken.lengths.tolist(),
+            {**provenance, "silent": spoken.silent},
+            sites=sites,
+            pool=pool,
+            continuations=spoken.continuations,
+        )
+    wait_for_all("the store was finished")
+    return Activations.load(saved.directory)
+
+
+def _run(
+    model: nn.Module, continued: ContinuedTexts, pooled: PooledRows, batch_size: int | None, progress: bool
+) -> dict[int, list[int]]:
+    """Continue the texts of `pooled`, pool them, and return the new ids of each."""
     new: dict[int, list[int]] = {}
-    if saved is not None:
-        for shard in pooled.restore(saved):
-            lengths, ids = shard["lengths"].tolist(), shard["new"].tolist()
-            new |= {row: ids[k][: lengths[k]] for k, row in enumerate(shard["rows"].tolist())}
-    remaining = (~pooled.done).nonzero()[:, 0].tolist()
     decoding = replace(continued.decoding, max_new_tokens=continued.decoding.max_new_tokens + 1)
     with torch.no_grad(), _reading(model, pooled.sites, decoding.max_new_tokens - 1) as held:
-        batches = _batches(continued, model, pooled.sites, remaining, batch_size)
+        batches = _batches(continued, model, pooled.sites, pooled.rows.tolist(), batch_size)
         for rows in progress_bar(batches, desc="generate and collect", unit="batch", show=progress):
             ids = [continued.prompts.ids[row] for row in rows]
             held.begin(max(map(len, ids)))
             cut = [row[: held.steps] for row in decode(model, ids, decoding, rows=rows)]
             _pool(continued.written(rows, cut), rows, pooled, held)
             new |= dict(zip(rows, cut, strict=True))
-            if saved is not None and saved.due:
-                shard = pooled.values_since_shard()
-                texts = _padded([new[row] for row in shard["rows"].tolist()])
-                saved.write({**shard, **texts}, pooled.sums())
-    return _activations(continued, pooled, [new[row] for row in range(len(pooled.done))], provenance)
+    return new
 
 
 class _Held:
@@ -216,35 +283,42 @@ def _padded(new: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     return {"new": torch.tensor(ids, dtype=torch.long), "lengths": torch.tensor([len(row) for row in new])}
 
 
-def _activations(
-    continued: ContinuedTexts, pooled: PooledRows, new: Sequence[Sequence[int]], provenance: dict[str, Any]
-) -> Activations:
-    """Return the result, rows without a pooled token left out."""
+@dataclass(frozen=True)
+class _Spoken:
+    """What was written: pooled tokens of each text, which texts have some, which have none, and all as texts."""
+
+    lengths: Tensor
+    kept: Tensor
+    silent: list[int]
+    continuations: tuple[str, ...]
+
+
+def _spoken(continued: ContinuedTexts, by_row: Mapping[int, Sequence[int]]) -> _Spoken:
+    """Return who wrote something; ActivationError where a side of a concept wrote nothing, a warning where a text did.
+
+    No token of a silent text is pooled.
+    """
+    texts = continued.texts
+    new = [by_row[row] for row in range(len(texts.texts))]
     written = continued.written(range(len(new)), new)
-    counts = torch.tensor([sum(inside) for inside in written.pooled])
-    texts = zip(continued.prompts.ids, new, strict=True)
-    silent = (counts == 0).nonzero()[:, 0].tolist()
-    everything = replace(
-        pooled.activations(continued.texts, counts.tolist(), {**provenance, "silent": silent}),
-        continuations=tuple(continuation(continued.tokenizer, prompt, ids) for prompt, ids in texts),
-    )
-    if not silent:
-        return everything
-    spoken = everything.labels[counts > 0]
-    for concept, (before, after) in zip(
-        everything.concepts, zip(everything.labels.T, spoken.T, strict=True), strict=True
-    ):
+    lengths = torch.tensor([sum(inside) for inside in written.pooled])
+    kept = lengths > 0
+    labels = torch.from_numpy(texts.labels.copy())
+    for concept, before, after in zip(texts.concepts, labels.T, labels[kept].T, strict=True):
         for side, label in (("source", 1), ("target", 0)):
             if bool((before == label).any()) and not bool((after == label).any()):
                 raise ActivationError(
                     f"no {side} text of {concept!r} was continued by a token that a pool reads: the model ends them at "
                     "once. Give other prompts or another seed, or texts that do not end where the model would"
                 )
-    warnings.warn(
-        f"{len(silent)} of {len(new)} texts were left out: the model ended them before it wrote a token that a pool "
-        "reads (their numbers are in the provenance, `silent`)",
-        LensSteerWarning,
-        4,
-    )
-    # Moments are sums over tokens, so that rows without one are in none of them.
-    return replace(everything.rows(counts > 0), moments=everything.moments)
+    silent = (~kept).nonzero()[:, 0].tolist()
+    if silent:
+        warnings.warn(
+            f"{len(silent)} of {len(new)} texts were left out: the model ended them before it wrote a token that a "
+            "pool reads (their numbers are in the provenance, `silent`)",
+            LensSteerWarning,
+            5,
+        )
+    pairs = zip(continued.prompts.ids, new, strict=True)
+    continuations = tuple(continuation(continued.tokenizer, prompt, ids) for prompt, ids in pairs)
+    return _Spoken(lengths, kept, silent, continuations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,9 +78,20 @@ class MomentSums:
         centre = torch.zeros(self.first.shape[1]) if self.centre is None else self.centre
         return {"count": self.count, "first": self.first, "second": self.second, "centre": centre}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue from sums that `state` gave."""
         self.count, self.first, self.second, self.centre = (state[part] for part in self.PARTS)
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Take the sums of other tokens, as `state` gave them: moved to this one's centre, in float64."""
+        if self.centre is None:
+            self.restore({part: state[part].clone() for part in self.PARTS})
+            return
+        away = state["centre"].double() - self.centre.double()
+        count = state["count"][:, None]
+        self.second += state["second"] + 2 * away * state["first"] + count * away.square()
+        self.first += state["first"] + count * away
+        self.count += state["count"]
 
     def moments(self) -> TokenMoments:
         """Return the moments; a group of a concept's side without tokens has nan."""

@@ -1,8 +1,8 @@
-"""The rows of a pass: pooled values and token moments of every text, filled batch by batch."""
+"""The rows of a pass, or of one shard of it: pooled values and token moments of every text, filled batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.by_site import BySite
-from lens_steer.activations.moments import MomentSums, Scratch
+from lens_steer.activations.moments import MomentSums, Scratch, TokenMoments
 from lens_steer.activations.pooling import Pool, TokenPool
-from lens_steer.activations.store import UnfinishedPass
 from lens_steer.errors import ActivationError, ArtifactError
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch
@@ -22,16 +21,21 @@ from lens_steer.texts.seen import known_forms
 
 
 class PooledRows:
-    """The pooled values and the moment sums of every site, filled batch by batch: `begin`, the visits, `end`."""
+    """The pooled values and the moment sums of every site, filled batch by batch: `begin`, the visits, `end`.
 
-    def __init__(self, sites: tuple[Site, ...], labels: Tensor, pool: Pool) -> None:
+    Of all texts, or of those that `rows` numbers.
+    """
+
+    def __init__(self, sites: tuple[Site, ...], labels: Tensor, pool: Pool, rows: Sequence[int] | None = None) -> None:
         self._sites = sites
         self._labels = labels
         self._pool: Pool = pool
-        self._values = {site.name: torch.empty(len(labels), site.width) for site in sites}
+        self.rows = torch.arange(len(labels)) if rows is None else torch.tensor(list(rows))
+        self._place = torch.full((len(labels),), -1)
+        self._place[self.rows] = torch.arange(len(self.rows))
+        self._values = {site.name: torch.empty(len(self.rows), site.width) for site in sites}
         self._sums = {site.name: MomentSums(2 * labels.shape[1], site.width) for site in sites}
-        self.done = torch.zeros(len(labels), dtype=torch.bool)
-        self._since_shard: list[int] = []
+        self._done = torch.zeros(len(self.rows), dtype=torch.bool)
         self._scratch = Scratch()
         self._check = torch.zeros((), dtype=torch.float64)
 
@@ -52,22 +56,21 @@ class PooledRows:
 
     def begin(self, rows: list[int], batch: TokenBatch) -> None:
         """Prepare what the sites of one batch share."""
-        self._rows = torch.tensor(rows)
+        self._places = self._place[rows]
         self._tokens = TokenPool(batch.pooled)
         labels = self._labels[rows].to(batch.ids.device)
         self._sides = torch.stack([labels == 1, labels == 0], dim=2).flatten(1).T.float()  # [2 * concept, text]
 
     def end(self) -> None:
         """Note that the rows of the batch are there at every site."""
-        self.done[self._rows] = True
-        self._since_shard += self._rows.tolist()
+        self._done[self._places] = True
 
     def skip(self, rows: Sequence[int]) -> None:
         """Note that rows have no token to pool: they have no value."""
+        places = self._place[list(rows)]
         for site in self._sites:
-            self._values[site.name][list(rows)] = torch.nan
-        self.done[list(rows)] = True
-        self._since_shard += rows
+            self._values[site.name][places] = torch.nan
+        self._done[places] = True
 
     def _visit(self, site: Site) -> Visit:
         values, sums = self._values[site.name], self._sums[site.name]
@@ -80,61 +83,72 @@ class PooledRows:
             # Not finite as soon as one pooled token is, of whatever side: zero times infinity is not a number.
             total = sums.second.sum()
             self._check = self._check.to(total.device) + total
-            values.index_copy_(0, self._rows, pooled.cpu())
+            values.index_copy_(0, self._places, pooled.cpu())
 
         return visit
 
-    def values_since_shard(self) -> dict[str, Tensor]:
-        """Return the rows that no shard holds yet, and their values at every site."""
-        rows, self._since_shard = self._since_shard, []
-        return {"rows": torch.tensor(rows), **{f"values/{site}": self._values[site.name][rows] for site in self._sites}}
-
-    def sums(self) -> dict[str, Tensor]:
-        """Return the moment sums of all rows so far."""
-        return {
-            f"{part}/{site}": value for site in self._sites for part, value in self._sums[site.name].state().items()
-        }
-
-    def restore(self, saved: UnfinishedPass) -> list[dict[str, Tensor]]:
-        """Take what an unfinished pass holds; return what its shards hold beside values. ArtifactError for damage."""
-        others = []
-        try:
-            for shard in saved.shards():
-                self.restore_values(shard)
-                others.append({name: value for name, value in shard.items() if not name.startswith("values/")})
-            self.restore_sums(saved.sums())
-        except (LookupError, RuntimeError) as error:  # another shape, a row or a site that is not there
-            raise ArtifactError(f"what {saved.directory} holds is damaged ({error}): remove the directory") from error
-        return others
-
-    def restore_values(self, shard: Mapping[str, Tensor]) -> None:
-        """Take a shard's values."""
+    def shard(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the rows, their values at every site in a dtype, and the sums; ActivationError for one too large."""
+        self._require_all()
+        values = {f"values/{site}": self._values[site.name].to(dtype) for site in self._sites}
         for site in self._sites:
-            self._values[site.name][shard["rows"]] = shard[f"values/{site}"]
-        self.done[shard["rows"]] = True
-
-    def restore_sums(self, sums: Mapping[str, Tensor]) -> None:
-        """Continue from sums that `sums` gave; none at the start of a pass."""
-        if sums:
-            for site in self._sites:
-                self._sums[site.name].restore({part: sums[f"{part}/{site}"] for part in MomentSums.PARTS})
+            lost = torch.isinf(values[f"values/{site}"]).nonzero()
+            if len(lost):
+                row, unit = lost[0].tolist()
+                value = float(self._values[site.name][row, unit])
+                raise ActivationError(
+                    f"{site.name}[{unit}] is {value:g} for text {int(self.rows[row])}, too large for {dtype}: store it "
+                    "as bfloat16 or float32"
+                )
+        sums = {f"sums/{part}/{site}": of for site in self._sites for part, of in self._sums[site.name].state().items()}
+        return {"rows": self.rows, **values, **sums}
 
     def activations(self, texts: LabelledTexts, lengths: Sequence[int], provenance: dict[str, Any]) -> Activations:
         """Return the result, `lengths` the pooled tokens of each text; ActivationError if a row is missing."""
-        if not bool(self.done.all()):
-            missing = int((~self.done).sum())
-            raise ActivationError(f"{missing} of {len(self.done)} texts were not run: collect them again")
+        self._require_all()
         moments = {name: sums.moments() for name, sums in self._sums.items()}
-        return Activations(
-            values=BySite(self._sites, lambda site: self._values[site.name]),
-            labels=self._labels,
-            concepts=texts.concepts,
-            pool=self._pool,
-            moments=BySite(self._sites, lambda site: moments[site.name]),
-            lengths=tuple(lengths),
-            groups=texts.groups,
-            provenance=provenance,
-            blocks=torch.tensor(texts.blocks),
-            hashes=torch.from_numpy(known_forms(texts.texts)),
-            pairs=None if texts.pairs is None else torch.from_numpy(texts.pairs.copy()),
-        )
+        values = BySite(self._sites, lambda site: self._values[site.name])
+        return activations_of(texts, values, moments, self._pool, lengths, provenance)
+
+    def _require_all(self) -> None:
+        if not bool(self._done.all()):
+            missing = int((~self._done).sum())
+            raise ActivationError(f"{missing} of {len(self._done)} texts were not run: collect them again")
+
+
+def moments_of_shards(
+    sites: Sequence[Site], groups: int, shards: Iterable[Mapping[str, Tensor]]
+) -> dict[str, TokenMoments]:
+    """Return the token moments by site name, from the sums of shards in their order; ArtifactError where some lack."""
+    sums = {site.name: MomentSums(groups, site.width) for site in sites}
+    for shard in shards:
+        try:
+            for name, of in sums.items():
+                of.merge({part: shard[f"sums/{part}/{name}"] for part in MomentSums.PARTS})
+        except (LookupError, RuntimeError) as error:
+            raise ArtifactError(f"a shard holds no token sums that fit ({error}): remove the store") from error
+    return {name: of.moments() for name, of in sums.items()}
+
+
+def activations_of(
+    texts: LabelledTexts,
+    values: BySite[Tensor],
+    moments: Mapping[str, TokenMoments],
+    pool: Pool,
+    lengths: Sequence[int],
+    provenance: dict[str, Any],
+) -> Activations:
+    """Return activations of texts."""
+    return Activations(
+        values=values,
+        labels=torch.from_numpy(texts.labels.copy()),
+        concepts=texts.concepts,
+        pool=pool,
+        moments=BySite(tuple(values), lambda site: moments[site.name]),
+        lengths=tuple(lengths),
+        groups=texts.groups,
+        provenance=provenance,
+        blocks=torch.tensor(texts.blocks),
+        hashes=torch.from_numpy(known_forms(texts.texts)),
+        pairs=None if texts.pairs is None else torch.from_numpy(texts.pairs.copy()),
+    )

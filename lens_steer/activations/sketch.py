@@ -1,28 +1,23 @@
-"""Sketching: a pass that keeps counts per unit instead of a value per text, so that memory does not grow with texts."""
+"""Sketches of activations: counts per unit instead of a value per text, so that memory does not grow with texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Bool
-from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.by_site import BySite
-from lens_steer.activations.pooling import TokenPool
+from lens_steer.activations.origin import require_one_origin
 from lens_steer.activations.shown_facts import shown_model, shown_sites
+from lens_steer.activations.sketch_file import read_sketch, write_sketch
+from lens_steer.directories import new_directory
 from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ActivationError, SettingError
-from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
-from lens_steer.host.tokens import TokenBatch, Tokens
-from lens_steer.host.trunk import Visit, trunk
-from lens_steer.progress import progress_bar
-from lens_steer.statistics.sketches import Grid, Sketch
-from lens_steer.texts.blocks import split_blocks
+from lens_steer.statistics.sketches import Sketch
 
 HALVES = ("selection", "heldout")
 
@@ -113,102 +108,37 @@ class ActivationSketch:
         first = 4 * self.concepts.index(concept) + 2 * (1 - label)
         return self.sketches[site].together([first + HALVES.index(half) for half in halves])
 
+    def save(self, directory: str | Path) -> Path:
+        """Write `sketch.safetensors` and `sketch.json` into a new directory; OutputError if it holds something."""
+        with new_directory(directory) as place:
+            write_sketch(self, place)
+        return Path(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ActivationSketch:
+        """Read what `save`, or `collect(..., reduce=, store=)`, wrote. ArtifactError if it is damaged."""
+        sketches, texts, holdout, seed = read_sketch(Path(directory))
+        return cls(sketches, texts, holdout, seed)
+
     def merged(self, other: ActivationSketch) -> ActivationSketch:
         """Return the sketch of both's texts, of other texts at the same sites on the same grid.
 
         Counts do not depend on the order or on how the texts were split; other batches may round a value across a cut,
-        so give `collect` one batch size. ActivationError where sites, concepts, pool,
-        model, held-out share or grids differ: sketch the second with `grid=` the first.
+        so give `collect` one batch size. ActivationError where sites, concepts, pool, model, held-out share or grids
+        differ: sketch the second with `grid=` the first.
         """
-        same = ("fingerprint", "pool", "scope")
+        same = ("pool", "scope")
         mine, theirs = (
             (one.sites, one.concepts, one.holdout, [one.texts.provenance.get(name) for name in same])
             for one in (self, other)
         )
         if mine != theirs:
-            raise ActivationError("sketches merge of the same sites, concepts, pool, model and held-out share")
+            raise ActivationError("sketches merge of the same sites, concepts, pool, scope and held-out share")
+        require_one_origin(self.texts, other.texts, "the other sketch")
         both = {site.name: self.sketches[site].merged(other.sketches[site]) for site in self.sites}
         return replace(
             self, sketches=BySite(self.sites, lambda site: both[site.name]), texts=_joined(self.texts, other.texts)
         )
-
-
-def sketch_texts(
-    model: nn.Module,
-    tokens: Tokens,
-    texts: Activations,
-    settings: Sketching,
-    *,
-    batch_size: int | None = None,
-    progress: bool = True,
-) -> ActivationSketch:
-    """Run tokenised texts through the trunk and sketch every site of `texts`: see `collect`.
-
-    The pilot texts are the first of a seeded order. ContrastError where too few texts would be held out;
-    ActivationError that names site, unit and text where a value is no finite number.
-    """
-    members, grid = _members(texts, settings.holdout, settings.seed), settings.grid
-    order = np.random.default_rng(settings.seed).permutation(len(texts.labels)).tolist()
-    count = 0 if grid is not None else settings.pilot
-    sites, device = tuple(texts.values), host_of(model).device
-    # Metal has no float64: there the sketch stays on the CPU.
-    place = torch.device("cpu") if device.type == "mps" else device
-    sketches: dict[str, Sketch] = {}
-    if grid is not None:
-        sketches = {site.name: Sketch(grid.sketches[site].grid, len(members)) for site in sites}
-    first: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    rows: list[int] = []
-
-    def visit_of(site: Site) -> Visit:
-        def visit(activation: Tensor, batch: TokenBatch) -> None:
-            pooled = TokenPool(batch.pooled.to(activation.device))(activation, texts.pool).to(place)
-            if site.name in sketches:
-                _add(sketches[site.name], site, pooled, members, list(batch.rows))
-            else:
-                first[site.name].append(pooled)
-
-        return visit
-
-    def run_all(chosen: list[int], what: str) -> None:
-        with torch.no_grad(), trunk(model, {site: visit_of(site) for site in sites}) as run:
-            batches = list(tokens.batches(batch_size, rows=chosen)) if chosen else []
-            for numbers, batch in progress_bar(batches, desc=what, unit="batch", show=progress):
-                run(batch.to(device))
-                if not sketches:
-                    rows.extend(numbers)
-
-    run_all(order[:count], "pilot")
-    if grid is None:
-        for site in sites:
-            values = torch.cat(first.pop(site.name))
-            made = Sketch(Grid.of(values, settings.bins), len(members))
-            _add(made, site, values, members, rows)
-            sketches[site.name] = made
-    run_all(order[count:], "sketch")
-    return ActivationSketch(BySite(sites, lambda site: sketches[site.name]), texts, settings.holdout, settings.seed)
-
-
-def _members(texts: Activations, holdout: float | None, seed: int) -> Bool[Tensor, "group text"]:
-    """Return, concept by concept, which source texts select, which are held out, and the same of the target."""
-    groups = []
-    hashes = None if texts.hashes is None else texts.hashes[:, 0].numpy()
-    for label in texts.labels.numpy().T:
-        held = np.zeros(len(label), dtype=np.bool_)
-        if holdout is not None:
-            held = split_blocks(texts.blocks.numpy(), label, holdout, seed, hashes=hashes, fewest=2)
-        groups += [(label == side) & (held == half) for side in (1, 0) for half in (False, True)]
-    return torch.from_numpy(np.stack(groups))
-
-
-def _add(sketch: Sketch, site: Site, values: Tensor, members: Tensor, rows: list[int]) -> None:
-    try:
-        sketch.add(values, members[:, rows])
-    except ActivationError as error:
-        row, unit = (~torch.isfinite(values)).nonzero()[0].tolist()
-        raise ActivationError(
-            f"{site.name}[{unit}] is {float(values[row, unit])} for text {rows[row]}: the model or an edit attached to "
-            "it overflows"
-        ) from error
 
 
 def _joined(one: Activations, other: Activations) -> Activations:

@@ -19,6 +19,7 @@ from lens_steer.cli.options import (
     Count,
     HalfOptions,
     ModelOptions,
+    PlanOnly,
     Seed,
     TextOptions,
     lines_of,
@@ -26,6 +27,7 @@ from lens_steer.cli.options import (
     settings_of,
     words_of,
 )
+from lens_steer.cli.planning import generation_note, show_plan
 from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import (
     require_free_place,
@@ -69,6 +71,7 @@ def card(
     temperature: Annotated[float, Parameter(validator=NOT_NEGATIVE)] = 1.0,
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    plan: PlanOnly = False,
 ) -> None:
     """Answer on one page whether one should use an edit, on texts that it has not seen.
 
@@ -110,6 +113,7 @@ def card(
     from lens_steer.evaluation.card.edit_card import edit_card
     from lens_steer.interventions.budget import Budget
     from lens_steer.interventions.intervention import Intervention
+    from lens_steer.texts.beginnings import beginnings
     from lens_steer.texts.seen import seen_in
 
     settings = settings_of(
@@ -117,7 +121,8 @@ def card(
         items=items, leave_out=leave_out, strength=strength, budget=budget, draws=draws, samples=samples,
         max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    _require_place(out)
+    if not plan:
+        _require_place(out)
     Budget.of(budget)
     wanted = _wanted(items, leave_out)
     asked = None if prompts is None else lines_of(prompts)
@@ -131,6 +136,15 @@ def card(
     require_unseen_prompts(prompts, seen, "the intervention")
     besides = _others(others, texts, seed)
     hosted = model.load()
+    if plan:
+        continued = asked or beginnings(held.source, words=4, most=32)
+        edits = 2 + draws * ("random" in wanted)
+        note = generation_note(
+            hosted, continued, edits=edits, samples=samples, max_new_tokens=max_new_tokens, chat=held.chat
+        )
+        named = [site.name for site in intervention.sites]
+        show_plan(hosted, held, f"{note}, at least", sites=named, passes=edits, batch_size=batch_size)
+        return
     made = edit_card(
         hosted,
         intervention,

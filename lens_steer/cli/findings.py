@@ -18,21 +18,27 @@ if TYPE_CHECKING:
     from lens_steer.ranking.experts import ExpertRanking
 
 
-def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame, *, unrelated: int = 0) -> Study:
+def ranking_study(ranking: ExpertRanking, probes: pd.DataFrame | None, *, unrelated: int = 0) -> Study:
     """Report a ranking of one concept: the best unit, and how many units tell source from target at all.
 
-    `unrelated` counts the texts that universal units were told by.
+    Of a sketch there are no `probes`. `unrelated` counts the texts that universal units were told by.
     """
+    frames = {"experts": in_reading_order(ranking.frame)}
+    captions = {
+        "experts": "All units, best first: AUROC of the activation as pooled per text (1: every source text lies "
+        "above every target text; 0.5: chance), and the mean activation on either side.",
+    }
+    if probes is not None:
+        frames["probes"] = probes
+        captions["probes"] = (
+            "Per site, a linear probe on all units beside the best single unit: AUROC on held-out texts."
+        )
     universal = [universal_sentence(ranking.frame, unrelated)] if unrelated else []
     return Study(
-        frames={"experts": in_reading_order(ranking.frame), "probes": probes},
+        frames=frames,
         figures={"experts": ranking.plot()},
         summary=[best_unit_sentence(ranking.frame), separating_sentence(ranking.frame), *universal],
-        captions={
-            "experts": "All units, best first: AUROC of the activation as pooled per text (1: every source text lies "
-            "above every target text; 0.5: chance), and the mean activation on either side.",
-            "probes": "Per site, a linear probe on all units beside the best single unit: AUROC on held-out texts.",
-        },
+        captions=captions,
     )
 
 

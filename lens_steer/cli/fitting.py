@@ -19,11 +19,13 @@ from lens_steer.cli.options import (
     HalfOptions,
     ModelOptions,
     Out,
+    PlanOnly,
     Seed,
     TextOptions,
     lines_of,
     settings_of,
 )
+from lens_steer.cli.planning import passes_of, show_plan
 from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import require_free_place, say, say_written, show, warn_of_nothing
 from lens_steer.cli.strengths import StrengthOptions
@@ -43,6 +45,7 @@ def fit(
     strength: StrengthOptions = StrengthOptions(),
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    plan: PlanOnly = False,
 ) -> None:
     """Fit an intervention that moves the model from source towards target, on one half of the texts, and save it.
 
@@ -66,7 +69,8 @@ def fit(
     from lens_steer.resumption import resumable
     from lens_steer.texts.seen import known_forms, pack, seen_forms
 
-    require_free_place(out)
+    if not plan:
+        require_free_place(out)
     contrast = texts.read(n=None, seed=seed)
     train, held = halves.split(contrast, seed)
     if control is not None:
@@ -77,6 +81,11 @@ def fit(
         raise SettingError("--method dsas tells source texts from neutral ones: give those by --control FILE")
     chosen = settings.method(method, paper=paper, paired=train.paired, seed=seed, batch_size=batch_size)
     strength.check(held)
+    if plan:
+        passes, note = passes_of(chosen)
+        sites = getattr(chosen, "base", chosen).sites
+        show_plan(model.load(), train, note, sites=sites, passes=passes, batch_size=batch_size)
+        return
     for sentence in contrast.lint(seed=seed).sentences:
         say(sentence)
     hosted = model.load()

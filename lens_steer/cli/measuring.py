@@ -17,6 +17,7 @@ from lens_steer.cli.options import (
     HalfOptions,
     ModelOptions,
     Out,
+    PlanOnly,
     SamplingOptions,
     ScoringOptions,
     Seed,
@@ -25,6 +26,7 @@ from lens_steer.cli.options import (
     lines_of,
     settings_of,
 )
+from lens_steer.cli.planning import generation_note, show_plan
 from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import (
     evaluate_edit,
@@ -203,6 +205,7 @@ def evaluate(
     scoring: ScoringOptions = ScoringOptions(),
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    plan: PlanOnly = False,
 ) -> None:
     """Score generated texts before and after an intervention, and the perplexity of held-out target texts.
 
@@ -216,7 +219,8 @@ def evaluate(
     settings = settings_of(
         model, texts, halves, scoring, intervention=intervention, out=out, batch_size=batch_size, seed=seed
     )
-    require_free_place(out)
+    if not plan:
+        require_free_place(out)
     edit = Intervention.load(intervention)
     warn_of_nothing(edit, "fit another one")
     train, held = halves.split(texts.read(n=None, seed=seed), seed)
@@ -225,6 +229,18 @@ def evaluate(
     held = unseen_half(held, seen, "the intervention")
     require_unseen_prompts(scoring.prompts, seen, "the intervention")
     scoring.check(held)
+    if plan:
+        hosted = model.load()
+        note = generation_note(
+            hosted,
+            scoring.read_prompts(held),
+            edits=2,
+            samples=scoring.samples,
+            max_new_tokens=scoring.max_new_tokens,
+            chat=held.chat,
+        )
+        show_plan(hosted, held, note, sites=[site.name for site in edit.sites], passes=2, batch_size=batch_size)
+        return
     scorer = scoring.scorer(train, seed)
     hosted = model.load()
     result = evaluate_edit(hosted, edit, held, scorer, scoring, seed=seed, batch_size=batch_size)

@@ -49,6 +49,9 @@ Seed = Annotated[
     ),
 ]
 Out = Annotated[Path, Parameter(help="New directory for the results.")]
+PlanOnly = Annotated[
+    bool, Parameter(name="--plan", help="Say what the run would take, from two batches; write nothing.")
+]
 FittedEdit = Annotated[Path, Parameter(validator=DIRECTORY, help="A directory that `fit` wrote.")]
 
 EVERY_CONTRAST = "microworld:*"
@@ -89,10 +92,11 @@ class ModelOptions:
         import torch
 
         from lens_steer.host.load import load_model
+        from lens_steer.processes import own_device
 
         self.check()
         name = Path(self.model) if Path(self.model).is_dir() else self.model
-        loaded = load_model(name, device=self.device, dtype=getattr(torch, self.dtype))
+        loaded = load_model(name, device=self.device or own_device(), dtype=getattr(torch, self.dtype))
         require_same_model(loaded)
         return loaded
 

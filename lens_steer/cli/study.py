@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from lens_steer.cli.options import CountOrNone, ModelOptions, Out, Seed, TextOptions, chat_of
+from lens_steer.cli.options import CountOrNone, ModelOptions, Out, PlanOnly, Seed, TextOptions, chat_of
+from lens_steer.cli.planning import show_plan
 from lens_steer.cli.reporting import Force, Json, as_json, reading
 from lens_steer.cli.running import app_of, run
 from lens_steer.cli.runs import require_free_place, say, say_written, tell_study
@@ -101,6 +102,7 @@ class StudyOptions:
     seed: Seed = 0
     json: Json = False
     force: Force = False
+    plan: PlanOnly = False
 
     def settings(self) -> dict[str, Any]:
         """Return the study's own settings."""
@@ -108,11 +110,15 @@ class StudyOptions:
 
     def run(self, study: Callable[..., Any]) -> None:
         """Run a study; what can be wrong with texts and settings is found before the model is loaded."""
-        require_free_place(self.out)
+        if not self.plan:
+            require_free_place(self.out)
         takes_many = "LabelledTexts" in types_in(inspect.signature(study).parameters["contrast"].annotation)
         texts = _one_table(self.texts, self.n, self.seed) if takes_many else self.texts.read(n=self.n, seed=self.seed)
         settings = self.settings()
         hosted = self.model.load()
+        if self.plan:
+            show_plan(hosted, texts, "one pass over the texts at all MLP units; a study runs them at least once")
+            return
         with heard(study.__module__.rpartition(".")[2]):
             result = study(hosted, texts, out=self.out, seed=self.seed, **settings)
         for line in result.summary:

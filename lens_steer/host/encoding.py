@@ -120,7 +120,9 @@ def _conversation(tokenizer: Any, messages: list[dict[str, str]], chat: ChatForm
     return Passage(whole, len(laid), (own, (len(laid), len(whole))))
 
 
-def encode(tokenizer: Any, passages: Sequence[Passage], what: str = "text") -> list[Encoded]:
+def encode(
+    tokenizer: Any, passages: Sequence[Passage], what: str = "text", numbers: Sequence[int] | None = None
+) -> list[Encoded]:
     """Return the ids of passages, without what the tokenizer itself puts around a text (see `opening`).
 
     A token that spans the boundary of a pair counts as completion. TokenError for a text that cannot be encoded, such
@@ -133,7 +135,8 @@ def encode(tokenizer: Any, passages: Sequence[Passage], what: str = "text") -> l
     try:
         found = tokenizer([one.text for one in passages], **settings)
     except (TypeError, UnicodeError):
-        raise _unreadable(tokenizer, passages, what) from None
+        named = range(len(passages)) if numbers is None else numbers
+        raise _unreadable(tokenizer, passages, what, named) from None
     if not cut:
         return [Encoded(list(ids), None, [True] * len(ids)) for ids in found.input_ids]
     if tokenizer.is_fast:
@@ -165,8 +168,8 @@ def _offsets(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, i
     return spans + [(spans[-1][1] if spans else 0, len(text))] * (len(ids) - len(spans))
 
 
-def _unreadable(tokenizer: Any, passages: Sequence[Passage], what: str) -> TokenError:
-    for number, one in enumerate(passages):
+def _unreadable(tokenizer: Any, passages: Sequence[Passage], what: str, numbers: Sequence[int]) -> TokenError:
+    for number, one in zip(numbers, passages, strict=True):
         try:
             tokenizer(one.text, add_special_tokens=False)
         except (TypeError, UnicodeError) as error:

@@ -90,9 +90,15 @@ class Tokens:
         A batch has `batch_size` texts, or with None as many as make `budget` tokens, pads included. SettingError for
         a size below 1.
         """
-        order = sorted(range(len(self)) if rows is None else rows, key=lambda row: -len(self.ids[row]))
-        for chosen in filled(order, self.lengths, batch_size, budget):
+        for chosen in self.batch_rows(batch_size, rows=rows, budget=budget):
             yield chosen, self.batch(chosen)
+
+    def batch_rows(
+        self, batch_size: int | None = None, *, rows: Sequence[int] | None = None, budget: int = TOKEN_BUDGET
+    ) -> Iterator[list[int]]:
+        """Yield the rows of each batch of `batches`."""
+        order = sorted(range(len(self)) if rows is None else rows, key=lambda row: -len(self.ids[row]))
+        yield from filled(order, self.lengths, batch_size, budget)
 
 
 def checked_batch_size(batch_size: int | None) -> int | None:
@@ -126,6 +132,7 @@ def tokenize(
     format_in_pool: bool = False,
     overflow: Overflow = "truncate",
     what: str = "text",
+    numbers: Sequence[int] | None = None,
 ) -> Tokens:
     """Turn rows into token ids with one BOS where the model uses one.
 
@@ -150,6 +157,8 @@ def tokenize(
         counts, or refused.
     what:
         What a row is called in an error.
+    numbers:
+        The numbers that errors give the rows, where these are a part; 0, 1, ... when left out.
 
     Raises
     ------
@@ -165,12 +174,13 @@ def tokenize(
         raise SettingError(f"{what}s are a list: write a single one as [{what}]")
     rows = list(rows)
     special, front = special_ids(tokenizer), opening(tokenizer, bos=host.prepends_bos)
-    encoded = encode(tokenizer, [passage(tokenizer, row, chat) for row in rows], what) if rows else []
+    named = range(len(rows)) if numbers is None else numbers
+    encoded = encode(tokenizer, [passage(tokenizer, row, chat) for row in rows], what, named) if rows else []
     found = [_opened(one, front, tokenizer.bos_token_id) for one in encoded]
     long = [number for number, one in enumerate(found) if len(one.ids) > host.context]
     if long and overflow == "refuse":
         length = len(found[long[0]].ids)
-        raise TokenError(f"{what} {long[0]} has {length} tokens, the model's context is {host.context}")
+        raise TokenError(f"{what} {named[long[0]]} has {length} tokens, the model's context is {host.context}")
     for number in long:
         found[number] = _cut(found[number], len(front), host.context)
     pooled = []
@@ -181,7 +191,7 @@ def tokenize(
             for token, kept, own in zip(one.ids, inside, one.own, strict=True)
         ]
         if not any(keep):
-            raise TokenError(f"{what} {number} has no token that a pool may read: {_short(rows[number])}")
+            raise TokenError(f"{what} {named[number]} has no token that a pool may read: {_short(rows[number])}")
         pooled.append(tuple(keep))
     if long:
         _warn_cut(len(long), len(rows), host.context)

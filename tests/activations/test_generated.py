@@ -180,7 +180,8 @@ def test_an_edit_may_be_given_with_given_texts(tiny: Any) -> None:
 def test_an_interrupted_call_goes_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"of": "generated", "batch_size": 2, **SAMPLING}
     whole = collect(tiny, CONTRAST, **settings)
-    monkeypatch.setattr(store_module, "_SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(store_module, "_SHARD_BATCHES", 1)
+    monkeypatch.setattr(store_module, "_ROWS_PER_GROUP", 0)
     calls: list[int] = []
 
     def failing(*args: Any, **kwargs: Any) -> Any:

@@ -288,7 +288,7 @@ def test_blocks_and_pairs_go_with_the_texts(tiny: Any, tmp_path: Path) -> None:
 def test_older_files_hold_no_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = copies(0).save(tmp_path / "acts")
     assert Activations.load(saved).blocks.tolist() == copies(0).blocks.tolist()
-    monkeypatch.setattr("lens_steer.activations.store._ROWS", ())
+    monkeypatch.setattr("lens_steer.activations.saved._ROWS", ())
     assert Activations.load(saved).blocks.tolist() == list(range(100))
 
 

@@ -150,7 +150,7 @@ def test_noise_is_not_told_from_noise_and_a_perfect_unit_is() -> None:
     assert ((frame.auroc_low <= 0.5) & (frame.auroc_high >= 0.5)).drop(5).mean() > 0.9
 
 
-def test_what_a_sketch_cannot_give_is_refused(tiny: Any, tmp_path: Any) -> None:
+def test_what_a_sketch_cannot_give_is_refused(tiny: Any) -> None:
     contrast = sad(12)
     sketch = collect(tiny, contrast, reduce="sketch", progress=False)
     assert repr(sketch) == "ActivationSketch(24 texts, 2 sites, 256 units)"
@@ -160,8 +160,6 @@ def test_what_a_sketch_cannot_give_is_refused(tiny: Any, tmp_path: Any) -> None:
         rank_experts(sketch, seed=1)
     with pytest.raises(SettingError, match="permutations=0"):
         rank_experts(sketch, permutations=10)
-    with pytest.raises(SettingError, match="and not stored: leave store="):
-        collect(tiny, contrast, reduce="sketch", store=tmp_path / "store")
     with pytest.raises(SettingError, match="a sketch is of given texts"):
         collect(tiny, contrast, reduce="sketch", of="generated")
     with pytest.raises(SettingError, match="bins are 2 or more"):
