@@ -160,7 +160,7 @@ def run(
                 max_new_tokens=min(max_new_tokens, CARD_TOKENS),
                 seed=seed,
             ),
-            captions=captions(concept, draws=draws, fit_texts=len(texts[0].source)) | traced.captions,
+            captions={**captions(concept, draws=draws, fit_texts=len(texts[0].source)), **traced.captions},
         )
     )
 

@@ -25,7 +25,7 @@ def report(
     Parameters
     ----------
     runs:
-        Folders that rank, fit, evaluate, ablate or a study wrote.
+        Folders that rank, fit, evaluate, ablate, unit or a study wrote.
     out:
         New HTML file.
     title:

@@ -50,7 +50,7 @@ def comparison(runs: Sequence[RunFolder]) -> Comparison | None:
     and edit; whatever other texts a row has name the edit. Values of a `unit` that is a share are told in per cent,
     their changes in percentage points.
     """
-    cells = {}
+    cells: dict[tuple[int, str, tuple[str, str]], ComparedChange] = {}
     for number, run in enumerate(runs, start=1):
         for frame in run.study.frames.values():
             if set(frame.columns) >= _NEEDED:

@@ -63,7 +63,18 @@ function stacked(layout) {
 
 const MOST_NARROW = 560; // pixels
 const LONG_LABEL = 12; // letters
+const LETTER = 8; // pixels, and some room
 const NARROWEST_CELL = 34; // with a number in it
+
+function wrapped(text, letters) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const line = lines[lines.length - 1];
+    if (line && line.length + word.length >= letters) lines.push(word);
+    else lines[lines.length - 1] = line ? `${line} ${word}` : word;
+  }
+  return lines.join("<br>");
+}
 
 function columnsOf({ z }) {
   return z.bdata === undefined ? (z[0]?.length ?? 0) : Number(z.shape.split(",")[1]);
@@ -77,6 +88,7 @@ function fitted({ data, layout }, room) {
   layout.margin.r = Math.min(layout.margin.r, layout.width * 0.2);
   const inner = layout.width - layout.margin.l - layout.margin.r;
   for (const note of layout.annotations ?? []) {
+    if (note.xref === "paper") note.text = wrapped(note.text ?? "", layout.width / LETTER);
     // A long label at a point would widen the axis by its own length.
     const isLong = note.xref !== "paper" && (note.text ?? "").length > LONG_LABEL;
     if (isLong) Object.assign(note, { xref: "paper", x: 0, xanchor: "left", xshift: 0, yshift: 14 });

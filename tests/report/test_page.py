@@ -117,12 +117,19 @@ def test_the_command(runs: list[Path], tmp_path: Path) -> None:
     assert "<h1>My &lt;title&gt;</h1>" in out.read_text(encoding="utf-8")
 
 
-def chromium(page: Path, place: Path) -> tuple[str, list[str]]:
+def chromium(page: Path, place: Path, *settings: str) -> tuple[str, list[str]]:
     """Open a page with every host name unresolvable; return the DOM and what the page asked of the network."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium is installed: apt-get install chromium")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    options = [
+        *settings,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--dump-dom",
+    ]
     options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000"]
     options += [f"--user-data-dir={place / 'profile'}", f"--log-net-log={place / 'net.json'}"]
     done = subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
@@ -147,6 +154,24 @@ def test_it_opens_in_a_browser_without_a_network(page: str, tmp_path: Path) -> N
     assert len(re.findall(r'<svg class="main-svg"', seen)) >= plots
     first = seen[seen.index("<tbody>") : seen.index("</tbody>")]
     assert re.findall(r'<tr><td class="number">(\d)<', first) == ["3", "2", "1"]  # a click sorted by unit
+
+
+def test_in_the_dark_and_on_a_narrow_screen_figures_follow(page: str, tmp_path: Path) -> None:
+    narrow = tmp_path / "narrow.html"
+    narrow.write_text(page)
+    # Chromium opens no narrower window.
+    seen, _ = chromium(narrow, tmp_path, "--blink-settings=preferredColorScheme=0", "--window-size=500,900")
+    widths = [int(width) for width in re.findall(r'<svg class="main-svg"[^>]* width="(\d+)"', seen)]
+    assert len(widths) >= 5
+    assert max(widths) <= 500
+    assert "fill: rgb(230, 233, 236)" in seen  # the ink of the dark
+    assert "more columns to the right: scroll." in seen
+
+
+def test_a_browser_that_cannot_unpack_says_so(page: str, tmp_path: Path) -> None:
+    old = tmp_path / "old.html"
+    old.write_text(page.replace("<body>", "<body><script>delete globalThis.DecompressionStream</script>"))
+    assert chromium(old, tmp_path)[0].count("This figure needs a browser of 2023 or later") == 5 + 1  # and the script
 
 
 def test_tokens_are_coloured_on_one_scale_and_white_at_zero(page: str) -> None:

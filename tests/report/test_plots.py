@@ -146,8 +146,12 @@ def test_intervention_rows_are_sorted_changes_and_support() -> None:
     np.testing.assert_allclose(scale.z.max(axis=1), [0, 0.5, 0.5])
     assert (np.diff(scale.z, axis=1) <= 0).all()
     # Ranks are logarithmic but whole here: the first 10 units of layer 2 are scaled.
-    ranks = np.array(scale.customdata[0])
+    ranks = np.round(10 ** np.array(scale.x))
     np.testing.assert_array_equal(scale.z[2] > 0, ranks <= 10)
+    # What is pointed at is called by its unit.
+    assert scale.hovertemplate.startswith("blocks.%{y}.hook_out[%{customdata}]: ")
+    assert set(scale.customdata[2][scale.z[2] > 0]) == set(range(10))
+    assert moved.customdata[1][0] == 1
     assert (moved.z[:, 0] == 2).all()
     assert [int(text) for text in bars.text] == [1, 5, 10]
 
