@@ -35,7 +35,7 @@ def loss_of(model: Any, contrast: ContrastSet, edit: Intervention | None) -> flo
 def test_adam_ends_below_causal_and_causal_below_simultaneous(stories: Any, shared: Path) -> None:
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=16)
     fits = {
-        "end to end": LinEAS.paper(optimizer="adam", lr=0.02, steps=80, progress=False),
+        "end to end": LinEAS.paper(optimizer="adam", lr=0.02, steps=150, progress=False),
         "causal": LinearAcT(support="unbounded", moves="source"),
         "simultaneous": LinearAcT(support="unbounded", causal=False),
     }
