@@ -193,7 +193,6 @@ def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
 
 @pytest.mark.llm
 def test_the_whole_demo_at_test_size(smollm2: Any, tmp_path: Path) -> None:
-    tiny_sizes = {**SMALL, "neutral": QUESTIONS[:2], "max_new_tokens": 2}
-    study = chat_demo.smollm2(smollm2, out=tmp_path / "run", **tiny_sizes)
+    study = chat_demo.smollm2(smollm2, out=tmp_path / "run", **SMALL)
     assert set(study.frames["effect"]["units"]) == {150}
     assert ls.Study.load(tmp_path / "run").summary == study.summary
