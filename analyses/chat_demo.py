@@ -161,11 +161,11 @@ def _heldout(experiment: Experiment, choosing: int) -> tuple[HeldOut, HeldOut]:
 
 def best_at(frame: pd.DataFrame, site: ls.Site, k: int) -> tuple[ls.Unit, ...]:
     """Return the k units of a site whose AUROC is furthest from 1/2: a stream's units have no preferred sign."""
-    there = frame[frame["site"] == site.name]
-    if not 0 < k <= len(there):
-        raise ls.LensSteerError(f"units={k}: {site.name} has {len(there)} units")
-    best = (there["auroc"] - 0.5).abs().sort_values(ascending=False, kind="stable").index[:k]
-    return tuple(ls.Unit(site, int(unit)) for unit in there.loc[best, "unit"])
+    units_of_site = frame[frame["site"] == site.name]
+    if not 0 < k <= len(units_of_site):
+        raise ls.LensSteerError(f"units={k}: {site.name} has {len(units_of_site)} units")
+    best = (units_of_site["auroc"] - 0.5).abs().sort_values(ascending=False, kind="stable").index[:k]
+    return tuple(ls.Unit(site, int(unit)) for unit in units_of_site.loc[best, "unit"])
 
 
 def controls(
@@ -210,10 +210,10 @@ def _shifted(model: Any, site: ls.Site, shift: torch.Tensor) -> ls.Intervention:
 def _tried(chosen_on: HeldOut, edit: ls.Intervention, strength: float) -> dict[str, float]:
     """Return what one strength does on the prompts and texts that choose."""
     name = "tried"
-    found = Measurements.of([chosen_on.measure(edit.scaled(strength), name, keep=False)], seed=0)
+    measurements = Measurements.of([chosen_on.measure(edit.scaled(strength), name, keep=False)], seed=0)
     values = {
-        f"{measure}_{when}": found.value(name, measure, when)
-        for measure in found.measures
+        f"{measure}_{when}": measurements.value(name, measure, when)
+        for measure in measurements.measures
         for when in ("before", "after")
     }
     cost = values[f"{PERPLEXITY}_after"] / values[f"{PERPLEXITY}_before"]
@@ -284,7 +284,7 @@ def summary(
     moved = f"moving {rows[EXPERTS, CONCEPT]['units']} of {about['stream']:,} units of the residual stream"
     kl = {row["edit"]: row["kl"] for row in frames["divergence"].to_dict("records")}
     best = experts.iloc[0]
-    found = [
+    sentences = [
         sentence(clause(EXPERTS, CONCEPT, moved)).removesuffix("."),
         f"They are the units of {about['site']} that tell “{concept}” best, moved by {about['strength']:g} times the "
         f"difference of means; strength chosen on other prompts, reported on {len(reported_on.prompts)}.",
@@ -297,25 +297,25 @@ def summary(
             drawn = f"{rows[control, CONCEPT]['draws']} draws of {subject}"
             subjects = {CONCEPT: drawn, PERPLEXITY: "they"}
             clauses = [clause(control, measure, named, **PLURAL) for measure, named in subjects.items()]
-            found.append(sentence(*clauses))
+            sentences.append(sentence(*clauses))
     unjudged = []
     for row in against[against["measure"] == CONCEPT].to_dict("records"):
         if change_of(row).verdict is ls.Verdict.CANNOT_JUDGE:
             unjudged.append(row["control"])
             continue
-        said = change_of(row).comparison("moving the experts", row["control"], called[CONCEPT], style="share")
-        found.append(sentence(f"{said}, where {row['control']} may be any further draw"))
+        comparison = change_of(row).comparison("moving the experts", row["control"], called[CONCEPT], style="share")
+        sentences.append(sentence(f"{comparison}, where {row['control']} may be any further draw"))
     if unjudged:
         drawn = rows[unjudged[0], CONCEPT]["draws"]
-        found.append(
+        sentences.append(
             f"How the experts stand beside one more draw of {listed(unjudged)} cannot be judged from {drawn} draws; "
             "20 carry that."
         )
-    found.append(
+    sentences.append(
         f"The best single expert of “{concept}” is {best['site']}[{best['unit']}], held-out AUROC "
         f"{best['heldout_auroc']:.3f} [{best['heldout_low']:.3f}, {best['heldout_high']:.3f}]."
     )
-    return found
+    return sentences
 
 
 def _called(reported_on: HeldOut) -> str:

@@ -226,10 +226,10 @@ def _placed(entries: Sequence[_Entry], sites: Any) -> Iterator[tuple[_Entry, str
 
 def _tried(tuning: HeldOut, edit: ls.Intervention, strength: float, name: str) -> dict[str, Any]:
     """Return what one strength does on the validation prompts and texts."""
-    found = Measurements.of([tuning.measure(edit, name, strength=strength, keep=False)], seed=0)
+    measurements = Measurements.of([tuning.measure(edit, name, strength=strength, keep=False)], seed=0)
     values = {
-        f"{measure}_{when}": found.value(name, measure, when)
-        for measure in found.measures
+        f"{measure}_{when}": measurements.value(name, measure, when)
+        for measure in measurements.measures
         for when in ("before", "after")
     }
     row = {"strength": strength, "before": values[f"{CONCEPT}_before"], "after": values[f"{CONCEPT}_after"]}

@@ -47,7 +47,7 @@ def repair_sentence(repair: pd.DataFrame, choice: str) -> str:
         return f"Self-repair of {choice} cannot be judged: none were ablated."
     whole = rows[rows["part"] == "through"].iloc[0]
     verdict = ls.verdict_of(whole["low"], whole["high"])
-    said = {
+    clause = {
         ls.Verdict.LOWER: "later components take back some of what ablating {k} {choice} writes",
         ls.Verdict.HIGHER: "later components add to what ablating {k} {choice} writes",
         ls.Verdict.NOT_SHOWN: "later components were not shown to answer what ablating {k} {choice} writes",
@@ -59,7 +59,7 @@ def repair_sentence(repair: pd.DataFrame, choice: str) -> str:
         for row in rows[rows["part"] != "through"].to_dict("records")
     }
     judged = {name: one for name, one in verdicts.items() if one is not ls.Verdict.CANNOT_JUDGE}
-    return sentence(f"{said}, in shares of it {interval(whole)}", by_verdict(judged, _WORDS) if judged else "")
+    return sentence(f"{clause}, in shares of it {interval(whole)}", by_verdict(judged, _WORDS) if judged else "")
 
 
 def halving(doses: pd.DataFrame, choices: Sequence[str], measure: str) -> pd.DataFrame:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ torch.set_num_threads(1)  # the models are tiny: a second thread costs more than
 def pytest_configure(config: pytest.Config) -> None:
     # Here and not in pyproject.toml: naming the class there imports the package before its types are instrumented.
     config.addinivalue_line("filterwarnings", "error::lens_steer.errors.LensSteerWarning")
+    config.addinivalue_line("markers", "refusal: speaks of errors (set by itself): what a type check could raise first")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -28,7 +33,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"tests marked real were skipped: there is no {SHARED.name}/ beside the repository")
 
 
+_OF_ERRORS = re.compile(r"raises|warns|[Ee]rror|except|refus|status|exit|capsys|fail")
+
+
+@cache
+def _functions_of_errors(module: ModuleType) -> tuple[str, ...]:
+    """Return the names of the functions and fixtures of a test file, but its tests, that speak of errors."""
+    written = re.split(r"^(?=def |@pytest\.fixture)", inspect.getsource(module), flags=re.MULTILINE)
+    named = [(re.search(r"^def (\w+)", part, re.MULTILINE), part) for part in written]
+    return tuple(name[1] for name, part in named if name and name[1][:5] != "test_" and _OF_ERRORS.search(part))
+
+
+def _speaks_of_errors(item: pytest.Function) -> bool:
+    source = inspect.getsource(item.function)
+    called = (re.search(rf"\b{name}\b", source) for name in _functions_of_errors(item.module))
+    fixtures = set(item.fixturenames) & set(_functions_of_errors(item.module))
+    return bool(_OF_ERRORS.search(source) or any(called) or fixtures)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and _speaks_of_errors(item):
+            item.add_marker("refusal")
     if config.getoption("jaxtyping_packages", None):
         plain = [item for item in items if item.get_closest_marker("plain")]
         items[:] = [item for item in items if not item.get_closest_marker("plain")]

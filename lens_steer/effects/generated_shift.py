@@ -201,8 +201,8 @@ def generated_shift(
         untouched = Untouched(group, before, ruler)
         for layer in sorted({site.layer for site in measured}):
             here = [site for site in measured if site.layer == layer]
-            found = untouched.measures(after, here, confidence=confidence)
-            estimates |= {(of, layer, measure): found[measure] for measure in _MEASURES}
+            measures = untouched.measures(after, here, confidence=confidence)
+            estimates |= {(of, layer, measure): measures[measure] for measure in _MEASURES}
     about = {
         "method": intervention.provenance.get("method", "intervention"),
         "contrast": contrast.name,

@@ -105,11 +105,11 @@ class Interaction:
 
         SettingError for a site that was not measured.
         """
-        there = list(dict.fromkeys(self.frame["site"]))
-        if site is not None and site not in there:
-            raise SettingError(f"{site} was not measured; there are {', '.join(there)}")
+        measured_sites = list(dict.fromkeys(self.frame["site"]))
+        if site is not None and site not in measured_sites:
+            raise SettingError(f"{site} was not measured; there are {', '.join(measured_sites)}")
         rows = self.of(measure, side=side)
-        rows = rows[rows["site"] == (site or there[-1])]
+        rows = rows[rows["site"] == (site or measured_sites[-1])]
         rows = rows.assign(later=rows["later"].fillna(rows["first"]))
         wide = rows.pivot(index="first", columns="later", values="value")
         return wide.reindex(index=list(self.names), columns=list(self.names))

@@ -71,14 +71,14 @@ def word_tokens(words: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens of words, with a space before them and without; TokenError for a word that is none."""
     if isinstance(words, str):
         raise ContrastError(f"words is a list: write a single word as [{words!r}]")
-    found: set[int] = set()
+    tokens: set[int] = set()
     for word in words:
         spellings = dict.fromkeys((word, f" {word.strip()}", word.strip()))
         ids = {one for spelling in spellings for one in _single(spelling, tokenizer)}
         if not ids:
             Scope.of_tokens([word], tokenizer)  # which says why it is none
-        found |= ids
-    return tuple(sorted(found))
+        tokens |= ids
+    return tuple(sorted(tokens))
 
 
 def _single(text: str, tokenizer: Any) -> tuple[int, ...]:

@@ -114,8 +114,8 @@ class PlainWeights:
 
     def readers(self, layer: int, norm: Norm) -> tuple[Projection, ...]:
         """Return the projections that read a norm's output; none for a norm of a branch's output."""
-        found = (self.projection(layer, part) for part in _READERS.get(norm.part, ()))
-        return tuple(projection for projection in found if projection is not None)
+        projections = (self.projection(layer, part) for part in _READERS.get(norm.part, ()))
+        return tuple(projection for projection in projections if projection is not None)
 
     def has_bias(self, projection: Projection) -> bool:
         """Whether a shift has a place to go: a bias, or a switch in the config that gives one."""

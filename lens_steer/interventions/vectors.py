@@ -53,19 +53,19 @@ def read_vectors(source: Any, model: nn.Module, *, kind: str | None = None) -> I
         A GGUF file is damaged, or the `gguf` package is missing.
 
     """
-    found = vectors_in(Path(source) if isinstance(source, PathLike) else source)
-    if kind is not None and found.kind not in (None, kind):
-        raise SiteError(f"these vectors are for {found.kind}, not for {kind}")
-    place = kind or found.kind or (RESIDUAL if found.layer_type == DECODER_BLOCK else None)
+    vectors = vectors_in(Path(source) if isinstance(source, PathLike) else source)
+    if kind is not None and vectors.kind not in (None, kind):
+        raise SiteError(f"these vectors are for {vectors.kind}, not for {kind}")
+    place = kind or vectors.kind or (RESIDUAL if vectors.layer_type == DECODER_BLOCK else None)
     if place is None:
-        known = _HINTS.get(found.layer_type, "a kind of find_sites")
+        known = _HINTS.get(vectors.layer_type, "a kind of find_sites")
         raise SiteError(
-            f"these vectors are for layers' {found.layer_type!r}: say at which hooks they are added, kind={known!r}"
+            f"these vectors are for layers' {vectors.layer_type!r}: say at which hooks they are added, kind={known!r}"
         )
     sites = {site.layer: site for site in find_sites(model, place)}
     count = host_of(model).n_layers
     edits: dict[int, Edit] = {}
-    for given, vector in found.by_layer.items():
+    for given, vector in vectors.by_layer.items():
         layer = given + count if given < 0 else given
         if layer not in sites:
             raise SiteError(f"there is a vector for layer {given}; this model has {count} layers, from 0, with {place}")
@@ -78,7 +78,7 @@ def read_vectors(source: Any, model: nn.Module, *, kind: str | None = None) -> I
                 "made on another model"
             )
         edits[layer] = Edit(site, DiagonalAffine(torch.ones(site.width), torch.from_numpy(vector)))
-    return Intervention.fitted(model, [edits[layer] for layer in sorted(edits)], method="read_vectors", **found.about)
+    return Intervention.fitted(model, [edits[layer] for layer in sorted(edits)], method="read_vectors", **vectors.about)
 
 
 def write_vectors(edit: Intervention, path: str | PathLike[str], *, strength: float = 1.0) -> Path:

@@ -124,15 +124,15 @@ def _at_every_token(
     model: nn.Module, sites: Sequence[Site], ids: Tensor
 ) -> dict[Site, Float[Tensor, "prompt pos unit"]]:
     """Return the values of both prompts at every position; what they are filled up with counts as a token."""
-    found: dict[Site, Tensor] = {}
+    values: dict[Site, Tensor] = {}
 
     def reader(site: Site) -> Visit:
         def read(activation: Tensor, batch: TokenBatch) -> None:
-            found[site] = activation.float().cpu()
+            values[site] = activation.float().cpu()
 
         return read
 
     real = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad(), trunk(model, {site: reader(site) for site in sites}) as run:
         run(TokenBatch(ids, real, real).to(host_of(model).device))
-    return found
+    return values

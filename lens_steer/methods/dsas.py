@@ -102,21 +102,21 @@ class DSAS:
         if fewest < _FEWEST_TEXTS:
             raise ContrastError(f"DSAS needs at least {_FEWEST_TEXTS} source and control texts, got {contrast!r}")
         require_eval(model)
-        found = narrowed(self.base, self.layers).fit(model, contrast, activations=activations)
+        base = narrowed(self.base, self.layers).fit(model, contrast, activations=activations)
         source, control = (
-            self._pooled(model, rows, found.sites, contrast) for rows in (contrast.source, contrast.control)
+            self._pooled(model, rows, base.sites, contrast) for rows in (contrast.source, contrast.control)
         )
         gates: dict[Site, LogisticGate] = {}
         measured: list[dict[str, Any]] = []
         neutral = contrast.take(np.arange(len(contrast.source)), np.arange(0))
         blocks = neutral.blocks
-        for site in found.sites:
+        for site in base.sites:
             gates[site] = gate_between(source[site], control[site], components=self.components, name=site.name)
             measured.append({"site": site.name, "auroc": self._held_out_auroc(source[site], control[site], blocks)})
-        edits = [replace(edit, map=Gated(edit.map, gates[edit.site])) for edit in found.edits]
-        about = {**method_provenance(self, contrast), "gates": measured, "base": dict(found.provenance)}
+        edits = [replace(edit, map=Gated(edit.map, gates[edit.site])) for edit in base.edits]
+        about = {**method_provenance(self, contrast), "gates": measured, "base": dict(base.provenance)}
         about["control"] = {"seen": pack(seen_forms(known_forms(contrast.control)))}
-        return Intervention.fitted(model, edits, strengths=found.strengths, **about)
+        return Intervention.fitted(model, edits, strengths=base.strengths, **about)
 
     def _pooled(self, model: nn.Module, rows: Sequence[Row], sites: Sequence[Site], contrast: ContrastSet) -> Pooled:
         tokens = tokenize(model, rows, chat=contrast.chat)

@@ -161,15 +161,15 @@ class _LowRankMaps:
     def parts(self, parameters: Tensor) -> dict[Site, tuple[Tensor, Tensor, Tensor]]:
         """Return R, W - R and b of every site, differentiable."""
         split = torch.split(parameters, self._sizes)
-        found = {}
+        parts = {}
         for place, site in enumerate(self._sites):
             start = self._start[place]
             of_rotation, of_weight, bias = split[3 * place : 3 * place + 3]
             rotation = _orthonormal_rows(start + of_rotation.reshape(start.shape))
             # The same function of the same matrix, so that at the identity the difference is 0 to the bit.
             weight = _orthonormal_rows(start).detach() + of_weight.reshape(start.shape)
-            found[site] = (rotation, weight - rotation, bias)
-        return found
+            parts[site] = (rotation, weight - rotation, bias)
+        return parts
 
     def edits(self, parameters: Tensor) -> Mapping[Site, EditOf]:
         """Return what the parameters do at every site."""
@@ -182,10 +182,10 @@ class _LowRankMaps:
     def at(self, parameters: Tensor) -> dict[Site, LowRankAffine]:
         """Return the maps of one point."""
         with torch.no_grad():
-            found = {site: [part.cpu() for part in parts] for site, parts in self.parts(parameters).items()}
+            parts_of_site = {site: [part.cpu() for part in parts] for site, parts in self.parts(parameters).items()}
         return {
             site: LowRankAffine(rotation, rotation + difference, bias)
-            for site, (rotation, difference, bias) in found.items()
+            for site, (rotation, difference, bias) in parts_of_site.items()
         }
 
     def support(self, parameters: Tensor) -> int:

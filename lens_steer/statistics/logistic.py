@@ -63,18 +63,20 @@ def logistic_probes(values: Float[Tensor, "text probe dim"], is_first: Bool[Tens
 def _newton(
     rows: Float[Tensor, "probe text dims"], sign: Float[Tensor, " text"], share: Float[Tensor, " text"]
 ) -> LogisticProbes:
-    found = rows.new_zeros(rows.shape[0], rows.shape[2])
-    ridge = torch.ones_like(found[0])
+    coefficients = rows.new_zeros(rows.shape[0], rows.shape[2])
+    ridge = torch.ones_like(coefficients[0])
     ridge[-1] = 0.0
 
     def loss_of(place: Float[Tensor, "probe dims"]) -> Float[Tensor, " probe"]:
         margin = sign * (rows @ place[..., None])[..., 0]
         return F.softplus(-margin) @ share + (ridge * place**2).sum(1) / 2
 
-    loss = loss_of(found)
+    loss = loss_of(coefficients)
     for _ in range(_MOST_STEPS):
-        wrong = torch.sigmoid(-sign * (rows @ found[..., None])[..., 0])  # probe text
-        gradient = ridge * found - einsum(rows, wrong, sign * share, "probe text dims, probe text, text -> probe dims")
+        wrong = torch.sigmoid(-sign * (rows @ coefficients[..., None])[..., 0])  # probe text
+        gradient = ridge * coefficients - einsum(
+            rows, wrong, sign * share, "probe text dims, probe text, text -> probe dims"
+        )
         curvature = (share * wrong * (1 - wrong))[..., None] * rows
         hessian = rows.mT @ curvature + torch.diag(ridge)
         # Where every text is told with certainty the bias has no curvature left that float64 could hold.
@@ -83,12 +85,12 @@ def _newton(
         decrement = (gradient * step).sum(1)
         length = torch.ones_like(loss)
         for _ in range(_MOST_HALVINGS):
-            tried = loss_of(found - length[:, None] * step)
+            tried = loss_of(coefficients - length[:, None] * step)
             falls = tried <= loss - _ARMIJO * length * decrement + _ROUNDING * loss
             if falls.all():
                 break
             length = torch.where(falls, length, length / 2)
-        found, loss = found - length[:, None] * step, tried
+        coefficients, loss = coefficients - length[:, None] * step, tried
         if bool((decrement < _DONE).all()):
             break
-    return LogisticProbes(found[:, :-1], found[:, -1])
+    return LogisticProbes(coefficients[:, :-1], coefficients[:, -1])

@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
     **GENERATION,
     "second_scorer": ls.WordList(["cat", "bird"], name="cat words"),
     "fit_texts": 6,
+    "steps": 8,
 }
 FIRST, SECOND = "sad, then cat", "cat, then sad"
 

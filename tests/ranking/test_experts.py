@@ -16,6 +16,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.errors import ActivationError, ContrastError, SettingError, UnitError
+from lens_steer.host.units import Unit
+from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.experts import rank_experts
 from lens_steer.ranking.probe import probe_sites
 from lens_steer.statistics.scores import auroc
@@ -367,6 +369,14 @@ class TestConfounds:
                 inside = np.array(groups * 2) == group
                 assert row[f"auroc in {group}"] == pytest.approx(roc_auc_score(label[inside], values[inside]))
         assert [f"{row.site}[{row.unit}]" for row in table.itertuples()] == [str(unit) for unit in ranking.units(5)]
+
+    def test_a_group_of_one_side_has_no_area(self) -> None:
+        acts = planted(n=4, m=6)
+        known = replace(acts, groups=(*"aabb", *"aaaaac"), lengths=tuple(range(1, 11)))
+        row = confounds(known, [Unit(known.sites[0], 0)]).iloc[0]
+        assert np.isfinite(row["auroc in a"])
+        assert np.isnan(row["auroc in b"])
+        assert np.isnan(row["auroc in c"])
 
     def test_pooled_arrays_know_no_length(self) -> None:
         with pytest.raises(ActivationError, match="lens_steer.collect"):

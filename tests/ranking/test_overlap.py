@@ -48,3 +48,13 @@ def test_what_has_no_overlap_is_refused() -> None:
         expert_overlap(ranked(a=area), 2)
     with pytest.raises(SettingError, match="1 to the 5 that are ranked, not 6"):
         expert_overlap(ranked(a=area, b=area), 6)
+    with pytest.raises(SettingError, match="not 0"):
+        expert_overlap(ranked(a=area, b=area), 0)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_smallest_and_the_largest_choice(k: int) -> None:
+    """One unit of five is shared by chance in a fifth; all five always are."""
+    row = expert_overlap(ranked(a=np.arange(5.0), b=np.arange(5.0)), k).iloc[0]
+    assert (row.k, row.shared, row.jaccard) == (k, k, 1.0)
+    assert row.chance == row.p_value == pytest.approx(k / 5)

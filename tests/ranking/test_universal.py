@@ -49,6 +49,33 @@ def test_few_texts_show_nothing() -> None:
     assert universal_units(activations(torch.cat([values, values[:2]])))["universal"].sum() == 1
 
 
+@pytest.mark.parametrize(("hits", "shown"), [(9, False), (10, True)])
+def test_more_than_half_is_shown_by_an_exact_test(hits: int, shown: bool) -> None:
+    """10 of 12 or more come up in 2 % of fair tosses, 9 or more in 7 %."""
+    values = noise(12)
+    values[:hits, 7], values[hits:, 7] = 50.0, 0.0
+    assert universal_units(activations(values)).set_index("unit").loc[7, "universal"] == shown
+
+
+def test_the_top_of_a_wide_site_is_its_thousandth_part() -> None:
+    found = universal_units(activations(noise(6, 3000)))
+    assert found["top_share"].sum() == pytest.approx(3)
+    assert found["chance"].unique() == [3 / 3000]
+
+
+def test_a_unit_alone_at_its_site_is_always_its_largest_and_not_universal() -> None:
+    found = universal_units(activations(noise(12, 1)))
+    assert found["chance"].item() == found["top_share"].item() == 1
+    assert not found["universal"].item()
+
+
+@pytest.mark.parametrize(("tied", "share"), [(2, 1.0), (3, 0.0)])
+def test_two_may_tie_at_the_top_and_three_do_not_stand_out(tied: int, share: float) -> None:
+    values = noise(6)
+    values[:, :tied] = 50.0
+    assert (universal_units(activations(values))["top_share"][:tied] == share).all()
+
+
 def test_dead_texts_have_no_top() -> None:
     assert universal_units(activations(torch.zeros(8, 50)))["top_share"].max() == 0.0
 

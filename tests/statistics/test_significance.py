@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu, norm, rankdata
+from scipy.stats import mannwhitneyu, norm, rankdata, wilcoxon
 from torch import Tensor
 
 from lens_steer.errors import ActivationError, SettingError
@@ -19,6 +19,7 @@ from lens_steer.statistics.significance import (
     family_wise_p,
     mann_whitney_p,
     permutation_null,
+    signed_rank_p,
 )
 
 
@@ -90,7 +91,7 @@ def test_interval_covers_at_about_its_confidence() -> None:
 
 
 @pytest.mark.parametrize("decimals", [None, 1, 0])
-@pytest.mark.parametrize(("n", "m"), [(20, 20), (3, 60), (150, 90)])
+@pytest.mark.parametrize(("n", "m"), [(20, 20), (19, 20), (20, 19), (3, 60), (150, 90)])
 def test_large_sides_equal_scipy_asymptotic(n: int, m: int, decimals: int | None) -> None:
     source, target = draw(n, m, 12, decimals=decimals)
     expected = mannwhitneyu(source.numpy(), target.numpy(), method="asymptotic").pvalue
@@ -120,6 +121,23 @@ def test_small_sides_with_ties_equal_full_enumeration(n: int, m: int, seed: int)
 def test_constant_units_are_never_significant() -> None:
     for n in (3, 25, 2000):
         assert mann_whitney_p(torch.ones(n, 2), torch.ones(n + 1, 2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("pairs", "law"), [(1, "exact"), (6, "exact"), (50, "exact"), (51, "asymptotic")])
+def test_signed_ranks_equal_scipy_on_either_side_of_fifty_pairs(pairs: int, law: str) -> None:
+    differences = np.random.default_rng(pairs).normal(0.2, 1, (pairs, 5))
+    expected = wilcoxon(differences, axis=0, method=law, correction=True).pvalue
+    np.testing.assert_allclose(signed_rank_p(torch.from_numpy(differences)), expected.clip(max=1), rtol=1e-12)
+
+
+def test_signed_ranks_with_ties_or_zeros_are_normal_and_without_any_difference_one() -> None:
+    differences = np.random.default_rng(0).normal(0.2, 1, (20, 4))
+    differences[3, 0], differences[4, 1], differences[:, 2] = 0.0, -differences[5, 1], 0.0
+    got = signed_rank_p(torch.from_numpy(differences))
+    normal = wilcoxon(differences[:, :2], axis=0, method="asymptotic", correction=True).pvalue
+    np.testing.assert_allclose(got[:2], normal, rtol=1e-12)
+    assert got[2] == 1
+    assert got[3].item() == pytest.approx(wilcoxon(differences[:, 3], method="exact").pvalue, rel=1e-12)
 
 
 def test_benjamini_hochberg_by_hand() -> None:
@@ -208,8 +226,14 @@ def test_no_units_give_no_values() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     values, is_source = torch.randn(6, 2), torch.arange(6) < 3
-    with pytest.raises(SettingError, match="confidence"):
-        auroc_interval(values, values, torch.zeros(2), confidence=1.0)
+    for confidence in (0.0, 1.0, -0.1):
+        with pytest.raises(SettingError, match="confidence"):
+            auroc_interval(values, values, torch.zeros(2), confidence=confidence)
+    for p in (-1e-9, 1 + 1e-9):
+        with pytest.raises(SettingError, match="between 0 and 1"):
+            benjamini_hochberg(torch.tensor([0.1, p], dtype=torch.float64))
+    assert benjamini_hochberg(torch.tensor([0.0, 1.0])).tolist() == [0, 1]
+    assert len(permutation_null(values, torch.arange(6) < 1, permutations=1, seed=0)) == 1
     with pytest.raises((ActivationError, TypeError)):
         auroc_interval(values, values, torch.zeros(3), confidence=0.9)
     with pytest.raises(ActivationError, match="target side"):

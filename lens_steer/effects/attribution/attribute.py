@@ -170,7 +170,7 @@ def attribute(
             "give positions, as many for each"
         )
     parts = parts_of(chosen, level, pairs.most_places, units, host_of(model).device)
-    check_edit_sites(model, [each.site for each in parts])
+    check_edit_sites(model, [part.site for part in parts])
     bound = bind_metric(metric, model, len(pairs))
 
     def most_rows(batch: PairBatch) -> int:
@@ -186,12 +186,12 @@ def attribute(
         frame = frame.join(_reliability(parts, means, estimate, len(pairs), flag_above))
     if remeasure and frame["flagged"].any():
         only = {
-            each.site: torch.tensor(_of(frame, each.site, "flagged"), device=host_of(model).device) for each in parts
+            part.site: torch.tensor(_of(frame, part.site, "flagged"), device=host_of(model).device) for part in parts
         }
         measured = _cases(means, parts, run.effects(patch, "patch", only=only), len(pairs))
-        for each in parts:
-            flagged = only[each.site].cpu().numpy()
-            cases[each.site.name][:, flagged] = measured[each.site.name][:, flagged]
+        for part in parts:
+            flagged = only[part.site].cpu().numpy()
+            cases[part.site.name][:, flagged] = measured[part.site.name][:, flagged]
         frame["exact"] = frame["exact"] | frame["flagged"]
     frame = _with_intervals(frame, parts, cases, confidence)
     numbers: dict[str, float] = {}
@@ -250,12 +250,12 @@ def _cases(means: PairMeans, parts: Sequence[Parts], batches: Estimates, pairs: 
         effects = gathered(batches, lambda batch: batch.effects, pairs)
         return {site.name: means.of(values) for site, values in effects.items()}
     cases = {}
-    for each in parts:
+    for part in parts:
         factors = [
-            in_order([(rows, batch.factors[each.site][which]) for rows, batch in batches if batch.factors], pairs)
+            in_order([(rows, batch.factors[part.site][which]) for rows, batch in batches if batch.factors], pairs)
             for which in (0, 1)
         ]
-        cases[each.site.name] = means.of_product(each, *factors)
+        cases[part.site.name] = means.of_product(part, *factors)
     return cases
 
 
@@ -263,14 +263,14 @@ def _frame(parts: Sequence[Parts], means: PairMeans, batches: Estimates, pairs: 
     import pandas as pd
 
     moves = gathered(batches, lambda batch: batch.moves, pairs)
-    sizes = [len(each) for each in parts]
+    sizes = [len(part) for part in parts]
     columns: dict[str, Any] = {
-        name: np.repeat([getattr(each.site, name if name != "site" else "name") for each in parts], sizes)
+        name: np.repeat([getattr(part.site, name if name != "site" else "name") for part in parts], sizes)
         for name in ("site", "layer", "kind")
     }
     if parts[0].level != "site":
-        columns[parts[0].level] = np.concatenate([each.names for each in parts])
-    return pd.DataFrame({**columns, "difference": np.concatenate([means.of(moves[each.site])[0] for each in parts])})
+        columns[parts[0].level] = np.concatenate([part.names for part in parts])
+    return pd.DataFrame({**columns, "difference": np.concatenate([means.of(moves[part.site])[0] for part in parts])})
 
 
 def _reliability(
@@ -285,8 +285,8 @@ def _reliability(
     terms = [
         np.concatenate(
             [
-                means.of(in_order([(rows, of.orders[each.site][which]) for rows, of in batches if of.orders], pairs))[0]
-                for each in parts
+                means.of(in_order([(rows, of.orders[part.site][which]) for rows, of in batches if of.orders], pairs))[0]
+                for part in parts
             ]
         )
         for which in (0, 1)
@@ -301,7 +301,7 @@ def _reliability(
 def _with_intervals(
     frame: pd.DataFrame, parts: Sequence[Parts], cases: Mapping[str, np.ndarray], confidence: float
 ) -> pd.DataFrame:
-    values = np.concatenate([cases[each.site.name] for each in parts], axis=1)
+    values = np.concatenate([cases[part.site.name] for part in parts], axis=1)
     low, high = jackknife_intervals(values, confidence=confidence)
     verdicts = np.select(
         [np.isnan(low), high < 0, low > 0],

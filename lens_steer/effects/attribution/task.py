@@ -69,8 +69,8 @@ def linear_effects(task: Task, batch: PairBatch, runs: tuple[Readings, Readings]
     clean, corrupted = runs
     moved = differences(clean, corrupted)
     return BatchEffects(
-        {each.site: each.total(moved[each.site] * coefficients[each.site], batch.counted) for each in task.parts},
-        {each.site: each.moves(moved[each.site], batch.counted) for each in task.parts},
+        {part.site: part.total(moved[part.site] * coefficients[part.site], batch.counted) for part in task.parts},
+        {part.site: part.moves(moved[part.site], batch.counted) for part in task.parts},
         clean.metric,
         corrupted.metric,
     )

@@ -140,17 +140,17 @@ class TraceShift:
         if not np.isfinite(whole.estimate):
             doubt = "cannot be judged, source and target are not shown to differ there"
             return f"{method}: whether its shift at {site} leads to the target {doubt}"
-        said = (
+        text = (
             f"{method} goes {_written(whole)} of the way to the target at {site}: {_written(direct)} by what it writes "
         )
-        said += f"itself, {_written(through)} through later components"
+        text += f"itself, {_written(through)} through later components"
         shown = self._shown()
         onward, back = ([key for key, sign in shown.items() if sign == side] for side in (1, -1))
         if onward:
-            said += f"; shown to add to it: {self._listed(onward)}"
+            text += f"; shown to add to it: {self._listed(onward)}"
         if back:
-            said += f"; shown to work against it: {self._listed(back)}"
-        return said if shown else f"{said}; no single component was shown to take part"
+            text += f"; shown to work against it: {self._listed(back)}"
+        return text if shown else f"{text}; no single component was shown to take part"
 
     def plot(self) -> Any:
         """Return heat maps, components x layers: the exact parts of the shift, and what components cause."""
@@ -167,8 +167,10 @@ class TraceShift:
         keys = [key for key in self.estimates if key.part in _COMPONENTS and key.measure == "adds"]
         if not keys:
             return {}
-        each = confidence_of_each(float(self.settings["confidence"]), len(keys))
-        low, high = jackknife_intervals(np.stack([self.estimates[key].value for key in keys], axis=1), confidence=each)
+        confidence = confidence_of_each(float(self.settings["confidence"]), len(keys))
+        low, high = jackknife_intervals(
+            np.stack([self.estimates[key].value for key in keys], axis=1), confidence=confidence
+        )
         signs = np.where(low > 0, 1, np.where(high < 0, -1, 0))
         return {key: int(sign) for key, sign in zip(keys, signs, strict=True) if sign}
 

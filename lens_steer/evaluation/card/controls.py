@@ -96,9 +96,9 @@ def _percentile(of: str, value: float, draws: np.ndarray) -> Measured:
 
 
 def _difference(
-    of: str, unit: str, value: float, draws: np.ndarray, found: AgainstDraws, confidence: float
+    of: str, unit: str, value: float, draws: np.ndarray, against: AgainstDraws, confidence: float
 ) -> Measured:
-    ends = found.interval.low, found.interval.high
+    ends = against.interval.low, against.interval.high
     what = "misses" if of == "effect" else "cost"
     return Measured.change(
         "random", f"{what} against random edits", float(draws.mean()), value, ends, of=of, unit=unit,
@@ -106,12 +106,14 @@ def _difference(
     )  # fmt: skip
 
 
-def _sentence(found: AgainstDraws, value: float, draws: np.ndarray, measure: str, style: Any) -> str:
-    change = Change(float(draws.mean()), value, found.interval.low, found.interval.high, found.interval.confidence)
-    said = change.comparison("The edit", f"{len(draws)} random edits of its size", measure, style=style)
+def _sentence(against: AgainstDraws, value: float, draws: np.ndarray, measure: str, style: Any) -> str:
+    change = Change(
+        float(draws.mean()), value, against.interval.low, against.interval.high, against.interval.confidence
+    )
+    comparison = change.comparison("The edit", f"{len(draws)} random edits of its size", measure, style=style)
     if change.verdict is Verdict.CANNOT_JUDGE:
-        return f"{said}: 20 draws and two prompts are needed."
-    return f"{said}."
+        return f"{comparison}: 20 draws and two prompts are needed."
+    return f"{comparison}."
 
 
 def shuffled_item(trial: Trial, judges: Judges, judged: Judged, shuffled: Judged) -> Item:
@@ -126,8 +128,8 @@ def shuffled_item(trial: Trial, judges: Judges, judged: Judged, shuffled: Judged
             of=scorer.name, unit="share of texts", confidence=trial.confidence,
         )  # fmt: skip
         rows.append(row)
-        said = row.as_change.comparison(
+        comparison = row.as_change.comparison(
             "The edit", "the same fit on shuffled labels", f"misses by {scorer.name}", style="share"
         )
-        sentences.append(f"{said}.")
+        sentences.append(f"{comparison}.")
     return Item(tuple(rows), tuple(sentences))

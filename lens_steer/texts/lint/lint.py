@@ -31,7 +31,7 @@ def lint_of(
     rows = (*source, *target)
     material = Material(rows, len(source), blocks[: len(rows)])
     sides = check_sides(material, seed)
-    found = [
+    findings = [
         *check_sizes(material),
         *check_copies(material),
         *sides.findings,
@@ -39,5 +39,5 @@ def lint_of(
         *check_rows(material),
     ]
     worst = get_args(Severity)
-    ordered = tuple(sorted(found, key=lambda finding: worst.index(finding.severity)))
+    ordered = tuple(sorted(findings, key=lambda finding: worst.index(finding.severity)))
     return ContrastLint(name, material.sizes, material.independent, ordered, sides.judged)
