@@ -52,6 +52,10 @@ def _colour(value: float, end: float) -> str:
     return "transparent" if share == 0 else f"rgba({_POSITIVE if value > 0 else _NEGATIVE}, {share:.3f})"
 
 
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
 def _visible(token: str) -> str:
     return token.replace("\n", "↵\n") or "·"
 
@@ -61,9 +65,7 @@ def _template(name: str) -> Template:
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        colour=_colour, visible=_visible, number=number, percent=lambda share: f"{100 * share:.1f} %"
-    )
+    environment.filters.update(colour=_colour, visible=_visible, number=number, percent=_percent)
     return environment.get_template(name)
 
 

@@ -102,12 +102,18 @@ def test_tables_are_aligned_as_they_say(lab: Page) -> None:
 
 
 def test_a_figure_is_drawn(lab: Page) -> None:
-    assert lab.wait_for("document.querySelectorAll('.js-plotly-plot .main-svg').length") > 0
+    """JupyterLab shows the picture first, as large as the figure, and draws the figure when the mouse comes."""
+    picture = "document.querySelector('.jp-RenderedPlotly img')"
+    assert lab.wait_for(f"{picture}.naturalWidth") == 760
+    lab.read(f"{picture}.dispatchEvent(new MouseEvent('mouseenter'))")
+    assert lab.wait_for("document.querySelectorAll('.jp-RenderedPlotly .main-svg').length") > 0
 
 
 def test_the_playground_is_driven(lab: Page) -> None:
     prompt = "evidently , the teacher"
     before = lab.read(text_of("before"))
+    chosen = "[...document.querySelectorAll('.ls-play-scope select, .ls-play-measure select')].map(one => one.value)"
+    assert lab.read(chosen) == ["as the edits say", "write of ablate at blocks.0.mlp.hook_post"]
     lab.type_over(".ls-play-prompt textarea", prompt)
     lab.read("document.querySelector('.ls-play-strength .noUi-handle').focus()")
     lab.press("ArrowRight", times=4)

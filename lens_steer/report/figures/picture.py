@@ -61,12 +61,12 @@ class _Camera:
             self._trouble = error
 
     def draw(self, figure: go.Figure) -> bytes:
-        """Return a figure as PNG, at twice its size; whatever error the browser had."""
+        """Return a figure as PNG, at its own size, in which JupyterLab shows it; whatever error the browser had."""
         if self._trouble is not None:
             raise self._trouble
         plain = figure.to_dict()
         size = {name: plain["layout"][name] for name in ("width", "height") if plain["layout"].get(name)}
-        drawn: bytes = self._wait_for(self._browser.calc_fig(plain, {"format": "png", "scale": 2, **size}))
+        drawn: bytes = self._wait_for(self._browser.calc_fig(plain, {"format": "png", **size}))
         return drawn
 
     async def _open(self) -> None:
