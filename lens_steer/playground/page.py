@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lens_steer.display.shown_table import number
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-    from lens_steer.playground.side_by_side import SideBySide
 
 _HERE = Path(__file__).parent
 _POSITIVE, _NEGATIVE = "155, 70, 190", "15, 145, 70"
@@ -20,7 +18,21 @@ _DEEPEST = 0.55  # of the colour at the largest value: text stays readable on it
 _KEYS = count()
 
 
-def side_by_side_html(sides: SideBySide, measure: str | None = None) -> str:
+class TwoTexts(Protocol):
+    """What is shown: two passages, as a `SideBySide` holds them."""
+
+    @property
+    def before(self) -> Any:
+        """The passage without edits."""
+        ...
+
+    @property
+    def after(self) -> Any:
+        """The passage under edits."""
+        ...
+
+
+def side_by_side_html(sides: TwoTexts, measure: str | None = None) -> str:
     """Return both texts, coloured by a measure, as a part of a page; by the first one where none is named."""
     measures = dict.fromkeys([*sides.after.colours, *sides.before.colours])
     chosen = measure if measure in measures else next(iter(measures), None)
@@ -39,7 +51,7 @@ def side_by_side_html(sides: SideBySide, measure: str | None = None) -> str:
     )
 
 
-def side_by_side_page(sides: SideBySide, measure: str | None, *, title: str, about: str) -> str:
+def side_by_side_page(sides: TwoTexts, measure: str | None, *, title: str, about: str) -> str:
     """Return both texts as a file of its own: it loads nothing, and follows the reader's light or dark."""
     from markupsafe import Markup
 

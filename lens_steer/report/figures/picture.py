@@ -34,7 +34,7 @@ class PicturedFigure(go.Figure):  # type: ignore[misc]  # plotly has no types
         if plotly.io.renderers.default != "plotly_mimetype":
             super()._ipython_display_()
             return
-        display({**self._repr_mimebundle_(), **picture(self)}, raw=True)
+        display({**self._repr_mimebundle_(), **picture(self)}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def picture(figure: go.Figure) -> dict[str, str]:
