@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import ipywidgets as widgets
 
 from lens_steer.host.scope import ScopeName
 from lens_steer.playground.page import side_by_side_html
-
-if TYPE_CHECKING:
-    from lens_steer.playground.playground import Playground
 
 _OWN = "as the edits say"
 _NEEDS_IDS = {"no_special", "tokens"}  # scopes that are no scope by their name alone
@@ -19,9 +16,9 @@ _STYLE = {"description_width": "max-content"}
 
 
 class Controls:
-    """Prompt, strengths, scope, seed and colours, above the two texts."""
+    """Prompt, strengths, scope, seed and colours, above the two texts of a `Playground`."""
 
-    def __init__(self, playground: Playground, said: str) -> None:
+    def __init__(self, playground: Any, said: str) -> None:
         self._playground = playground
         wide, narrow = widgets.Layout(width="99%"), widgets.Layout(width="28em", max_width="99%")
         self._prompt = widgets.Textarea(value=playground.prompts[0], placeholder="A prompt", rows=3, layout=wide)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_steer.display.shown_table import number
 
@@ -18,6 +18,7 @@ _DEEPEST = 0.55  # of the colour at the largest value: text stays readable on it
 _KEYS = count()
 
 
+@runtime_checkable
 class TwoTexts(Protocol):
     """What is shown: two passages, as a `SideBySide` holds them."""
 
