@@ -13,7 +13,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # the check run the tests that speak of one (marked by tests/conftest.py). Of those these expect none that a check could
 # raise first: source text, pages, damaged files, the command line's options, and studies through the public names.
 TYPED_ONLY := tests/test_style.py tests/test_directories.py tests/test_damaged_artifacts.py tests/analyses tests/report \
-  tests/cli/test_bad_values.py tests/cli/test_demo.py
+  tests/cli/test_bad_values.py tests/cli/test_demo.py tests/notebooks
 
 # What `make models` fetches into the model cache.
 MODELS ?= smollm2 gemma3-270m

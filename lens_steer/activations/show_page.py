@@ -127,4 +127,4 @@ def _colour(value: float, scale: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+    return f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import ipywidgets as widgets
 
 from lens_steer.host.scope import ScopeName
 from lens_steer.playground.page import side_by_side_html
-
-if TYPE_CHECKING:
-    from lens_steer.playground.playground import Playground
 
 _OWN = "as the edits say"
 _NEEDS_IDS = {"no_special", "tokens"}  # scopes that are no scope by their name alone
@@ -19,26 +16,26 @@ _STYLE = {"description_width": "max-content"}
 
 
 class Controls:
-    """Prompt, strengths, scope, seed and colours, above the two texts."""
+    """Prompt, strengths, scope, seed and colours, above the two texts of a `Playground`."""
 
-    def __init__(self, playground: Playground, said: str) -> None:
+    def __init__(self, playground: Any, said: str) -> None:
         self._playground = playground
-        wide = widgets.Layout(width="99%")
+        wide, narrow = widgets.Layout(width="99%"), widgets.Layout(width="28em", max_width="99%")
         self._prompt = widgets.Textarea(value=playground.prompts[0], placeholder="A prompt", rows=3, layout=wide)
         self._offered = widgets.Dropdown(
             options=[("Prompts of the contrast", ""), *((text, text) for text in playground.prompts if text)],
             layout=widgets.Layout(width="auto", max_width="99%"),
         )
         self._strengths = {name: self._slider(name) for name in playground.edits}
-        scopes = [(_OWN, None), *((name, name) for name in get_args(ScopeName) if name not in _NEEDS_IDS)]
-        self._scope = widgets.Dropdown(description="Acts on tokens", options=scopes, style=_STYLE)
+        scopes = [_OWN, *(name for name in get_args(ScopeName) if name not in _NEEDS_IDS)]
+        self._scope = widgets.Dropdown(description="Acts on tokens", options=scopes, style=_STYLE, layout=narrow)
         seed = int(playground.sampling.get("seed", 0))
         self._seed = widgets.BoundedIntText(
             description="Seed", value=seed, max=2**31 - 1, style=_STYLE, layout=widgets.Layout(width="11em")
         )
         self._button = widgets.Button(description="Generate", button_style="primary")
         self._said = widgets.HTML(layout=wide)
-        self._measure = widgets.Dropdown(description="Colours", style=_STYLE, layout=widgets.Layout(max_width="99%"))
+        self._measure = widgets.Dropdown(description="Colours", options=self._measures, style=_STYLE, layout=narrow)
         self._texts = widgets.HTML(layout=wide)
         self._lay_out()
         self._button.on_click(lambda _: self._generate())
@@ -96,7 +93,7 @@ class Controls:
             _, said = self._playground.attempt(
                 prompt=self._prompt.value,
                 strengths={name: slider.value for name, slider in self._strengths.items()},
-                scope=self._scope.value,
+                scope=None if self._scope.value == _OWN else self._scope.value,
                 seed=self._seed.value,
             )
         finally:
@@ -109,11 +106,14 @@ class Controls:
 
     def _refresh(self) -> None:
         """Offer the measures of the latest texts, keep the chosen one, and show them."""
-        sides = self._playground.latest
-        measures = () if sides is None else tuple(sides.after.colours)
-        if measures != self._measure.options:
-            self._measure.options = measures
+        if self._measures != self._measure.options:
+            self._measure.options = self._measures
         self._show()
+
+    @property
+    def _measures(self) -> tuple[str, ...]:
+        sides = self._playground.latest
+        return () if sides is None else tuple(sides.after.colours)
 
     def _show(self) -> None:
         sides = self._playground.latest

@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_steer.display.shown_table import number
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-    from lens_steer.playground.side_by_side import SideBySide
 
 _HERE = Path(__file__).parent
 _POSITIVE, _NEGATIVE = "155, 70, 190", "15, 145, 70"
@@ -20,7 +18,22 @@ _DEEPEST = 0.55  # of the colour at the largest value: text stays readable on it
 _KEYS = count()
 
 
-def side_by_side_html(sides: SideBySide, measure: str | None = None) -> str:
+@runtime_checkable
+class TwoTexts(Protocol):
+    """What is shown: two passages, as a `SideBySide` holds them."""
+
+    @property
+    def before(self) -> Any:
+        """The passage without edits."""
+        ...
+
+    @property
+    def after(self) -> Any:
+        """The passage under edits."""
+        ...
+
+
+def side_by_side_html(sides: TwoTexts, measure: str | None = None) -> str:
     """Return both texts, coloured by a measure, as a part of a page; by the first one where none is named."""
     measures = dict.fromkeys([*sides.after.colours, *sides.before.colours])
     chosen = measure if measure in measures else next(iter(measures), None)
@@ -39,7 +52,7 @@ def side_by_side_html(sides: SideBySide, measure: str | None = None) -> str:
     )
 
 
-def side_by_side_page(sides: SideBySide, measure: str | None, *, title: str, about: str) -> str:
+def side_by_side_page(sides: TwoTexts, measure: str | None, *, title: str, about: str) -> str:
     """Return both texts as a file of its own: it loads nothing, and follows the reader's light or dark."""
     from markupsafe import Markup
 
@@ -52,6 +65,10 @@ def _colour(value: float, end: float) -> str:
     return "transparent" if share == 0 else f"rgba({_POSITIVE if value > 0 else _NEGATIVE}, {share:.3f})"
 
 
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
 def _visible(token: str) -> str:
     return token.replace("\n", "↵\n") or "·"
 
@@ -61,9 +78,7 @@ def _template(name: str) -> Template:
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        colour=_colour, visible=_visible, number=number, percent=lambda share: f"{100 * share:.1f} %"
-    )
+    environment.filters.update(colour=_colour, visible=_visible, number=number, percent=_percent)
     return environment.get_template(name)
 
 

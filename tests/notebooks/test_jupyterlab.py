@@ -25,7 +25,7 @@ CELLS = [
     """import lens_steer as ls
 model = ls.load_model("microworld")
 contrast = ls.read_contrast("microworld:rude", n=8)
-experts = ls.rank_experts(ls.collect(model, contrast, "blocks.2.mlp.hook_post", progress=False), holdout=None)
+experts = ls.rank_experts(ls.collect(model, contrast, "mlp.hook_post", progress=False), holdout=None)
 experts""",
     "ls.show_units(model, contrast, experts.top(1), top=3)",
     "experts.plot()",
@@ -102,12 +102,20 @@ def test_tables_are_aligned_as_they_say(lab: Page) -> None:
 
 
 def test_a_figure_is_drawn(lab: Page) -> None:
-    assert lab.wait_for("document.querySelectorAll('.js-plotly-plot .main-svg').length") > 0
+    """JupyterLab shows the picture first, as large as the figure, and draws the figure when the mouse comes."""
+    picture = "document.querySelector('.jp-RenderedPlotly img')"
+    assert lab.wait_for(f"{picture}.naturalWidth") == 760
+    lab.read(f"{picture}.dispatchEvent(new MouseEvent('mouseenter'))")
+    assert lab.wait_for("document.querySelectorAll('.jp-RenderedPlotly .main-svg').length") > 0
 
 
 def test_the_playground_is_driven(lab: Page) -> None:
     prompt = "evidently , the teacher"
     before = lab.read(text_of("before"))
+    chosen = "[...document.querySelectorAll('.ls-play-scope select, .ls-play-measure select')].map(one => one.value)"
+    scope, measure = lab.read(chosen)
+    assert scope == "as the edits say"
+    assert measure.startswith("write of ablate at blocks.")
     lab.type_over(".ls-play-prompt textarea", prompt)
     lab.read("document.querySelector('.ls-play-strength .noUi-handle').focus()")
     lab.press("ArrowRight", times=4)
@@ -127,7 +135,7 @@ def test_the_playground_is_driven(lab: Page) -> None:
     assert len(words) > 3
     lab.type_over(".ls-play-prompt textarea", "the " * 300)
     lab.read(press)
-    assert "context of 160" in lab.wait_for("document.querySelector('.ls-play-said').textContent")
+    assert "context is 160" in lab.wait_for("document.querySelector('.ls-play-said').textContent")
 
 
 def test_the_exported_notebook_shows_every_figure(lab: Page, folder: Path) -> None:
@@ -140,7 +148,7 @@ def test_the_exported_notebook_shows_every_figure(lab: Page, folder: Path) -> No
     figures = [kinds for kinds in shown if "application/vnd.plotly.v1+json" in kinds]
     assert len(figures) == 1
     html, _ = HTMLExporter().from_notebook_node(saved)
-    assert html.count("data:image/png;base64,") == len(figures)
+    assert len(re.findall(r'<img[^>]*src="data:image/png;base64,', html)) == len(figures)
     # The controls need a kernel; what they showed first stands in their place.
     assert 'class="ls-sides"' in html
     assert "ls-play-prompt" not in html

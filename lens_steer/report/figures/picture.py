@@ -34,7 +34,7 @@ class PicturedFigure(go.Figure):  # type: ignore[misc]  # plotly has no types
         if plotly.io.renderers.default != "plotly_mimetype":
             super()._ipython_display_()
             return
-        display({**self._repr_mimebundle_(), **picture(self)}, raw=True)
+        display({**self._repr_mimebundle_(), **picture(self)}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def picture(figure: go.Figure) -> dict[str, str]:
@@ -61,12 +61,12 @@ class _Camera:
             self._trouble = error
 
     def draw(self, figure: go.Figure) -> bytes:
-        """Return a figure as PNG, at twice its size; whatever error the browser had."""
+        """Return a figure as PNG, at its own size, in which JupyterLab shows it; whatever error the browser had."""
         if self._trouble is not None:
             raise self._trouble
         plain = figure.to_dict()
         size = {name: plain["layout"][name] for name in ("width", "height") if plain["layout"].get(name)}
-        drawn: bytes = self._wait_for(self._browser.calc_fig(plain, {"format": "png", "scale": 2, **size}))
+        drawn: bytes = self._wait_for(self._browser.calc_fig(plain, {"format": "png", **size}))
         return drawn
 
     async def _open(self) -> None:
