@@ -14,6 +14,7 @@ import torch
 
 from lens_steer.activations.collect import collect
 from lens_steer.activations.sketch import Sketching
+from lens_steer.activations.sketch_pass import WINDOW
 from lens_steer.activations.tensor_file import read_tensors, write_tensors
 from lens_steer.host.load import load_model
 from lens_steer.host.tokens import tokenize
@@ -83,22 +84,26 @@ def padding_of_tweets() -> dict[str, float]:
     return {"padded": padded(batches), "unsorted": padded(unsorted), "texts": len(lengths)}
 
 
-def sketch_memory(*, texts: int = 1000, times: int = 16) -> dict[str, float]:
-    """Peak resident bytes of a fork that sketches a stream, and of one that sketches so many times more texts."""
-    model, rows = load_model("microworld"), _contrast(texts // 2)
+def sketch_memory(*, texts: int = WINDOW, times: int = 16) -> dict[str, float]:
+    """Peak resident bytes of a process that sketches a stream of short texts, and of one with so many times more.
+
+    Of a text that has passed its label and its hashes are kept, about 130 bytes.
+    """
+    model, rows = load_model("microworld"), _contrast(200)
     words = [*((text, 1) for text in rows.source), *((text, 0) for text in rows.target)]
 
-    def records(repeated: int) -> Iterator[dict[str, Any]]:
-        for copy in range(repeated):
-            yield from ({"text": f"{text} {copy}", "label": label} for text, label in words)
+    def records(count: int) -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            text, label = words[number % len(words)]
+            yield {"text": f"{' '.join(text.split()[:3])} {number}", "label": label}
 
-    def peak(repeated: int) -> int:
-        stream = stream_texts(lambda: records(repeated))
+    def peak(count: int) -> tuple[int, int]:
         how = Sketching(pilot=256, holdout=None)
+        stream = stream_texts(lambda: records(count))
         return peak_resident(lambda: collect(model, stream, reduce=how, batch_size=64, progress=False))
 
-    few, many = peak(1), peak(times)
-    return {"ratio": many / few, "few": few, "many": many}
+    (few, few_above), (many, many_above) = peak(texts), peak(times * texts)
+    return {"ratio": many / few, "few": few, "many": many, "more": many_above - few_above, "texts": texts}
 
 
 def site_of_a_store() -> dict[str, float]:
