@@ -87,7 +87,7 @@ def padding_of_tweets() -> dict[str, float]:
 def sketch_memory(*, texts: int = WINDOW, times: int = 16) -> dict[str, float]:
     """Peak resident bytes of a process that sketches a stream of short texts, and of one with so many times more.
 
-    Of a text that has passed its label and its hashes are kept, about 130 bytes.
+    Of a text that has passed its label and its hashes are kept.
     """
     model, rows = load_model("microworld"), _contrast(200)
     words = [*((text, 1) for text in rows.source), *((text, 0) for text in rows.target)]
