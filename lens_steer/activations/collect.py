@@ -6,9 +6,12 @@ writes it (`generated`), and a pass that keeps counts alone is a sketch (`sketch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -24,7 +27,7 @@ from lens_steer.activations.sketch import ActivationSketch, Sketching
 from lens_steer.activations.sketch_file import valueless
 from lens_steer.activations.sketch_pass import sketch_plan, sketch_texts
 from lens_steer.activations.store import open_store
-from lens_steer.errors import ContrastError, SettingError, require_choice
+from lens_steer.errors import ContrastError, LensSteerWarning, SettingError, require_choice
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Attachable, edited
 from lens_steer.host.decode import Sampling
@@ -33,6 +36,7 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Overflow, Tokens, checked_batch_size, tokenize
+from lens_steer.processes import process_number
 from lens_steer.texts.blocks import Row
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms
@@ -175,6 +179,7 @@ def collect(
     require_choice("collect: of", of, Literal["given", "generated"])
     require_choice("collect: store_dtype", store_dtype, StoreDtype)
     texts = _labelled(contrast)
+    progress = progress and (store is None or process_number() == 0)
     chosen = find_sites(model, sites)
     meant = as_scope(scope)
     continued = None
@@ -215,8 +220,10 @@ def collect(
         if reduce is not None or isinstance(texts, TextStream):
             known = _without_values(chosen, texts, pool, provenance)
             settings = reduce if isinstance(reduce, Sketching) else Sketching()
-            plan = {**_plan(provenance, chosen), "sketch": sketch_plan(settings)}
             rows = texts.rows if isinstance(texts, TextStream) else partial(iter, texts.texts)
+            plan = {**_plan(provenance, chosen), "sketch": sketch_plan(settings)}
+            if store is not None:
+                plan["tokens"] = _first_tokens(rows(), tokens_of)
             with nullcontext() if store is None else open_store(Path(store), plan, size) as saved:
                 return sketch_texts(
                     model, rows, tokens_of, known, settings, batch_size=size, saved=saved, progress=progress
@@ -234,7 +241,9 @@ def collect(
                 return collect_generated(model, continued, rows_of(None), provenance, size, progress=progress)
             return collect_given(model, texts, given(), rows_of(None), provenance, size, progress=progress)
         how: Any = {"sites": chosen, "pool": pool, "dtype": getattr(torch, store_dtype), "progress": progress}
-        plan = {**_plan(provenance, chosen), "stored as": store_dtype}
+        prompts = None if continued is None else continued.prompts.ids[:_FIRST]
+        first = _first_tokens(texts.texts, tokens_of) if prompts is None else _digest(prompts)
+        plan = {**_plan(provenance, chosen), "stored as": store_dtype, "tokens": first}
         with open_store(Path(store), plan, size) as saved:
             if continued is not None:
                 return store_generated(model, continued, rows_of, provenance, size, saved=saved, **how)
@@ -242,6 +251,7 @@ def collect(
 
 
 StoreDtype = Literal["float32", "float16", "bfloat16"]
+_FIRST = 256  # texts whose tokens a store is known by
 _NAMES = ("model", "revision", "origin", "batch")  # of the provenance: they change nothing that is collected
 
 
@@ -278,6 +288,18 @@ def _without_values(
         blocks=torch.tensor(texts.blocks),
         hashes=torch.from_numpy(texts.forms if isinstance(texts, TextStream) else known_forms(texts.texts)),
     )
+
+
+def _first_tokens(rows: Iterable[Row], tokens_of: Callable[[Sequence[Row]], Tokens]) -> str:
+    """Return a hash of the first texts' tokens: by these another tokenizer is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LensSteerWarning)  # of texts that are cut the pass itself warns
+        tokens = tokens_of(list(islice(rows, _FIRST)))
+    return _digest((tokens.ids, tokens.pooled))
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _plan(provenance: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class RunPlan:
     sites: int
     units: int
     batches: int
-    passes: float
+    passes: int
     forwards: int
     weights: int
     kept: int
@@ -90,7 +90,7 @@ class RunPlan:
                 "counted",
             ),
             ("units", f"{self.units:,} at {self.sites} sites", "counted"),
-            ("forwards", f"{self.forwards:,}: {self.batches:,} batches, {self.passes:g} pass(es)", "counted"),
+            ("forwards", f"{self.forwards:,}: {self.batches:,} batches, {self.passes} pass(es)", "counted"),
             ("weights on the device", _bytes(self.weights), "counted"),
             ("longest batch on the device", peak, "measured" if self.peak is not None else ""),
             ("kept in memory", _bytes(self.kept), "counted"),
@@ -118,7 +118,7 @@ def plan(
     reduce: str | Sketching | None = None,
     store: bool = False,
     store_dtype: str = "float32",
-    passes: float = 1,
+    passes: int = 1,
 ) -> RunPlan:
     """Say what `collect` of these arguments would take; tokenises all texts, runs three batches, writes nothing.
 
@@ -134,13 +134,13 @@ def plan(
     Raises
     ------
     SettingError
-        Passes below 0, no such pool or dtype; and what `find_sites` and `tokenize` refuse.
+        Passes below 1, no such pool or dtype; and what `find_sites` and `tokenize` refuse.
 
     """
     require_eval(model)
     checked_pool(pool)
-    if not passes > 0 or store_dtype not in _DTYPES:
-        raise SettingError(f"passes are more than 0 and store_dtype one of {', '.join(_DTYPES)}")
+    if passes < 1 or store_dtype not in _DTYPES:
+        raise SettingError(f"passes are 1 or more and store_dtype one of {', '.join(_DTYPES)}")
     size = checked_batch_size(batch_size)
     texts = contrast.labelled if isinstance(contrast, ContrastSet) else contrast
     chosen = find_sites(model, sites)
@@ -162,8 +162,8 @@ def plan(
         sites=len(chosen),
         units=units,
         batches=len(batches),
-        passes=float(passes),
-        forwards=round(len(batches) * passes),
+        passes=passes,
+        forwards=len(batches) * passes,
         weights=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         kept=kept,
         disk=0 if not store else counts or values * _DTYPES[store_dtype],

@@ -82,7 +82,7 @@ def sketch_texts(
 
 def sketch_plan(settings: Sketching) -> dict[str, Any]:
     """Return the settings of a sketch as a store knows them; a grid by its hash."""
-    plan = asdict(replace(settings, grid=None))
+    plan = {**asdict(replace(settings, grid=None)), "window": WINDOW}
     if settings.grid is not None:
         digest = hashlib.sha256()
         for site in settings.grid.sites:

@@ -30,7 +30,7 @@ def show_plan(hosted: Any, contrast: ContrastSet | LabelledTexts, note: str = ""
         say("nothing was written")
 
 
-def passes_of(method: Any) -> tuple[float, str]:
+def passes_of(method: Any) -> tuple[int, str]:
     """Return about how often a fit passes over its texts, and what the number is."""
     optimizer = getattr(method, "optimizer", None)
     if optimizer is None:

@@ -17,6 +17,13 @@ from tests.benchmarks.bench_generate import collected_against_plain, steered_aga
 from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
 from tests.benchmarks.bench_ranking import auroc_against_sklearn, ranking_against_sklearn
 from tests.benchmarks.bench_real_model import rows as real_model_rows
+from tests.benchmarks.bench_scale import (
+    padding_of_tweets,
+    site_of_a_store,
+    sketch_memory,
+    store_against_model,
+    two_processes_against_one,
+)
 from tests.benchmarks.bench_startup import startup
 from tests.benchmarks.bench_trace import traced_by_layers, traced_memory
 from tests.conftest import SHARED
@@ -117,6 +124,7 @@ def rows() -> Iterator[Row]:
         f"{got['bytes'] / got['shift_bytes']:.2f}",
         detail,
     )
+    yield from scale_rows()
     flat = memory_in_texts()
     detail = f"{flat['bytes_256'] / 2**20:.1f} MiB against {flat['bytes_32'] / 2**20:.1f} MiB, micro-batches of 8"
     yield "peak memory of a LinEAS gradient, 256 texts against 32", "flat", f"{flat['ratio']:.3f}", detail
@@ -124,6 +132,25 @@ def rows() -> Iterator[Row]:
         yield from real_model_rows()
     except ModelError as error:
         print(f"the figures of a real model need it: {error}", file=sys.stderr)
+
+
+def scale_rows() -> Iterator[Row]:
+    """Yield what runs of any size are promised."""
+    got = store_against_model()
+    detail = f"{got['written'] / 2**20:.1f} against {got['produced'] / 2**20:.2f} MiB/s, embedded model"
+    yield "a store is written, times faster than the model produces", ">= 5", f"{got['ratio']:.0f}", detail
+    got = two_processes_against_one()
+    detail = f"{got['two']:.2f} s against {got['one']:.2f} s, 1,200 texts, one thread each"
+    yield "a stored pass by two processes, times faster than by one", ">= 1.7", f"{got['ratio']:.2f}", detail
+    got = padding_of_tweets()
+    detail = f"{got['texts']} tweets; {got['unsorted']:.1%} in the same batches without sorting"
+    yield "padded tokens in length-sorted batches of tweets", "<= 5%", f"{got['padded']:.2%}", detail
+    got = sketch_memory()
+    detail = f"{got['many'] / 2**20:.0f} against {got['few'] / 2**20:.0f} MiB resident in all, {got['more'] / 2**20:.1f} MiB more"
+    yield "peak memory of a sketch of a stream, 65,536 texts against 4,096", "<= 1.05", f"{got['ratio']:.3f}", detail
+    got = site_of_a_store()
+    detail = f"{got['touched'] / 2**20:.2f} MiB in memory, the site has {got['site'] / 2**20:.2f} of {got['shard'] / 2**20:.0f}"
+    yield "bytes touched to read one site of a shard, against its own", "about 1", f"{got['ratio']:.3f}", detail
 
 
 def main() -> None:

@@ -24,21 +24,22 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return highest
 
 
-def peak_resident(call: Callable[[], object]) -> int:
-    """Return the most bytes that a fork of this process had in memory during the call, above those it had before."""
+def peak_resident(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the most bytes that a fork of this process had in memory during the call, and how many more than before."""
     reader, writer = get_context("fork").Pipe(duplex=False)
     child = get_context("fork").Process(target=_measured, args=(call, writer))
     child.start()
-    above = reader.recv()
+    peak, above = reader.recv()
     child.join()
-    return int(above)
+    return peak, above
 
 
 def _measured(call: Callable[[], object], writer: Any) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = _status("VmRSS")
     call()
-    writer.send(_status("VmHWM") - before)
+    peak = _status("VmHWM")
+    writer.send((peak, peak - before))
 
 
 def _status(name: str) -> int:
