@@ -87,6 +87,7 @@ def rank(
     from lens_steer.activations.collect import collect
     from lens_steer.cli.findings import ranking_study, separating_sentence
     from lens_steer.ranking.experts import rank_experts
+    from lens_steer.ranking.resolution import resolution_sentence
 
     settings = settings_of(
         model, texts, halves, out=out, sites=sites, pool=pool, top=top, batch_size=batch_size, seed=seed
@@ -104,6 +105,6 @@ def rank(
         ranking = rank_experts(chosen, holdout=measured, seed=seed)
     probes = ranking.probes()
     show(ranking.top(top)[_SHOWN])
-    say(f"\n{separating_sentence(ranking.frame)}\n")
+    say(f"\n{separating_sentence(ranking.frame)}\n{resolution_sentence(ranking.resolution())}\n")
     show(probes)
     write_run(out, "rank", settings, ranking_study(ranking, probes), hosted, contrast, seen=ranking.seen)
