@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from scipy.stats import spearmanr
 
 import lens_steer as ls
 from analyses.experiment import Experiment, as_study
-from analyses.sentences import by_verdict, interval, sentence
+from analyses.sentences import by_verdict, interval
 
 MEASURES = {
     "rank_correlation": "the correlation of the units' AUROC",
@@ -41,6 +40,7 @@ def run(
     sites: str | Sequence[str] = "mlp.hook_post",
     k: int = 100,
     permutations: int = 200,
+    shifts: Literal["MeanAcT", "LinEAS"] = "MeanAcT",
     shift_sites: str | Sequence[str] = "hook_resid_post",
     fit_texts: int = 32,
     steps: int = 100,
@@ -69,12 +69,15 @@ def run(
         Experts of a concept.
     permutations:
         Shuffles of labels beside every pair's overlap.
+    shifts:
+        What learns the shift of every concept, from its texts to others: MeanAcT (the difference of means, site by
+        site) or LinEAS (by gradients, all sites together; a minute a fit on the embedded model).
     shift_sites:
-        Where LinEAS learns the shift of every concept, from its texts to others.
+        Where it is learned.
     fit_texts:
         Texts a side of each of two fits, which share none.
     steps:
-        Gradients of every fit.
+        Gradients of every fit of LinEAS.
     shuffles:
         How often all of it is done with the labels of every concept shuffled.
     batch_size:
@@ -90,37 +93,39 @@ def run(
     _check(contrast, k=k, permutations=permutations, fit_texts=fit_texts, steps=steps)
     activations = ls.collect(model, contrast, sites, batch_size=batch_size, progress=False)
     ranking = ls.rank_experts(activations, seed=seed)
-    lineas = ls.LinEAS(sites=shift_sites, steps=steps, gamma_share=0.0, seed=seed, progress=False)
-    shifts = learned_shifts(model, contrast, lineas, fit_texts, seed)
-    pairs = pairs_of(contrast, ranking, shifts, k=k, permutations=permutations, seed=seed)
+    method: ls.MeanAcT | ls.LinEAS = ls.MeanAcT(sites=shift_sites, causal=False)
+    if shifts == "LinEAS":
+        method = ls.LinEAS(sites=shift_sites, steps=steps, gamma_share=0.0, seed=seed, progress=False)
+    learned = learned_shifts(model, contrast, method, fit_texts, seed)
+    pairs = pairs_of(contrast, ranking, learned, k=k, permutations=permutations, seed=seed)
     agreement = [agreement_of(pairs, contrast.concepts, "labels")]
     for draw in range(shuffles):
         mixed = shuffled_labels(contrast, seed + draw)
         control = pairs_of(
             contrast,
             ls.rank_experts(ls.collect(model, mixed, sites, batch_size=batch_size, progress=False), seed=seed),
-            learned_shifts(model, mixed, lineas, fit_texts, seed),
+            learned_shifts(model, mixed, method, fit_texts, seed),
             k=k,
         )
         agreement.append(agreement_of(control, contrast.concepts, f"shuffled labels {draw}"))
     frames = {
         "pairs": pairs,
         "agreement": pd.concat(agreement, ignore_index=True),
-        "concepts": _concepts(contrast, shifts),
+        "concepts": _concepts(contrast, learned),
         "layers": ranking.layers(k),
         "specificity": ranking.specificity(),
     }
     figures = {name: _matrix(pairs, contrast.concepts, name) for name in ("dependence", *MEASURES)}
     return experiment.keep(
-        ls.Study(frames=frames, figures=figures, summary=summary(frames), captions=_captions(k, permutations, lineas))
+        ls.Study(frames=frames, figures=figures, summary=summary(frames), captions=_captions(k, permutations, shifts))
     )
 
 
 def _check(contrast: Any, **counts: int) -> None:
     if not isinstance(contrast, ls.LabelledTexts) or len(contrast.concepts) < 3:
         raise ls.LensSteerError(
-            "a concept map is of texts that are labelled for three concepts or more: ls.read_labels(path, labels=[...]) "
-            'or --labels, and ls.read_labels("microworld") or --contrast microworld for the embedded language'
+            "a concept map is of texts labelled for three concepts or more: ls.read_labels(path, labels=[...]) "
+            '(--labels), or ls.read_labels("microworld") or --contrast microworld for the embedded language'
         )
     for name, count in counts.items():
         if count < 1:
@@ -157,7 +162,7 @@ def shuffled_labels(contrast: ls.LabelledTexts, seed: int) -> ls.LabelledTexts:
 
 
 def learned_shifts(
-    model: Any, contrast: ls.LabelledTexts, lineas: ls.LinEAS, most: int, seed: int
+    model: Any, contrast: ls.LabelledTexts, method: ls.MeanAcT | ls.LinEAS, most: int, seed: int
 ) -> dict[str, list[np.ndarray]]:
     """Return, per concept, what two edits that share no text add to every unit in the mean, from texts of the concept.
 
@@ -170,8 +175,8 @@ def learned_shifts(
         for half in halves:
             size = min(most, len(half.source), len(half.target))
             few = half.subsample(size, seed=seed)
-            activations = ls.collect(model, few, lineas.sites, progress=False)
-            edit = lineas.fit(model, few, activations=activations)
+            activations = ls.collect(model, few, method.sites, pool=method.pool, progress=False)
+            edit = method.fit(model, few, activations=activations)
             parts = []
             for each in edit.edits:
                 mean = activations.token_mean(each.site, "source").double().numpy()
@@ -223,7 +228,7 @@ def agreement_of(pairs: pd.DataFrame, concepts: Sequence[str], labels: str) -> p
         for concept in concepts:
             cases.append(_correlation(pairs[(pairs["concept"] != concept) & (pairs["other"] != concept)], measure))
         ends = ls.jackknife_interval(cases[0], np.array(cases[1:]), confidence=0.95)
-        low, high = max(-1.0, ends.low), min(1.0, ends.high)
+        low, high = (float(np.clip(end, -1, 1)) for end in (ends.low, ends.high))
         rows.append({"labels": labels, "measure": measure, "value": cases[0], "low": low, "high": high})
     return pd.DataFrame(rows)
 
@@ -265,10 +270,9 @@ def summary(frames: Mapping[str, pd.DataFrame]) -> list[str]:
         verdicts = {MEASURES[row["measure"]]: ls.verdict_of(row["low"], row["high"]) for row in rows}
         values = ", ".join(interval(row) for row in rows)
         start = "" if labels == "labels" else f"With {labels}: "
-        sentences.append(
-            f"{start}over {len(pairs)} pairs of concepts, beside the dependence of their labels: "
-            + sentence(by_verdict(verdicts, words), f"rank correlations {values}")
-        )
+        over = f"{start}over {len(pairs)} pairs of concepts, beside the dependence of their labels: "
+        found = f"{by_verdict(verdicts, words)}; rank correlations {values}."
+        sentences.append(f"{over[:1].upper()}{over[1:]}{found}")
     independent = pairs[pairs["dependence"].abs() <= DEPENDENCE]
     if len(independent) and "shuffled_p" in pairs:
         level = 0.05 / len(independent)
@@ -288,11 +292,11 @@ def summary(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     return sentences
 
 
-def _captions(k: int, permutations: int, lineas: ls.LinEAS) -> dict[str, str]:
+def _captions(k: int, permutations: int, shifts: str) -> dict[str, str]:
     return {
         "pairs": f"dependence: correlation of the labels over texts that have both; information: their mutual "
         f"information, nats; jaccard: of the {k} best units, chance and shuffled_jaccard beside it ({permutations} "
-        "permutations); cosine: of what LinEAS adds in the mean, fitted on texts that share none.",
+        f"permutations); cosine: of what {shifts} adds in the mean, fitted on texts that share none.",
         "agreement": "Rank correlation of each measure with the dependence, over pairs; intervals over concepts.",
         "concepts": "cosine_of_halves: of two fits of one concept that share no text, the most that a cosine can be.",
         "layers": "Where the experts lie, beside the layer's share of all units.",
