@@ -15,6 +15,8 @@ from tests.benchmarks.bench_forward import edited_against_unedited
 from tests.benchmarks.bench_generate import collected_against_plain, steered_against_unsteered
 from tests.benchmarks.bench_lineas import memory_in_texts, step_against_forward_backward
 from tests.benchmarks.bench_ranking import auroc_against_sklearn, ranking_against_sklearn
+from tests.benchmarks.bench_sketch import memory_in_texts as sketch_memory_in_texts
+from tests.benchmarks.bench_sketch import padding_of_tweets, update_against_trunk
 from tests.benchmarks.bench_startup import startup
 from tests.benchmarks.bench_trace import traced_by_layers, traced_memory
 from tests.conftest import SHARED
@@ -64,6 +66,22 @@ def rows() -> Iterator[Row]:
             f"{got['ratio']:.3f}",
             detail,
         )
+    sketched = update_against_trunk()
+    detail = (
+        f"{sketched['update'] * 1e3:.0f} ms against {sketched['forward'] * 1e3:.0f} ms, {sketched['tokens']:.0f} tokens"
+    )
+    what = "sketch update at every mlp.hook_post against SmolLM2's trunk, 32 short texts"
+    yield what, "<= 0.05", f"{sketched['share']:.3f}", detail
+    flat = sketch_memory_in_texts()
+    detail = f"{flat['many'] / 2**20:.1f} MiB against {flat['few'] / 2**20:.1f} MiB"
+    yield "peak memory of a sketch, 384 texts against 24", "<= 1.05", f"{flat['ratio']:.3f}", detail
+    padded = padding_of_tweets()
+    yield (
+        "padded tokens, 4,000 tweets",
+        "<= 0.05",
+        f"{padded['share']:.3f}",
+        f"{padded['padded']} of {padded['tokens']}",
+    )
     step = step_against_forward_backward()
     detail = f"{step['seconds']:.3f} s against {step['bare_seconds']:.3f} s; a step of a ten-step descent {step['ten_steps']:.3f}"
     yield "LinEAS step against trunk forward + backward, 32 texts", "<= 1.15", f"{step['ratio']:.3f}", detail

@@ -18,7 +18,7 @@ from tests.conftest import SHARED
 BATCHES = 6
 
 
-def _texts(model: Any, count: int, tokens: int) -> list[str]:
+def texts_of(model: Any, count: int, tokens: int) -> list[str]:
     """Return texts of exactly so many tokens, BOS included."""
     story = (SHARED / "data" / "tinystories_sample" / "sample.txt").read_text(encoding="utf-8")
     story = story.replace("<|endoftext|>", "")
@@ -35,7 +35,7 @@ def _texts(model: Any, count: int, tokens: int) -> list[str]:
 def collect_against_trunk(rows: int, tokens: int, *, repeats: int = 15) -> dict[str, float]:
     """Time `collect` and the same model's trunk without hooks on the same batches, tokenising included in neither."""
     model = load_model(SHARED / "models" / "tinytalk-neo")
-    texts = _texts(model, rows * BATCHES, tokens)
+    texts = texts_of(model, rows * BATCHES, tokens)
     labels = torch.tensor([[place % 2] for place in range(len(texts))], dtype=torch.int8).numpy()
     table = LabelledTexts(tuple(texts), labels, ("half",))
     tokenized = tokenize(model, texts)
@@ -59,7 +59,7 @@ def collect_against_trunk(rows: int, tokens: int, *, repeats: int = 15) -> dict[
 def collect_memory(*, rows: int = 32, tokens: int = 128) -> dict[str, float]:
     """Measure peak memory of `collect` above the bare forward's, in bytes and against what it may take."""
     model = load_model(SHARED / "models" / "tinytalk-neo")
-    texts = _texts(model, rows * BATCHES, tokens)
+    texts = texts_of(model, rows * BATCHES, tokens)
     labels = torch.tensor([[place % 2] for place in range(len(texts))], dtype=torch.int8).numpy()
     table = LabelledTexts(tuple(texts), labels, ("half",))
     batch = tokenize(model, texts).batch(range(rows))
