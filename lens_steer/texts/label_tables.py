@@ -103,8 +103,8 @@ def read_labels(
     if isinstance(path_or_name, str) and path_or_name == MICROWORLD:
         from lens_steer.microworld.contrasts import labelled_documents
 
-        texts, marks, concepts = labelled_documents(chosen, n=n, seed=seed)
-        return LabelledTexts(texts, marks, concepts, name=name or MICROWORLD, chat=chat)
+        texts, drawn, concepts = labelled_documents(chosen, n=n, seed=seed)
+        return LabelledTexts(tuple(texts), np.array(drawn), concepts, name=name or MICROWORLD, chat=chat)
     if not chosen:
         raise ContrastError("labels= names the columns of labels, one or more")
     if values is not None and threshold is not None:
