@@ -206,7 +206,7 @@ class ExpertRanking:
         held = self._score == "heldout_auroc"
         scores = ["selection_auroc", "heldout_auroc", "heldout_low", "heldout_high"] if held else _WHOLE
         head = self.top(1 if self.frame["concept"].nunique() > 1 else 10).head(20)
-        table = head[["concept", "site", "unit", *scores, "q_value"]].to_html(index=False, float_format="%.3g")
+        table = head[["concept", "site", "unit", *scores, "q_value"]].to_html(index=False, float_format="{:.3g}".format)
         return f"{table}<p>{escape(resolution_sentence(self.resolution()))}</p>"
 
     def plot(self) -> Any:
