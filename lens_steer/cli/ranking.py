@@ -119,6 +119,7 @@ def rank(
     from lens_steer.activations.sketch import Sketching
     from lens_steer.cli.findings import ranking_study, separating_sentence, universal_sentence
     from lens_steer.ranking.experts import rank_experts
+    from lens_steer.ranking.resolution import resolution_sentence
 
     settings = settings_of(
         model, texts, halves, out=out, sites=sites, pool=pool, top=top, unrelated=unrelated, store=store,
@@ -149,7 +150,7 @@ def rank(
         ranking = rank_experts(chosen, holdout=measured, unrelated=neutral, seed=seed)
     probes = None if sketch else ranking.probes()
     show(ranking.top(top)[[*_SHOWN, *(["universal"] if neutral is not None else [])]])
-    say(f"\n{separating_sentence(ranking.frame)}\n")
+    say(f"\n{separating_sentence(ranking.frame)}\n{resolution_sentence(ranking.resolution())}\n")
     if neutral is not None:
         say(f"{universal_sentence(ranking.frame, len(neutral.labels))}\n")
     if probes is not None:

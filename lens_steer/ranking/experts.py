@@ -18,24 +18,25 @@ from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
 from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.halves import Mask, halves
+from lens_steer.ranking.label_test import design_of, label_test
+from lens_steer.ranking.layers import layer_profile
 from lens_steer.ranking.measured import matching_holdout, require_finite
-from lens_steer.ranking.overlap import expert_overlap
+from lens_steer.ranking.overlap import expert_overlap, overlap_of_shuffled
 from lens_steer.ranking.probe import probe_sites
+from lens_steer.ranking.resolution import resolution, resolution_sentence
+from lens_steer.ranking.specificity import specificity
 from lens_steer.ranking.streaming import sketch_frame
+from lens_steer.ranking.subgroups import subgroup_auroc
 from lens_steer.ranking.universal import with_universal
-from lens_steer.statistics.comparison import Comparison, compare_sides
+from lens_steer.statistics.comparison import compare_sides
 from lens_steer.statistics.design import Design
 from lens_steer.statistics.significance import (
     AurocInterval,
     auroc_interval,
     benjamini_hochberg,
-    design_p,
     family_wise_p,
     interval_of_variance,
-    mann_whitney_is_exact,
-    normal_p,
     permutation_null,
-    signed_rank_p,
 )
 from lens_steer.texts.seen import seen_forms
 
@@ -91,23 +92,21 @@ class ExpertRanking:
         Choosing by thresholds on held-out values (`units(min_auroc=...)`) makes the held-out texts choose too; they are
         not in here. Empty for activations without texts.
         """
-        hashes = self.activations.hashes
-        if hashes is None:
+        if self.activations.hashes is None:
             return np.empty(0, dtype=np.int64)
-        share = self.settings.get("holdout")
         forms = []
         for concept in self.activations.concepts:
             one = self.activations.concept(concept)
-            chose = halves(one, share, self.settings["seed"])[0] if isinstance(share, float) else one.labels[:, 0] >= 0
             if one.hashes is not None:
-                forms.append(one.hashes[chose].numpy())
+                forms.append(one.hashes[self._chose(one)].numpy())
         return seen_forms(np.concatenate(forms))
 
     def _repr_html_(self) -> str:
         texts = self.activations.labels.shape[0]
         heading = f"Expert units: {len(self.frame):,} ranked on {texts:,} texts"
         table = self.frame[self._in_front] if self.activations.concepts[1:] else self.frame[self._in_front[1:]]
-        return shown_result(heading, table=table, rest=".frame, with all columns")
+        said = [resolution_sentence(self.resolution())]
+        return shown_result(heading, sentences=said, table=table, rest=".frame, with all columns")
 
     @property
     def _in_front(self) -> list[str]:
@@ -171,9 +170,53 @@ class ExpertRanking:
         require_finite(self.activations)
         return confounds(self.activations, self.units(min(k, len(self.frame))))
 
-    def overlap(self, k: int = 100) -> pd.DataFrame:
-        """Compare the k best units of every pair of concepts: see `expert_overlap`."""
-        return expert_overlap(self.frame, k)
+    def subgroups(self, k: int = 20, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Return the AUROC of the k best units of one concept inside every subgroup: see `subgroup_auroc`."""
+        require_finite(self.activations)
+        units, one = self.units(min(k, len(self.frame))), self.activations.concept(self.frame["concept"].iloc[0])
+        return subgroup_auroc(one, units, chose=self._chose(one).numpy(), confidence=confidence)
+
+    def overlap(self, k: int = 100, *, permutations: int = 0, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+        """Compare the k best units of every pair of concepts: see `expert_overlap`.
+
+        With permutations, also with what labels that mean nothing give: see `overlap_of_shuffled`.
+        """
+        table = expert_overlap(self.frame, k, confidence=confidence)
+        if not permutations:
+            return table
+        chose = {name: self._chose(self.activations.concept(name)) for name in self.frame["concept"].unique()}
+        return overlap_of_shuffled(table, self.frame, self.activations, chose, permutations=permutations, seed=seed)
+
+    def layers(self, k: int = 100, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Count how many of the k best units of every concept lie in every layer: see `layer_profile`."""
+        return layer_profile(self.frame, k, confidence=confidence)
+
+    def specificity(self, k: int = 20, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Ask which of the k best units of every concept are experts of that concept only: see `specificity`.
+
+        On the texts that did not choose the units. SettingError where nothing was held out.
+        """
+        names, measured = self.frame["concept"].unique(), {}
+        if self.heldout is None and not isinstance(self.settings.get("holdout"), float):
+            raise SettingError("specificity is measured on texts that chose no unit: rank with holdout=0.5, or others")
+        for name in names:
+            if self.heldout is None:
+                require_finite(self.activations)
+                one = self.activations.concept(name)
+                measured[name] = one.rows(~self._chose(one))
+            else:
+                measured[name] = self.heldout.concept(name)
+        units = {name: self.concept(name).units(min(k, len(self.frame) // len(names))) for name in names}
+        return specificity(measured, units, confidence=confidence)
+
+    def resolution(self) -> pd.DataFrame:
+        """Say per concept how small p- and q-values can become with so many texts, units and permutations."""
+        return resolution(self.frame, self.activations, self.settings.get("permutations", 0))
+
+    def _chose(self, one: Activations) -> Mask:
+        """Which texts of one concept chose the order of its units."""
+        share = self.settings.get("holdout")
+        return halves(one, share, self.settings["seed"])[0] if isinstance(share, float) else one.labels[:, 0] >= 0
 
     def plot(self) -> Any:
         """Return a figure of the units' AUROC by layer."""
@@ -241,7 +284,10 @@ def rank_experts(
     settings = {"holdout": share, "confidence": confidence, "permutations": permutations, "seed": seed}
     if isinstance(activations, ActivationSketch):
         if permutations:
-            raise SettingError("a sketch cannot be relabelled: collect(...) without reduce=, or permutations=0")
+            raise SettingError(
+                "a sketch cannot be relabelled, for it keeps no text's value: collect(...) without reduce=, or "
+                "permutations=0; units times p_value bounds the family-wise p there (Bonferroni)"
+            )
         frames = [
             _in_order(_with_q(sketch_frame(activations, name, holdout, confidence, seed), name))
             for name in activations.concepts
@@ -258,9 +304,7 @@ def rank_experts(
         heldout: Activations | Mask | None = None if other is None else other.concept(concept)
         if isinstance(holdout, int | float):
             _, heldout = halves(one, holdout, seed, remedy="give more texts or groups, or set holdout=None")
-        label = one.labels[:, 0].numpy()
-        copies = None if one.hashes is None else one.hashes[:, 0].numpy()
-        design = Design.of(label == 1, one.blocks.numpy(), copies)
+        design = design_of(one)
         rows = [_rank_site(site, one, heldout, confidence, design) for site in one.sites]
         frame = _with_q(pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True), concept)
         if permutations:
@@ -304,7 +348,7 @@ def _rank_site(
         held_interval = _interval(held, others.variance, heldout.values[site], heldout, confidence)
     else:
         held, held_interval = sides.heldout_auroc, None
-    test, p_value = _test(one, values, sides, design)
+    test, p_value = label_test(one, values, sides.deviation, design)
     columns = {
         "auroc": sides.auroc,
         "auroc_low": interval.low,
@@ -337,25 +381,11 @@ def _interval(
     return interval_of_variance(area, variance, (int(source.sum()), int(target.sum())), confidence=confidence)
 
 
-def _test(one: Activations, values: Tensor, sides: Comparison, design: Design) -> tuple[str, Tensor]:
-    """Return the name of the test that the design asks for, and its p-values."""
-    label = one.labels[:, 0]
-    pairs = None if one.pairs is None else one.pairs[:, 0]
-    if pairs is None or bool((pairs < 0).any()):
-        if design.simple and not mann_whitney_is_exact(int((label == 1).sum()), int((label == 0).sum())):
-            return "mann_whitney", normal_p(sides.deviation)
-        name = "mann_whitney" if design.simple or len(design.strata) == 1 else "van_elteren"
-        return name, design_p(values, design)
-    source, target = ((label == side).nonzero()[:, 0] for side in (1, 0))
-    source, target = source[pairs[source].argsort()], target[pairs[target].argsort()]
-    _, block = torch.unique(one.blocks[source], return_inverse=True)
-    moved = torch.zeros(int(block.max()) + 1, values.shape[1], dtype=torch.float64)
-    moved.index_add_(0, block, values[source].double() - values[target].double())
-    return "signed_rank", signed_rank_p(moved / torch.bincount(block)[:, None])
-
-
 def _family_wise(activations: Activations, frame: pd.DataFrame, permutations: int, seed: int, design: Design) -> Any:
-    values = torch.cat([activations.values[site] for site in activations.sites], dim=1)
     is_source = activations.labels[:, 0] == 1
-    null = permutation_null(values, is_source, permutations=permutations, seed=seed, design=design)
-    return family_wise_p(torch.tensor(frame["auroc"].to_numpy()), null).numpy()
+    # Site by site, so that a store's values pass through memory one site at a time; the seed alone makes the labels.
+    largest = [
+        permutation_null(activations.values[site], is_source, permutations=permutations, seed=seed, design=design)
+        for site in activations.sites
+    ]
+    return family_wise_p(torch.tensor(frame["auroc"].to_numpy()), torch.stack(largest).amax(0)).numpy()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lens_steer.activations.activations import Activations
 from lens_steer.activations.sketch import HALVES, ActivationSketch
 from lens_steer.errors import SettingError
 from lens_steer.host.sites import Site
@@ -40,39 +41,39 @@ def sketch_frame(sketch: ActivationSketch, concept: str, holdout: object, confid
             f"reduce=Sketching(holdout=..., seed=...)"
         )
     one = sketch.texts.concept(concept)
-    independent = len(np.unique(one.blocks.numpy())) == len(one.blocks)
+    largest = _largest_blocks(one)
     rows = [
-        pd.DataFrame(_rank_site(sketch, concept, site, holdout is not None, confidence, independent))
+        pd.DataFrame(_rank_site(sketch, concept, site, holdout is not None, confidence, largest))
         for site in sketch.sites
     ]
     return pd.concat(rows, ignore_index=True)
 
 
 def _rank_site(
-    sketch: ActivationSketch, concept: str, site: Site, halved: bool, confidence: float, independent: bool
+    sketch: ActivationSketch, concept: str, site: Site, halved: bool, confidence: float, largest: tuple[int, int, int]
 ) -> dict[str, Any]:
-    sides = [sketch.side(site, concept, label) for label in (1, 0)]
+    sides, independent = [sketch.side(site, concept, label) for label in (1, 0)], largest[2] == 1
     scores = _scores(*sides)
-    interval = _interval(scores, sides, confidence)
+    interval = _interval(scores, sides, confidence, largest)
     chosen = sides
     nothing = np.full(site.width, np.nan)
     selection, held, held_interval = None, None, None
     if halved:
         chosen, measured = ([sketch.side(site, concept, label, [half]) for label in (1, 0)] for half in HALVES)
         selection, held = _scores(*chosen), _scores(*measured)
-        held_interval = _interval(held, measured, confidence)
+        held_interval = _interval(held, measured, confidence, largest)
     columns = {
         "auroc": scores.auroc,
         "auroc_error": scores.auroc_error,
-        "auroc_low": interval.low if independent else nothing,
-        "auroc_high": interval.high if independent else nothing,
+        "auroc_low": interval.low,
+        "auroc_high": interval.high,
         "hanley_mcneil": interval.degenerate,
         "selection_auroc": nothing if selection is None else selection.auroc,
         "selection_error": nothing if selection is None else selection.auroc_error,
         "heldout_auroc": nothing if held is None else held.auroc,
         "heldout_error": nothing if held is None else held.auroc_error,
-        "heldout_low": held_interval.low if held_interval and independent else nothing,
-        "heldout_high": held_interval.high if held_interval and independent else nothing,
+        "heldout_low": held_interval.low if held_interval else nothing,
+        "heldout_high": held_interval.high if held_interval else nothing,
         "average_precision": scores.average_precision,
         "average_precision_error": scores.average_precision_error,
         "p_value": normal_p(torch.from_numpy(scores.deviation)) if independent else nothing,
@@ -94,12 +95,26 @@ def _scores(source: Sketch, target: Sketch) -> SketchedScores:
     return sketched_scores(source.counts[0].cpu().numpy(), target.counts[0].cpu().numpy(), single)
 
 
-def _interval(scores: SketchedScores, sides: list[Sketch], confidence: float) -> AurocInterval:
-    """Return DeLong's interval, wider by the bound on the error."""
-    n, m = (int(side.texts[0]) for side in sides)
-    inner = interval_of_variance(
-        torch.from_numpy(scores.auroc), torch.from_numpy(scores.variance), (n, m), confidence=confidence
-    )
+def _largest_blocks(one: Activations) -> tuple[int, int, int]:
+    """Return the most source texts, target texts, and texts that a block of one concept holds."""
+    _, block = np.unique(one.blocks.numpy(), return_inverse=True)
+    source, target = (np.bincount(block[one.labels[:, 0].numpy() == label], minlength=len(block)) for label in (1, 0))
+    return int(source.max()), int(target.max()), int((source + target).max())
+
+
+def _interval(
+    scores: SketchedScores, sides: list[Sketch], confidence: float, largest: tuple[int, int, int]
+) -> AurocInterval:
+    """Return DeLong's interval, wider by the bound on the error, and as wide as blocks of that size may make it."""
+    texts = int(sides[0].texts[0]), int(sides[1].texts[0])
+    variance, clusters = torch.from_numpy(scores.variance), None
+    if largest[2] > 1:
+        fewest = [-(-size // most) for size, most in zip(texts, largest[:2], strict=True)]
+        clusters = np.arange(fewest[0]), np.arange(fewest[1])
+        fewer = max(n / max(n - 1, 1) * (1 - 1 / size) for n, size in zip(fewest, texts, strict=True))
+        variance = variance * largest[2] * fewer
+    area = torch.from_numpy(scores.auroc)
+    inner = interval_of_variance(area, variance, texts, confidence=confidence, clusters=clusters)
     error = torch.from_numpy(scores.auroc_error)
     return AurocInterval((inner.low - error).clamp(min=0), (inner.high + error).clamp(max=1), inner.degenerate)
 

@@ -103,8 +103,8 @@ def read_labels(
     if isinstance(path_or_name, str) and path_or_name == MICROWORLD:
         from lens_steer.microworld.contrasts import labelled_documents
 
-        texts, marks, concepts = labelled_documents(chosen, n=n, seed=seed)
-        return LabelledTexts(texts, marks, concepts, name=name or MICROWORLD, chat=chat)
+        texts, drawn, concepts = labelled_documents(chosen, n=n, seed=seed)
+        return LabelledTexts(tuple(texts), np.array(drawn), concepts, name=name or MICROWORLD, chat=chat)
     if not chosen:
         raise ContrastError("labels= names the columns of labels, one or more")
     if values is not None and threshold is not None:
@@ -148,8 +148,8 @@ def _marks(frame: pd.DataFrame, column: str, columns: Columns, values: Values, w
         rows = [row for row, label in zip(frame.index, labels, strict=True) if label in unknown]
         listed = ", ".join(f"{label!r} ({count} rows)" for label, count in unknown.most_common(20))
         raise ContrastError(
-            f"{where}, column {column!r} holds {listed} beside {quoted(known)}, first in row {first_few(rows)}: say what "
-            "it means, values={'...': 1, '...': 0}, or None for texts that take no part"
+            f"{where}, column {column!r} holds {listed} beside {quoted(known)}, first in row {first_few(rows)}: say "
+            "what it means, values={'...': 1, '...': 0}, or None for texts that take no part"
         )
     return np.array([-1 if known[label] is None else int(known[label] or 0) for label in labels])
 

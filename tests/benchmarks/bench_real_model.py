@@ -26,6 +26,7 @@ from tests.benchmarks.bench_lineas import gradient_against_passes, loss_of, pass
 from tests.benchmarks.memory import peak_bytes
 from tests.benchmarks.timing import ratio, two_threads
 from tests.conftest import SHARED
+from tools.scaling import pass_of
 
 MODEL = "smollm2"
 PROMPTS = [f"Write two sentences about {who} and {what}." for who in ("Tom", "Lily", "Ben", "Mia") for what in
@@ -49,6 +50,15 @@ def rows() -> Iterator[Row]:
     ):
         got = against_trunk(model, texts, size, repeats=5)
         yield f"collect all mlp.hook_post against the trunk, smollm2, {name}", "<= 1.10", *_timed(got, "trunk")
+    with two_threads():
+        sketched = pass_of(MODEL, "cpu")
+    detail = f"{sketched['update'] * 1e3:.0f} ms against {sketched['forward'] * 1e3:.0f} ms"
+    yield (
+        "sketch update at every mlp.hook_post against the trunk, smollm2",
+        "<= 0.05",
+        f"{sketched['share']:.3f}",
+        detail,
+    )
     contrast = ContrastSet(texts_of(model, 32, 24), tweets[:32])
     got = gradient_against_passes(model, contrast, repeats=4)
     yield "LinEAS gradient against trunk forward + backward, smollm2, 32 texts", "<= 1.15", *_timed(got, "bare")

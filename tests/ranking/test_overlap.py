@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError
+from lens_steer.ranking.experts import rank_experts
 from lens_steer.ranking.overlap import expert_overlap
+
+SITE = "blocks.0.mlp.hook_post"
 
 
 def ranked(**auroc: np.ndarray) -> pd.DataFrame:
@@ -40,6 +46,44 @@ def test_chance_is_the_mean_over_all_choices_and_unrelated_concepts_read_it() ->
     assert table.jaccard.mean() == pytest.approx(table.chance.iloc[0], abs=0.03)
     assert (table.p_value < 0.05).mean() < 0.15
     assert abs(table.rank_correlation.mean()) < 0.06
+    inside = (table.jaccard >= table.chance_low) & (table.jaccard <= table.chance_high)
+    assert inside.mean() >= 0.9
+    assert table.chance.between(table.chance_low, table.chance_high).all()
+
+
+def labelled(values: torch.Tensor, *labels: torch.Tensor) -> Activations:
+    """Make activations of one table of texts with a column of labels per concept."""
+    one = Activations.from_arrays(source={SITE: values[:1]}, target={SITE: values[1:]})
+    names = tuple("abcdef"[: len(labels)])
+    return replace(one, labels=torch.stack(labels, dim=1).to(torch.int8), concepts=names)
+
+
+def test_shuffled_labels_know_units_that_copy_each_other() -> None:
+    """Ten units, each twenty times: two unrelated concepts share whole crowds, and the hypergeometric p believes it."""
+    few = 0
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(80, 10, generator=generator).repeat(1, 20)
+        values += 0.01 * torch.randn(80, 200, generator=generator)
+        a, b = ((torch.rand(80, generator=generator) < 0.5).long() for _ in range(2))
+        table = rank_experts(labelled(values, a, b), holdout=None).overlap(40, permutations=99)
+        few += int(table.shuffled_p[0] <= 0.05) + int(table.correlation_p[0] <= 0.05)
+        assert 0 <= table.shuffled_jaccard[0] < 0.6
+    assert few <= 3
+
+
+def test_shuffled_labels_never_reach_what_two_equal_concepts_share() -> None:
+    values = torch.randn(60, 100, generator=torch.Generator().manual_seed(1))
+    label = (torch.arange(60) % 2).long()
+    values[label == 1, :10] += 2
+    ranking = rank_experts(labelled(values, label, label, 1 - label), holdout=0.5)
+    table = ranking.overlap(10, permutations=49).set_index(["concept", "other"])
+    same, opposite = table.loc[("a", "b")], table.loc[("a", "c")]
+    assert (same.jaccard, same.shuffled_p, same.correlation_p) == (1.0, 1 / 50, 1 / 50)
+    assert (opposite.jaccard, opposite.shuffled_p, opposite.correlation_p) == (0.0, 1.0, 1 / 50)
+    pd.testing.assert_frame_equal(ranking.overlap(10, permutations=49), ranking.overlap(10, permutations=49))
+    with pytest.raises(SettingError, match="permutations must be 1 or more"):
+        ranking.overlap(10, permutations=-1)
 
 
 def test_what_has_no_overlap_is_refused() -> None:

@@ -130,13 +130,34 @@ def test_memory_does_not_grow_with_texts(tiny: Any) -> None:
     assert sizes[0] == sizes[1]
 
 
-def test_texts_in_blocks_have_scores_and_no_intervals(tiny: Any) -> None:
+def test_blocks_widen_a_sketch_as_far_as_they_may_and_leave_no_p_value(tiny: Any) -> None:
     contrast = sad(12)
     copies = ContrastSet(contrast.source + contrast.source[:3], contrast.target)
     frame = rank_experts(collect(tiny, copies, reduce="sketch", progress=False)).frame
-    assert frame[["auroc_low", "auroc_high", "heldout_low", "p_value", "q_value"]].isna().all(axis=None)
+    assert frame[["p_value", "q_value"]].isna().all(axis=None)
     assert frame["test"].eq("none").all()
-    assert frame["auroc"].notna().all()
+    assert frame[["auroc", "auroc_low", "heldout_low"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_no_interval_of_a_sketch_is_narrower_than_that_between_blocks(mixed: bool) -> None:
+    """Values with cells of their own, so that the counts are exact; blocks of up to three texts, of one side or two."""
+    generator = torch.Generator().manual_seed(5)
+    shared = torch.randn(40, 300, generator=generator)
+    source, target = ((shared + torch.randn(40, 300, generator=generator)).round() + side for side in (0.0, 0.5))
+    source, target = source.round().repeat(2, 1), target.round().repeat(2, 1)
+    source[40:60] += torch.randn(20, 300, generator=generator).round()
+    blocks = [*range(40), *range(40), *range(40, 80), *range(40, 80)]
+    if mixed:
+        blocks = [*range(40), *range(40), *range(20), *range(40, 60), *range(40, 80)]
+    sketch = of_arrays(source, target)
+    acts = Activations.from_arrays(source={SITE: source}, target={SITE: target}, blocks=blocks)
+    sketch = replace(sketch, texts=acts)
+    got, exact = (rank_experts(one, holdout=None).frame.set_index("unit").sort_index() for one in (sketch, acts))
+    assert (got["auroc_error"] == 0).all()
+    assert (got["auroc_low"] <= exact["auroc_low"] + 1e-9).all()
+    assert (got["auroc_high"] >= exact["auroc_high"] - 1e-9).all()
+    assert (got["auroc_low"] > 0.5).sum() + (got["auroc_high"] < 0.5).sum() > 0  # wide, and not void
 
 
 def test_noise_is_not_told_from_noise_and_a_perfect_unit_is() -> None:

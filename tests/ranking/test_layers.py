@@ -1,0 +1,43 @@
+"""Layer profile: chance where units are placed at random, and the layer that holds all experts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from lens_steer.errors import SettingError
+from lens_steer.ranking.layers import layer_profile
+
+
+def ranked(order: np.ndarray, *, per_site: int, concept: str = "a") -> pd.DataFrame:
+    """Make the frame of a ranking: unit numbers over all sites, best first."""
+    layer = order // per_site
+    return pd.DataFrame({"concept": concept, "site": [f"blocks.{n}" for n in layer], "layer": layer, "unit": order})
+
+
+def test_experts_of_one_layer_lie_there_and_nowhere_else() -> None:
+    table = layer_profile(ranked(np.arange(400), per_site=100), 60)
+    assert table.experts.tolist() == [60, 0, 0, 0]
+    assert table.verdict.tolist() == ["higher", "lower", "lower", "lower"]
+    assert table.chance.tolist() == [0.25] * 4
+    exact = binomtest(60, 60).proportion_ci(1 - 0.05 / 4, method="exact")
+    assert (table.low[0], table.high[0]) == pytest.approx((exact.low, 1.0))
+
+
+def test_random_places_are_told_from_chance_as_rarely_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    told = [
+        (layer_profile(ranked(rng.permutation(200), per_site=50), 40)["verdict"] != "not shown").any()
+        for _ in range(40)
+    ]
+    assert np.mean(told) <= 0.15
+
+
+def test_shares_add_up_per_concept_and_k_is_checked() -> None:
+    rng = np.random.default_rng(1)
+    frame = pd.concat([ranked(rng.permutation(60), per_site=20, concept=name) for name in "ab"])
+    assert layer_profile(frame, 30).groupby("concept")["share"].sum().tolist() == pytest.approx([1, 1])
+    with pytest.raises(SettingError, match="1 to the 60 that are ranked, not 61"):
+        layer_profile(frame, 61)
