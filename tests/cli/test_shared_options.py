@@ -195,7 +195,7 @@ def test_what_is_replaced_comes_back_if_the_new_one_cannot_take_its_place(
 
 
 def test_again_repeats_a_run_and_refuses_what_changed(place: Path, typed: Callable[..., Any]) -> None:
-    assert typed(f"rank {TEXTS} --seed 3 --top 2 --out @first")[0] == 0
+    assert typed(f"rank {TEXTS} --sites blocks.0.mlp.hook_pre --seed 3 --top 2 --out @first")[0] == 0
     status, out, _ = typed("again @first")
     assert status == 0
     assert out.splitlines()[0].startswith("lens-steer rank --model")
