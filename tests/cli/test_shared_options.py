@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from lens_steer import cli, errors
+from lens_steer.cli.again import changed
 from lens_steer.cli.exit_status import CAUSES, cause_of
 from lens_steer.cli.json_result import JsonResult, rows_of
 from lens_steer.cli.reporting import as_json, tell
@@ -129,6 +130,19 @@ def test_every_error_has_one_cause_and_help_tells_all(typed: Callable[..., Any])
 
 def commands() -> list[str]:
     return [name for name in cli.app if not name.startswith("-") and name != "study"]
+
+
+def test_changes_take_the_place_of_options() -> None:
+    words = ["unit", "a[1]", "--texts", "x", "--texts=y", "--seed", "-3", "--paired", "--out", "old"]
+    assert changed(words, ["--texts=z", "--out=new"]) == [
+        "unit",
+        "a[1]",
+        "--seed",
+        "-3",
+        "--paired",
+        "--texts=z",
+        "--out=new",
+    ]
 
 
 @pytest.mark.usefixtures("installed")
