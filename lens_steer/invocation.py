@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def invocation() -> Invocation:
 @contextmanager
 def invoked(*, command: str | None = None, inputs: Mapping[str, str] | None = None) -> Iterator[None]:
     """Let records that are written inside tell this command and these files; what is left out stays as it is."""
-    changes = {name: value for name, value in (("command", command), ("inputs", inputs)) if value is not None}
+    given: dict[str, Any] = {"command": command, "inputs": inputs}
+    changes = {name: value for name, value in given.items() if value is not None}
     token = _INVOCATION.set(replace(_INVOCATION.get(), **changes))
     try:
         yield

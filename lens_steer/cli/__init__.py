@@ -5,6 +5,8 @@ Each command is a few library calls; everything heavy is imported inside it, so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lens_steer.cli.again import again_app
 from lens_steer.cli.card import card
 from lens_steer.cli.demo import demo
@@ -25,7 +27,22 @@ from lens_steer.cli.vectors import export, import_
 app = app_of(
     "lens-steer", "Find a language model's expert units, steer it by editing few of them, and see what it does."
 )
-_COMMANDS = (sites, lint, rank, unit, fit, ablate, generate, evaluate, card, export, report, demo, get, doctor)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    sites,
+    lint,
+    rank,
+    unit,
+    fit,
+    ablate,
+    generate,
+    evaluate,
+    card,
+    export,
+    report,
+    demo,
+    get,
+    doctor,
+)
 for command in _COMMANDS:
     app.command(with_shared_options(command))
 app.command(with_shared_options(import_), name="import")

@@ -48,13 +48,14 @@ def again_app(app: App) -> Callable[..., None]:
         """
         about = _record_of(run)
         words = changed(_words_of(run, about), changes)
-        if "--out" not in changes:
+        named = options_in(changes)
+        if "--out" not in named:
             words = changed(words, ["--out", str(_free_place(run))])
         _warn_of_versions(run, about)
         command = shlex.join(["lens-steer", *words])
         if "--json" not in words:
             say(command)
-        fingerprint = None if {"--model", "--dtype"} & {*changes} else about.get("fingerprint")
+        fingerprint = None if {"--model", "--dtype"} & named else about.get("fingerprint")
         with repeating(Repeated(run, about.get("inputs") or {}, fingerprint)), invoked(command=command):
             app(words)
 
@@ -63,7 +64,7 @@ def again_app(app: App) -> Callable[..., None]:
 
 def changed(words: Sequence[str], changes: Sequence[str]) -> list[str]:
     """Return the words of a command with some options replaced: all that follows one, up to the next, is its value."""
-    replaced = {word.partition("=")[0] for word in changes if word.startswith("--")}
+    replaced = options_in(changes)
     kept: list[str] = []
     leaves_out = False
     for word in words:
@@ -72,6 +73,11 @@ def changed(words: Sequence[str], changes: Sequence[str]) -> list[str]:
         if not leaves_out:
             kept.append(word)
     return [*kept, *changes]
+
+
+def options_in(words: Sequence[str]) -> set[str]:
+    """Return the names of the options among words, written with a value behind "=" or not."""
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
 def _record_of(run: Path) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token, validators
 
+from lens_steer.cli.hub import look_in_cache_where_offline
 from lens_steer.cli.inputs import require_same_model
 from lens_steer.errors import ContrastError, SettingError
 
@@ -91,10 +92,13 @@ class ModelOptions:
         """Load the model."""
         import torch
 
+        from lens_steer.host.known_models import KNOWN_MODELS
         from lens_steer.host.load import load_model
         from lens_steer.processes import own_device
 
         self.check()
+        if self.model not in ("microworld", *KNOWN_MODELS):
+            look_in_cache_where_offline(self.model)
         name = Path(self.model) if Path(self.model).is_dir() else self.model
         loaded = load_model(name, device=self.device or own_device(), dtype=getattr(torch, self.dtype))
         require_same_model(loaded)
@@ -243,6 +247,9 @@ def read_texts(
         named = ", ".join(f"--{name.replace('_', '-')}" for name in columns)
         swap = "; for the other direction give the two files the other way round" if len(files) == 2 else ""
         raise SettingError(f"{named}: {what} have no columns or labels to choose from{swap}")
+    for name in files:
+        if not name.startswith(MICROWORLD):
+            look_in_cache_where_offline(name)
     where = (files[0], files[1]) if len(files) == 2 else files[0]
     return read_contrast(where, chat=chat, n=n, seed=seed, **reading)
 

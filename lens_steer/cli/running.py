@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NoReturn, TextIO
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from lens_steer.cli.exit_status import MODEL, Terminated, cause_of, exit_status_help
 from lens_steer.cli.reporting import failed_as_json, tell
@@ -71,7 +71,8 @@ def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
         try:
             command(list(arguments))
         except CycloptsError as error:
-            asked = " ".join([name, *[word for word in list(arguments)[:1] if not word.startswith("-")]])
+            named = [] if isinstance(error, UnknownCommandError) else list(arguments)[:1]
+            asked = " ".join([name, *[word for word in named if not word.startswith("-")]])
             if "--json" in arguments:
                 failed_as_json(" ".join(list(arguments)[:1]), error)
             return _fail(name, f"{error} See `{asked} --help`.", error)

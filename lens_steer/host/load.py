@@ -132,7 +132,8 @@ def _resolve(name: str | Path) -> str:
                 f"(AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload()) and pass that model"
             )
         if not (path / "config.json").is_file():
-            raise ModelError(f"{path} is not a model directory: it has no config.json")
+            why = "it has no config.json" if path.is_dir() else "there is no such directory"
+            raise ModelError(f"{path} is not a model directory: {why}")
         return str(path)
     return str(name)
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from lens_steer import cli, errors
+from lens_steer.cli.again import changed
 from lens_steer.cli.exit_status import CAUSES, cause_of
 from lens_steer.cli.json_result import JsonResult, rows_of
 from lens_steer.cli.reporting import as_json, tell
@@ -131,6 +132,19 @@ def commands() -> list[str]:
     return [name for name in cli.app if not name.startswith("-") and name != "study"]
 
 
+def test_changes_take_the_place_of_options() -> None:
+    words = ["unit", "a[1]", "--texts", "x", "--texts=y", "--seed", "-3", "--paired", "--out", "old"]
+    assert changed(words, ["--texts=z", "--out=new"]) == [
+        "unit",
+        "a[1]",
+        "--seed",
+        "-3",
+        "--paired",
+        "--texts=z",
+        "--out=new",
+    ]
+
+
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("command", [*commands(), "--install-completion", "study one_concept"])
 def test_every_help_has_an_example(command: str, typed: Callable[..., Any]) -> None:
@@ -195,7 +209,7 @@ def test_what_is_replaced_comes_back_if_the_new_one_cannot_take_its_place(
 
 
 def test_again_repeats_a_run_and_refuses_what_changed(place: Path, typed: Callable[..., Any]) -> None:
-    assert typed(f"rank {TEXTS} --seed 3 --top 2 --out @first")[0] == 0
+    assert typed(f"rank {TEXTS} --sites blocks.0.mlp.hook_pre --seed 3 --top 2 --out @first")[0] == 0
     status, out, _ = typed("again @first")
     assert status == 0
     assert out.splitlines()[0].startswith("lens-steer rank --model")
