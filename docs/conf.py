@@ -36,7 +36,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 HERE = Path(__file__).parent
 shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
 nb_execution_mode = "off"
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -77,12 +77,14 @@ nitpick_ignore_regex = [
 html_theme = "pydata_sphinx_theme"
 html_title = "lens_steer"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_sidebars = {"**": ["pages.html"]}
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 6,
+    "navbar_center": [],
     "footer_start": ["copyright"],
     "footer_end": [],
 }

@@ -23,13 +23,13 @@ def main() -> None:
     train, held = ls.read_contrast("microworld:rude").split(test=0.5, seed=0)
     acts = ls.collect(model, train, "mlp.hook_post")
     experts = ls.rank_experts(acts)
-    _photograph("ranking", experts.top(8)[_COLUMNS].round(4).to_html(border=0), 900, 300)
+    _photograph("ranking", experts.top(8)[_COLUMNS].round(4).to_html(border=0), 1000, 255)
 
     edit = ls.ablate(experts.units(64), mode="target_mean", activations=acts, model=model)
     prompts = ls.beginnings(held.source, words=4, most=60)
     scorer = ls.OracleScorer("rude")
     result = ls.evaluate(model, edit, prompts=prompts, scorer=scorer, neutral=held.target[:60], max_new_tokens=25)
-    _photograph("evaluation", result._repr_html_(), 1000, 235)
+    _photograph("evaluation", result._repr_html_(), 1080, 250)
 
     with TemporaryDirectory() as folder:
         page = ls.edit_card(model, edit, held, train=train).save(Path(folder) / "card.html")
