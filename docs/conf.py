@@ -141,8 +141,8 @@ def adapt_page(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def commands() -> str:
     """Return what every command's help says, as Markdown."""
-    text = command_line.generate_docs(output_format="markdown", heading_level=2)
-    text = text[text.index("### ") :]
+    text = command_line.generate_docs(output_format="markdown", heading_level=2, usage_name="lens-steer")
+    text = text[text.index("### ") :].replace("[default: *]", r"[default: \*]")
     example = re.compile(r"^Example: (.+?)\n(?=\n)", re.MULTILINE | re.DOTALL)
     return example.sub(lambda match: "```console\n$ " + match[1].replace("\n", " ") + "\n```\n", text)
 
