@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+EXTRAS ?= dev,docs,gguf,notebooks
 BIN := $(VENV)/bin
 WORKERS ?= 2
 # Every worker has one core.
@@ -18,12 +19,12 @@ TYPED_ONLY := tests/test_style.py tests/test_directories.py tests/test_damaged_a
 # What `make models` fetches into the model cache.
 MODELS ?= smollm2 gemma3-270m
 
-.PHONY: install test test-untyped models demo demo-llm notebooks $(NOTEBOOKS) lint bench mutants clean
+.PHONY: install test test-untyped models demo demo-llm notebooks $(NOTEBOOKS) docs wheel-test lint bench mutants clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev,gguf,notebooks]'
+	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	touch $@
 
 install: $(STAMP)
@@ -54,6 +55,14 @@ notebooks: $(NOTEBOOKS)
 $(NOTEBOOKS): $(STAMP)
 	$(BIN)/jupyter-execute $@
 
+# A warning, such as a link that leads nowhere within the site, is an error. LENS_STEER_DOCS_ONLINE=1 links names of other
+# projects to their own documentation.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --quiet docs docs/_build
+
+wheel-test: $(STAMP)
+	BIN=$(BIN) .ci/wheel
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,4 +79,4 @@ mutants: $(STAMP)
 	$(BIN)/mutmut results
 
 clean:
-	rm -rf $(VENV) .venv-compat .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-compat docs/_build docs/notebooks .pytest_cache .mypy_cache .ruff_cache

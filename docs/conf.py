@@ -15,6 +15,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.inspect import TypeAliasForwardRef
 
 import lens_steer
+from lens_steer.cli import app as command_line
 
 project = "lens_steer"
 author = "the lens_steer authors"
@@ -28,7 +29,6 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "sphinx_design",
-    "cyclopts.sphinx_ext",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
@@ -36,7 +36,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 HERE = Path(__file__).parent
 shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
 nb_execution_mode = "off"
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -77,12 +77,14 @@ nitpick_ignore_regex = [
 html_theme = "pydata_sphinx_theme"
 html_title = "lens_steer"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_sidebars = {"**": ["pages.html"]}
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 6,
+    "navbar_center": [],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -90,12 +92,14 @@ html_theme_options = {
 _CODE = re.compile(r"(?<![:`])`([A-Za-z]\w*)(\([^`]*\))?`(?!`)")
 
 
+_BAR = re.compile(r"(?<![`\w])\|(?=[\w(])|(?<=[\w)])\|(?![`\w|])")
 _PROPERTIES: dict[str, list[str]] = {}
 
 
 def link_public_names(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let a docstring's `evaluate` be a link, and keep properties from napoleon, which takes their colons for types."""
-    lines[:] = [_CODE.sub(_linked, line) for line in lines]
+    # Bars of absolute values would be substitutions.
+    lines[:] = [_CODE.sub(_linked, _BAR.sub(r"\|", line)) for line in lines]
     if what == "property":
         _PROPERTIES[name], lines[:] = list(lines), []
 
@@ -128,9 +132,19 @@ def resolve_by_last_name(
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, contnode)
 
 
-def link_notebooks(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Let links that work in the repository lead to the site's own pages of the notebooks."""
+def adapt_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Lead links that work in the repository to the site's own notebooks; write the commands where they belong."""
     source[0] = source[0].replace("](../notebooks/", "](notebooks/").replace("](../docs/", "](../")
+    if docname == "command_line":
+        source[0] = source[0].replace("% COMMANDS", commands())
+
+
+def commands() -> str:
+    """Return what every command's help says, as Markdown."""
+    text = command_line.generate_docs(output_format="markdown", heading_level=2, usage_name="lens-steer")
+    text = text[text.index("### ") :].replace("[default: *]", r"[default: \*]")
+    example = re.compile(r"^Example: (.+?)\n(?=\n)", re.MULTILINE | re.DOTALL)
+    return example.sub(lambda match: "```console\n$ " + match[1].replace("\n", " ") + "\n```\n", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -138,5 +152,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", link_public_names, priority=400)  # napoleon's is 500
     app.connect("autodoc-process-docstring", give_back_properties, priority=600)
     app.connect("missing-reference", resolve_by_last_name)
-    app.connect("source-read", link_notebooks)
+    app.connect("source-read", adapt_page)
     return {"parallel_read_safe": True}
