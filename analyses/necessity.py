@@ -187,6 +187,11 @@ def called(side: str, choice: str, k: int, mode: str) -> str:
     return f"{side}, {k} {choice}, {mode}"
 
 
+def _confidence(choices: Choices) -> float:
+    """Return the confidence at which the intervals of all choices and numbers of units hold at once."""
+    return ls.confidence_of_each(0.95, sum(choice in ORDERS for choice, _ in choices))
+
+
 def necessity(measurements: Measurements, choices: Choices, modes: Sequence[str]) -> pd.DataFrame:
     """Return every choice and control held at every mode, against the unedited model."""
     return pd.DataFrame(
@@ -195,7 +200,7 @@ def necessity(measurements: Measurements, choices: Choices, modes: Sequence[str]
             for mode in modes
             for (choice, k), drawn in choices.items()
             if mode == modes[0] or choice in ORDERS
-            for row in measurements.changes(called(ABLATED, choice, k, mode))
+            for row in measurements.changes(called(ABLATED, choice, k, mode), confidence=_confidence(choices))
         ]
     )
 
@@ -208,7 +213,8 @@ def sufficiency(measurements: Measurements, choices: Choices, modes: Sequence[st
         for choice, k in choices:
             if choice not in ORDERS:
                 continue
-            for row in measurements.between(nothing, called(KEPT, choice, k, mode)):
+            kept = called(KEPT, choice, k, mode)
+            for row in measurements.between(nothing, kept, confidence=_confidence(choices)):
                 unedited = measurements.value(nothing, row["measure"], "before")
                 rows.append({"mode": mode, "choice": choice, "k": k, **row, "unedited": unedited})
     return pd.DataFrame(rows)
@@ -227,7 +233,7 @@ def against_controls(measurements: Measurements, choices: Choices, mode: str) ->
             for row in measurements.against(
                 called(side, choice, k, mode),
                 called(side, control, k, mode),
-                confidence=ls.confidence_of_each(0.95, len(chosen)),
+                confidence=_confidence(choices),
             )
         ]
     )

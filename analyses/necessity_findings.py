@@ -67,7 +67,7 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
             y_title="change of the mean score",
             log_x=True,
             baseline=0.0,
-            note=f"In generated texts, against {against}. Bands: 95 %.",
+            note=f"In generated texts, against {against}. Bands: 95 % for all choices at once.",
         )
     return shown
 
@@ -75,8 +75,8 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
 def captions(heldout: HeldOut, draws: int, mode: str) -> dict[str, str]:
     """Return what the tables were measured on."""
     return {
-        "necessity": f"Units held at a constant: {heldout.about}, against the unedited model. 95 % intervals over "
-        f"prompts or texts, and for a control over its {draws} draws too.",
+        "necessity": f"Units held at a constant: {heldout.about}, against the unedited model. Intervals over "
+        f"prompts or texts, and for a control over its {draws} draws too; those of all choices of a mode hold at once.",
         "sufficiency": "All units of the sites but these held at a constant (after), against all of them held "
         "(before). Of a model whose language is broken no score says much: read the perplexity beside it.",
         "against_controls": f"Held at {mode}: the choice (after) against the mean of a control's draws (before), the "
