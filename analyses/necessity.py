@@ -160,25 +160,26 @@ def _choices(chosen: UnitOrders, ks: Sequence[int], draws: int, matched_to: Sequ
     return choices
 
 
-_Made = Callable[[], ls.Intervention]
-
-
-def _edits(chosen: UnitOrders, choices: Choices, modes: Sequence[str], seed: int) -> list[tuple[str, int, _Made]]:
+def _edits(
+    chosen: UnitOrders, choices: Choices, modes: Sequence[str], seed: int
+) -> list[tuple[str, int, Callable[[], ls.Intervention]]]:
     """Return name, draw and maker of every edit; controls in the first mode alone."""
 
-    def made(units: Sequence[ls.Unit], mode: Any) -> ls.Intervention:
-        return ls.ablate(units, mode=mode, activations=chosen.activations, seed=seed)
+    def held(units: Choice, mode: Any) -> Callable[[], ls.Intervention]:
+        return lambda: ls.ablate(units, mode=mode, activations=chosen.activations, seed=seed)
 
-    edits: list[tuple[str, int, _Made]] = []
+    def kept(units: Choice, mode: Any) -> Callable[[], ls.Intervention]:
+        return lambda: held(chosen.others(units), mode)()
+
+    edits = []
     for mode in modes:
-        edits.append((called(KEPT, _NOTHING, 0, mode), 0, lambda mode=mode: made(chosen.others(()), mode)))
+        edits.append((called(KEPT, _NOTHING, 0, mode), 0, kept((), mode)))
         for (choice, k), drawn in choices.items():
             if mode != modes[0] and choice not in ORDERS:
                 continue
             for draw, units in enumerate(drawn):
-                held = called(ABLATED, choice, k, mode), called(KEPT, choice, k, mode)
-                edits.append((held[0], draw, lambda units=units, mode=mode: made(units, mode)))
-                edits.append((held[1], draw, lambda units=units, mode=mode: made(chosen.others(units), mode)))
+                edits.append((called(ABLATED, choice, k, mode), draw, held(units, mode)))
+                edits.append((called(KEPT, choice, k, mode), draw, kept(units, mode)))
     return edits
 
 

@@ -59,6 +59,8 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
     shown = {}
     for name, (title, x_title, against) in texts.items():
         part = frames[name][(frames[name]["mode"] == mode) & (frames[name]["measure"] == CONCEPT)]
+        if part["change"].isna().all():  # of texts that cannot be read there is no score
+            continue
         shown[name] = ls.figures.dose_response(
             part,
             **columns,
@@ -78,7 +80,8 @@ def captions(heldout: HeldOut, draws: int, mode: str) -> dict[str, str]:
         "necessity": f"Units held at a constant: {heldout.about}, against the unedited model. Intervals over "
         f"prompts or texts, and for a control over its {draws} draws too; those of all choices of a mode hold at once.",
         "sufficiency": "All units of the sites but these held at a constant (after), against all of them held "
-        "(before). Of a model whose language is broken no score says much: read the perplexity beside it.",
+        "(before). Texts of a model whose language is broken cannot be read, and have no score (nan) or one that says "
+        "little: read the perplexity beside it.",
         "against_controls": f"Held at {mode}: the choice (after) against the mean of a control's draws (before), the "
         "interval is that of the difference to one more draw and holds for all choices at once (Bonferroni).",
     }

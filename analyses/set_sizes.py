@@ -44,8 +44,12 @@ def dose(order: str, k: int) -> str:
 
 
 def smallest_sets(doses: pd.DataFrame) -> dict[str, int]:
-    """Return the smallest k of every order at which half of the concept is left, or less; none where it never is."""
-    reached = doses[(doses["measure"] == CONCEPT) & (doses["after"] <= doses["before"] / 2)]
+    """Return the smallest k of every order at which half of the concept is left, or less; none where it never is.
+
+    Of a concept that the unedited model does not show there is no half.
+    """
+    shown = doses[(doses["measure"] == CONCEPT) & (doses["before"] > 0)]
+    reached = shown[shown["after"] <= shown["before"] / 2]
     return {str(name): int(k) for name, k in reached.groupby("order", sort=False)["k"].min().items()}
 
 
@@ -86,6 +90,6 @@ def _smallest(read: Measurements, order: str, ks: Sequence[int], cases: Any) -> 
             ls.share(*(column[0][cases] for column in read.values(name, CONCEPT, when)), -1)
             for when in ("before", "after")
         )
-        halved.append(after <= before / 2)
+        halved.append((after <= before / 2) & (before > 0))
     first = np.argmax([*halved, np.ones(len(cases), dtype=bool)], axis=0)
     return np.array([*ks, 2 * ks[-1]], dtype=float)[first]
