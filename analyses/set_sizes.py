@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.controls import Choice
-from analyses.measurements import HeldOut, Measurements
+from analyses.measurements import HeldOut, Measurements, When
 from analyses.minimal_sets_findings import CONCEPT
 
 _RESAMPLES = 2000
+_WHEN: tuple[When, When] = ("before", "after")
 
 
 def tried_doses(
@@ -85,11 +86,11 @@ def _smallest(read: Measurements, order: str, ks: Sequence[int], cases: Any) -> 
     """Return the smallest k that halves the concept on every draw of prompts [case, prompt], or twice the largest."""
     halved = []
     for k in ks:
-        name = dose(order, k)
-        before, after = (
-            ls.share(*(column[0][cases] for column in read.values(name, CONCEPT, when)), -1)
-            for when in ("before", "after")
-        )
+        shares = []
+        for when in _WHEN:
+            counted, of = (column[0][cases] for column in read.values(dose(order, k), CONCEPT, when))
+            shares.append(ls.share(counted, of, -1))
+        before, after = shares
         halved.append((after <= before / 2) & (before > 0))
     first = np.argmax([*halved, np.ones(len(cases), dtype=bool)], axis=0)
     return np.array([*ks, 2 * ks[-1]], dtype=float)[first]
