@@ -225,7 +225,7 @@ def effect_cases(effects: ls.Attribution) -> pd.DataFrame:
     """Return case, site, unit and effect: on all pairs (case 0), and without each group of the jackknife's."""
     parts = effects.frame.groupby("site", sort=False)["unit"]
     tables = [
-        pd.DataFrame(effects.cases[site], columns=units.to_numpy())
+        pd.DataFrame(effects.cases[str(site)], columns=units.to_numpy())
         .melt(var_name="unit", value_name="effect", ignore_index=False)
         .assign(site=site)
         for site, units in parts

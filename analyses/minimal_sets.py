@@ -21,7 +21,7 @@ from analyses.controls import Choice, random_choices
 from analyses.experiment import Experiment, measured
 from analyses.greedy import greedy_order
 from analyses.measurements import PERPLEXITY, Measurements
-from analyses.minimal_sets_findings import CONCEPT, captions, figure, summary
+from analyses.minimal_sets_findings import CONCEPT, captions, figures, summary
 from analyses.set_sizes import size_ratios, smallest_sets, tried_doses
 from analyses.unit_orders import UnitOrders
 
@@ -143,7 +143,7 @@ def run(
     return experiment.keep(
         ls.Study(
             frames=frames,
-            figures={"doses": figure(experiment.concept, doses)},
+            figures=figures(experiment.concept, doses),
             summary=summary(experiment.concept, frames, reporting.neutral_name),
             captions=captions(mode, choosing, reporting),
         )
@@ -184,7 +184,9 @@ def minimal_sets(measurements: Measurements | None, doses: pd.DataFrame, sets: M
             row |= {"k": float(k), "left_choosing": chosen["after"] / chosen["before"]}
             changes = {each["measure"]: each for each in measurements.changes(str(name), confidence=confidence)}
             row |= {key: value for key, value in changes[CONCEPT].items() if key != "measure"}
-            values = [values[0] for when in ("before", "after") for values in measurements.values(name, CONCEPT, when)]
+            values = [
+                values[0] for when in ("before", "after") for values in measurements.values(str(name), CONCEPT, when)
+            ]
             low, high = ls.change_interval(half_left, *values, confidence=confidence, seed=measurements.seed)
             row |= {"half_low": low, "half_high": high}
             row |= {f"perplexity_{key}": changes[PERPLEXITY][key] for key in ("before", "after", "low", "high")}

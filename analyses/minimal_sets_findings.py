@@ -59,11 +59,13 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
     return sentences
 
 
-def figure(concept: str, doses: pd.DataFrame) -> Any:
+def figures(concept: str, doses: pd.DataFrame) -> dict[str, Any]:
     """Return the share of the concept that every number of units leaves, on the prompts that choose."""
-    part = doses[doses["measure"] == CONCEPT].assign(left=lambda rows: rows["after"] / rows["before"])
-    return ls.figures.dose_response(
-        part,
+    part = doses[(doses["measure"] == CONCEPT) & (doses["before"] > 0)]
+    if part.empty:
+        return {}
+    shown = ls.figures.dose_response(
+        part.assign(left=part["after"] / part["before"]),
         x="k",
         y="left",
         by="order",
@@ -75,6 +77,7 @@ def figure(concept: str, doses: pd.DataFrame) -> Any:
         baseline=0.5,
         baseline_name="half",
     )
+    return {"doses": shown}
 
 
 def captions(mode: str, choosing: HeldOut, reporting: HeldOut) -> dict[str, str]:

@@ -160,31 +160,37 @@ def _choices(chosen: UnitOrders, ks: Sequence[int], draws: int, matched_to: Sequ
     return choices
 
 
-_Made = Callable[[], ls.Intervention]
-
-
-def _edits(chosen: UnitOrders, choices: Choices, modes: Sequence[str], seed: int) -> list[tuple[str, int, _Made]]:
+def _edits(
+    chosen: UnitOrders, choices: Choices, modes: Sequence[str], seed: int
+) -> list[tuple[str, int, Callable[[], ls.Intervention]]]:
     """Return name, draw and maker of every edit; controls in the first mode alone."""
 
-    def made(units: Sequence[ls.Unit], mode: Any) -> ls.Intervention:
-        return ls.ablate(units, mode=mode, activations=chosen.activations, seed=seed)
+    def held(units: Choice, mode: Any) -> Callable[[], ls.Intervention]:
+        return lambda: ls.ablate(units, mode=mode, activations=chosen.activations, seed=seed)
 
-    edits: list[tuple[str, int, _Made]] = []
+    def kept(units: Choice, mode: Any) -> Callable[[], ls.Intervention]:
+        return lambda: held(chosen.others(units), mode)()
+
+    edits = []
     for mode in modes:
-        edits.append((called(KEPT, _NOTHING, 0, mode), 0, lambda mode=mode: made(chosen.others(()), mode)))
+        edits.append((called(KEPT, _NOTHING, 0, mode), 0, kept((), mode)))
         for (choice, k), drawn in choices.items():
             if mode != modes[0] and choice not in ORDERS:
                 continue
             for draw, units in enumerate(drawn):
-                held = called(ABLATED, choice, k, mode), called(KEPT, choice, k, mode)
-                edits.append((held[0], draw, lambda units=units, mode=mode: made(units, mode)))
-                edits.append((held[1], draw, lambda units=units, mode=mode: made(chosen.others(units), mode)))
+                edits.append((called(ABLATED, choice, k, mode), draw, held(units, mode)))
+                edits.append((called(KEPT, choice, k, mode), draw, kept(units, mode)))
     return edits
 
 
 def called(side: str, choice: str, k: int, mode: str) -> str:
     """Return the name of an edit."""
     return f"{side}, {k} {choice}, {mode}"
+
+
+def _confidence(choices: Choices) -> float:
+    """Return the confidence at which the intervals of all choices and numbers of units hold at once."""
+    return ls.confidence_of_each(0.95, sum(choice in ORDERS for choice, _ in choices))
 
 
 def necessity(measurements: Measurements, choices: Choices, modes: Sequence[str]) -> pd.DataFrame:
@@ -195,7 +201,7 @@ def necessity(measurements: Measurements, choices: Choices, modes: Sequence[str]
             for mode in modes
             for (choice, k), drawn in choices.items()
             if mode == modes[0] or choice in ORDERS
-            for row in measurements.changes(called(ABLATED, choice, k, mode))
+            for row in measurements.changes(called(ABLATED, choice, k, mode), confidence=_confidence(choices))
         ]
     )
 
@@ -208,7 +214,8 @@ def sufficiency(measurements: Measurements, choices: Choices, modes: Sequence[st
         for choice, k in choices:
             if choice not in ORDERS:
                 continue
-            for row in measurements.between(nothing, called(KEPT, choice, k, mode)):
+            kept = called(KEPT, choice, k, mode)
+            for row in measurements.between(nothing, kept, confidence=_confidence(choices)):
                 unedited = measurements.value(nothing, row["measure"], "before")
                 rows.append({"mode": mode, "choice": choice, "k": k, **row, "unedited": unedited})
     return pd.DataFrame(rows)
@@ -227,7 +234,7 @@ def against_controls(measurements: Measurements, choices: Choices, mode: str) ->
             for row in measurements.against(
                 called(side, choice, k, mode),
                 called(side, control, k, mode),
-                confidence=ls.confidence_of_each(0.95, len(chosen)),
+                confidence=_confidence(choices),
             )
         ]
     )

@@ -59,6 +59,8 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
     shown = {}
     for name, (title, x_title, against) in texts.items():
         part = frames[name][(frames[name]["mode"] == mode) & (frames[name]["measure"] == CONCEPT)]
+        if part["change"].isna().all():  # of texts that cannot be read there is no score
+            continue
         shown[name] = ls.figures.dose_response(
             part,
             **columns,
@@ -67,7 +69,7 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
             y_title="change of the mean score",
             log_x=True,
             baseline=0.0,
-            note=f"In generated texts, against {against}. Bands: 95 %.",
+            note=f"In generated texts, against {against}. Bands: 95 % for all choices at once.",
         )
     return shown
 
@@ -75,10 +77,11 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
 def captions(heldout: HeldOut, draws: int, mode: str) -> dict[str, str]:
     """Return what the tables were measured on."""
     return {
-        "necessity": f"Units held at a constant: {heldout.about}, against the unedited model. 95 % intervals over "
-        f"prompts or texts, and for a control over its {draws} draws too.",
+        "necessity": f"Units held at a constant: {heldout.about}, against the unedited model. Intervals over "
+        f"prompts or texts, and for a control over its {draws} draws too; those of all choices of a mode hold at once.",
         "sufficiency": "All units of the sites but these held at a constant (after), against all of them held "
-        "(before). Of a model whose language is broken no score says much: read the perplexity beside it.",
+        "(before). Texts of a model whose language is broken cannot be read, and have no score (nan) or one that says "
+        "little: read the perplexity beside it.",
         "against_controls": f"Held at {mode}: the choice (after) against the mean of a control's draws (before), the "
         "interval is that of the difference to one more draw and holds for all choices at once (Bonferroni).",
     }

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.controls import Choice
-from analyses.measurements import HeldOut, Measurements
+from analyses.measurements import HeldOut, Measurements, When
 from analyses.minimal_sets_findings import CONCEPT
 
 _RESAMPLES = 2000
+_WHEN: tuple[When, When] = ("before", "after")
 
 
 def tried_doses(
@@ -44,8 +45,12 @@ def dose(order: str, k: int) -> str:
 
 
 def smallest_sets(doses: pd.DataFrame) -> dict[str, int]:
-    """Return the smallest k of every order at which half of the concept is left, or less; none where it never is."""
-    reached = doses[(doses["measure"] == CONCEPT) & (doses["after"] <= doses["before"] / 2)]
+    """Return the smallest k of every order at which half of the concept is left, or less; none where it never is.
+
+    Of a concept that the unedited model does not show there is no half.
+    """
+    shown = doses[(doses["measure"] == CONCEPT) & (doses["before"] > 0)]
+    reached = shown[shown["after"] <= shown["before"] / 2]
     return {str(name): int(k) for name, k in reached.groupby("order", sort=False)["k"].min().items()}
 
 
@@ -81,11 +86,11 @@ def _smallest(read: Measurements, order: str, ks: Sequence[int], cases: Any) -> 
     """Return the smallest k that halves the concept on every draw of prompts [case, prompt], or twice the largest."""
     halved = []
     for k in ks:
-        name = dose(order, k)
-        before, after = (
-            ls.share(*(column[0][cases] for column in read.values(name, CONCEPT, when)), -1)
-            for when in ("before", "after")
-        )
-        halved.append(after <= before / 2)
+        shares = []
+        for when in _WHEN:
+            counted, of = (column[0][cases] for column in read.values(dose(order, k), CONCEPT, when))
+            shares.append(ls.share(counted, of, -1))
+        before, after = shares
+        halved.append((after <= before / 2) & (before > 0))
     first = np.argmax([*halved, np.ones(len(cases), dtype=bool)], axis=0)
     return np.array([*ks, 2 * ks[-1]], dtype=float)[first]

@@ -97,6 +97,7 @@ def test_halving_is_judged_beside_one_half(after: float, verdict: ls.Verdict) ->
         columns=["order", "k", "measure", "before", "after"],
     )
     assert smallest_sets(doses) == {"AUROC": 8}
+    assert smallest_sets(doses.assign(before=0.0, after=0.0)) == {}  # nothing there is not halved
     units = tuple(ls.Unit(ls.Site("blocks.0.mlp.hook_post", 0, "mlp.hook_post", 8), index) for index in range(8))
     table = minimal_sets.minimal_sets(measurements(after), doses, {"AUROC": units})
     row = table.iloc[0]
