@@ -58,7 +58,7 @@ $(NOTEBOOKS): $(STAMP)
 # A warning, such as a link that leads nowhere within the site, is an error. LENS_STEER_DOCS_ONLINE=1 links names of other
 # projects to their own documentation.
 docs: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --quiet docs docs/_build
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --quiet docs docs/_build/html
 
 wheel-test: $(STAMP)
 	BIN=$(BIN) .ci/wheel
