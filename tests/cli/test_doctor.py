@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -65,7 +66,14 @@ def healthy(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return run
 
 
-def test_on_a_healthy_setup_nothing_is_wrong(place: Path, healthy: Callable[[str], tuple[int, str]]) -> None:
+def test_on_a_healthy_setup_nothing_is_wrong(
+    place: Path, healthy: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_seconds = costs_module._step_seconds
+    monkeypatch.setattr(costs_module.psutil, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr(
+        costs_module, "_step_seconds", lambda model: max(1e-6, step_seconds(model))
+    )  # on a busy machine
     status, out = healthy(f"{place}/private-name --json")
     result = JsonResult.model_validate_json(out, strict=True)
     assert status == 0
@@ -193,7 +201,10 @@ def test_traps_are_notes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_that_does_not_suffice_is_named() -> None:
-    enough = Costs(0.1, 0.2, weights=2**20, forward=2**21, step=2**30, available=2**31)
+    enough = Costs(0.1, 0.2, weights=2**20, forward=2**21, step=2**30, available=2**31, load=0.5)
     assert states(check_costs(enough)) == {}
     assert states(check_costs(Costs(**{**vars(enough), "available": 2**25}))) == {"memory of a fit": "fault"}
     assert "nothing is wrong" in verdict(list(check_costs(enough)))
+    assert states(check_costs(Costs(**{**vars(enough), "load": 7.0}))) == {"speed": "note"}
+    unknown = Costs(**{**vars(enough), "step_seconds": math.nan})
+    assert "no telling a LinEAS step" in told(check_costs(unknown), "note")

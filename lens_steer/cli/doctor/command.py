@@ -31,10 +31,11 @@ def doctor(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     markdown: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Say what this installation, this machine and a model can do, measured, and what is at fault; half a minute.
+    """Say what this installation, this machine and a model can do, measured, and what is at fault.
 
     Versions, device, memory, cache; the model loads, its sites can be written, an edit acts and leaves no trace; traps
-    of the tokenizer; seconds per forward pass and per LinEAS step, and the memory for both. Exit status 6 where
+    of the tokenizer; seconds per forward pass and per LinEAS step, and the memory for both. Seconds on the embedded
+    model, minutes on a real one. Exit status 6 where
     something is at fault.
 
     Example: lens-steer doctor
@@ -109,7 +110,7 @@ def _checks(chosen: ModelOptions, values: dict[str, Any]) -> Iterator[Check]:
 
 def _of(costs: Costs) -> dict[str, float]:
     named = {field.name: getattr(costs, field.name) for field in fields(costs)}
-    return {name if "seconds" in name else f"{name}_bytes": value for name, value in named.items()}
+    return {name if "seconds" in name or name == "load" else f"{name}_bytes": value for name, value in named.items()}
 
 
 def _tables(checks: list[Check]) -> dict[str, Any]:
