@@ -21,11 +21,10 @@ from analyses.causal_scores import AUROC, EXACT
 from analyses.controls import Choice, random_choices
 from analyses.experiment import Experiment, measured
 from analyses.measurements import Measurements
-from analyses.necessity_findings import ABLATED, KEPT, RANDOM, captions, figures, summary
+from analyses.necessity_findings import ABLATED, KEPT, NOTHING, RANDOM, UNEDITED, captions, figures, summary
 from analyses.unit_orders import ORDERS, UnitOrders
 
 MODES = ("target_mean", "zero", "resample")
-_NOTHING = "nothing kept"
 
 
 @measured()
@@ -52,8 +51,8 @@ def run(
     """Hold the units of every choice, and then all but them, and measure the concept and its cost.
 
     Frames: `necessity` (every choice and control held, against the unedited model), `sufficiency` (every choice kept
-    alone, against nothing kept; `unedited` is what there is to keep), `against_controls` (a choice against draws of
-    random and of matched units, held and kept alone, in the first of the modes), `chosen_units`, `words`, `texts`.
+    alone, against nothing kept and against the unedited model), `against_controls` (a choice against draws of random
+    and of matched units, held and kept alone, in the first of the modes), `chosen_units`, `words`, `texts`.
 
     Parameters
     ----------
@@ -173,7 +172,7 @@ def _edits(
 
     edits = []
     for mode in modes:
-        edits.append((called(KEPT, _NOTHING, 0, mode), 0, kept((), mode)))
+        edits.append((called(KEPT, NOTHING, 0, mode), 0, kept((), mode)))
         for (choice, k), drawn in choices.items():
             if mode != modes[0] and choice not in ORDERS:
                 continue
@@ -207,17 +206,23 @@ def necessity(measurements: Measurements, choices: Choices, modes: Sequence[str]
 
 
 def sufficiency(measurements: Measurements, choices: Choices, modes: Sequence[str]) -> pd.DataFrame:
-    """Return every choice kept alone (after) against nothing kept (before), with the unedited model's value."""
+    """Return every choice kept alone (after), against nothing kept and against the unedited model (before)."""
     rows = []
     for mode in modes:
-        nothing = called(KEPT, _NOTHING, 0, mode)
+        nothing = called(KEPT, NOTHING, 0, mode)
         for choice, k in choices:
             if choice not in ORDERS:
                 continue
             kept = called(KEPT, choice, k, mode)
-            for row in measurements.between(nothing, kept, confidence=_confidence(choices)):
-                unedited = measurements.value(nothing, row["measure"], "before")
-                rows.append({"mode": mode, "choice": choice, "k": k, **row, "unedited": unedited})
+            both = {
+                NOTHING: measurements.between(nothing, kept, confidence=_confidence(choices)),
+                UNEDITED: measurements.changes(kept, confidence=_confidence(choices)),
+            }
+            rows += [
+                {"mode": mode, "choice": choice, "k": k, "against": against, **row}
+                for against, changes in both.items()
+                for row in changes
+            ]
     return pd.DataFrame(rows)
 
 

@@ -14,6 +14,7 @@ from analyses.unit_orders import ORDERS
 
 CONCEPT, RANDOM = "concept", "random units"
 ABLATED, KEPT = "ablated", "kept alone"
+NOTHING, UNEDITED = "nothing kept", "no edit"
 
 
 def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> list[str]:
@@ -22,22 +23,21 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
     measures = {CONCEPT: f"the mean score of {concept} in generated texts", PERPLEXITY: f"the perplexity of {neutral}"}
     k = int(held["k"].max())
     sentences = []
+    keeping = "keeping {k} units of {choice} alone (all others held at {mode}) instead of "
     for table, subject in (
         (held[held["choice"].isin(ORDERS)], "ablating {k} units of {choice} (held at {mode})"),
-        (kept, "keeping {k} units of {choice} alone (all others held at {mode}) instead of none"),
+        (kept[kept["against"] == NOTHING], f"{keeping}none"),
+        (kept[kept["against"] == UNEDITED], f"{keeping}all"),
     ):
-        for mode, rows in table[table["k"] == k].groupby("mode", sort=False):
-            for measure, name in measures.items():
-                part = rows[rows["measure"] == measure]
-                if part.empty:
-                    continue
-                last = part.iloc[-1]
-                said = subject.format(k=k, choice=last["choice"], mode=mode)
-                verdicts = {row["choice"]: change_of(row).verdict for row in part.to_dict("records")}
-                whole = f"unedited it is {last['unedited']:.3g}" if "unedited" in part else ""
-                sentences.append(
-                    sentence(change_of(last).sentence(said, name), whole, f"by choice: {by_verdict(verdicts)}")
-                )
+        for (mode, measure), part in table[table["k"] == k].groupby(["mode", "measure"], sort=False):
+            if measure not in measures:
+                continue
+            last = part.iloc[-1]
+            said = subject.format(k=k, choice=last["choice"], mode=mode)
+            verdicts = {row["choice"]: change_of(row).verdict for row in part.to_dict("records")}
+            sentences.append(
+                sentence(change_of(last).sentence(said, measures[measure]), f"by choice: {by_verdict(verdicts)}")
+            )
     for side, rows in against[(against["k"] == k) & (against["measure"] == CONCEPT)].groupby("side", sort=False):
         for random, part in rows.groupby(rows["control"] == RANDOM, sort=False):
             verdicts = {row["choice"]: change_of(row).verdict for row in part.to_dict("records")}
@@ -54,11 +54,13 @@ def figures(concept: str, frames: Mapping[str, pd.DataFrame], mode: str) -> dict
     columns: dict[str, Any] = {"x": "k", "y": "change", "by": "choice", "low": "low", "high": "high"}
     texts = {
         "necessity": (f"Holding units at {mode}: {concept}", "units held (log scale)", "the unedited model"),
-        "sufficiency": (f"All other units at {mode}: {concept}", "units kept (log scale)", "no unit kept"),
+        "sufficiency": (f"All other units at {mode}: {concept}", "units kept (log scale)", "the unedited model"),
     }
     shown = {}
     for name, (title, x_title, against) in texts.items():
         part = frames[name][(frames[name]["mode"] == mode) & (frames[name]["measure"] == CONCEPT)]
+        if "against" in part:
+            part = part[part["against"] == UNEDITED]
         if part["change"].isna().all():  # of texts that cannot be read there is no score
             continue
         shown[name] = ls.figures.dose_response(

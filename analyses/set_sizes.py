@@ -23,9 +23,9 @@ def tried_doses(
 ) -> tuple[pd.DataFrame, Measurements]:
     """Return order, k, measure, before and after on the prompts that choose, and the measurements (edits are `dose`s).
 
-    An order is tried at every k that it has units for.
+    An order is tried at every k that it has units for; one that ends before the largest, whole too.
     """
-    cases = [(name, k) for name, order in orders.items() for k in ks if k <= len(order)]
+    cases = [(name, k) for name, order in orders.items() for k in sorted({min(k, len(order)) for k in ks} - {0})]
     parts = [
         choosing.measure(ablated(orders[name][:k]), dose(name, k), keep=False)
         for name, k in tqdm(cases, desc="doses", unit="edit")
@@ -62,8 +62,9 @@ def size_ratios(read: Measurements, doses: pd.DataFrame, reference: str, *, seed
     tried, so a ratio is one of few. Orders with fewer units than that number are left out: nothing was asked of them
     there.
     """
-    ks = sorted(doses["k"].unique())
-    whole: list[str] = [str(name) for name, part in doses.groupby("order", sort=False) if part["k"].max() == ks[-1]]
+    ks = sorted(doses.loc[doses["order"] == reference, "k"].unique())
+    largest = doses["k"].max()
+    whole: list[str] = [str(name) for name, part in doses.groupby("order", sort=False) if part["k"].max() == largest]
     columns = ["order", "reference", "value", "low", "high", "confidence"]
     if reference not in whole:
         return pd.DataFrame(columns=columns)

@@ -14,7 +14,7 @@ from analyses import necessity
 from analyses.causal_scores import AUROC, EXACT, LINEAS, signed_name
 from analyses.experiment import Experiment, Measurement
 from analyses.necessity import ABLATED, KEPT, MODES, RANDOM, matched
-from analyses.necessity_findings import CONCEPT, summary
+from analyses.necessity_findings import CONCEPT, NOTHING, UNEDITED, summary
 from analyses.unit_orders import ORDERS, UnitOrders
 from tests.analyses.contrasts import GENERATION, contrast
 from tests.analyses.verbs import FEW, changes, check_verbs
@@ -55,7 +55,7 @@ def test_every_choice_is_held_and_kept_in_every_mode(study: ls.Study) -> None:
     assert set(held.loc[~held["choice"].isin(ORDERS), "mode"]) == {MODES[0]}
     assert set(against["side"]) == {ABLATED, KEPT}
     assert set(against["control"]) == {RANDOM, matched(AUROC)}
-    assert kept.groupby(["mode", "measure"])[["before", "unedited"]].nunique().eq(1).all(axis=None)
+    assert kept.groupby(["mode", "measure", "against"])["before"].nunique().eq(1).all()
     assert study.frames["chosen_units"].groupby("choice").size().eq(2).all()
 
 
@@ -92,7 +92,7 @@ def test_all_but_a_set_and_the_set_are_everything(chosen: UnitOrders, tiny: Any)
 def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     named = {"mode": "zero", "k": 4, "measure": CONCEPT}
     held = [{**named, "choice": choice, **draw(changes())} for choice in (AUROC, EXACT)]
-    kept = [{**row, "unedited": 0.5, **draw(changes())} for row in held]
+    kept = [{**row, "against": against, **draw(changes())} for row in held for against in (NOTHING, UNEDITED)]
     against = [
         {**named, "side": side, "choice": AUROC, "control": control, "draws": 20, **draw(changes())}
         for side in (ABLATED, KEPT)
@@ -106,8 +106,8 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
 @given(frames())
 def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     said = summary("sad", tables, "held-out target texts")
-    assert check_verbs(said) == 2
-    assert len(said) == 6
+    assert check_verbs(said) == 3
+    assert len(said) == 7
 
 
 @pytest.mark.parametrize(
