@@ -15,6 +15,7 @@ from lens_steer.errors import (
     MicroworldError,
     ModelError,
     OutputError,
+    ProcessError,
     SettingError,
     SetupError,
     SiteError,
@@ -45,7 +46,7 @@ INPUT = Cause(
 )
 MODEL = Cause(4, "model: it cannot be loaded, edited or held in memory", (ModelError, SiteError, MapError, MemoryError))
 OUTPUT = Cause(5, "output: the place is occupied, not writable or full", (OutputError, OSError))
-SETUP = Cause(6, "setup: `doctor` found a fault", (SetupError,))
+SETUP = Cause(6, "setup: `doctor` found a fault, or one of several processes ended", (SetupError, ProcessError))
 TERMINATED = Cause(143, "terminated (SIGTERM)", (Terminated,))
 INTERRUPTED = Cause(130, "interrupted (Ctrl-C)", (KeyboardInterrupt,))
 CAUSES = (DONE, USAGE, INPUT, MODEL, OUTPUT, SETUP, TERMINATED, INTERRUPTED, DEFECT)

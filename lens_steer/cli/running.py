@@ -81,9 +81,9 @@ def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
         except OSError as error:  # a full disk, a connection that broke: no command foresees where
             return _fail(name, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error)
         except Terminated as error:
-            return _fail(name, "terminated; nothing unfinished was kept", error)
+            return _fail(name, "terminated; nothing unfinished was published", error)
         except KeyboardInterrupt as error:
-            return _fail(name, "interrupted; nothing unfinished was kept", error)
+            return _fail(name, "interrupted; nothing unfinished was published", error)
         except (MemoryError, RuntimeError) as error:
             if cause_of(error) is not MODEL:
                 raise

@@ -236,7 +236,7 @@ def test_bake_of_the_embedded_model(tmp_path: Path, embedded: Any) -> None:
     [
         (SettingError("give\nanother"), 2, "lens-steer: give another"),
         (OSError(28, "No space left on device", "x.parquet"), 5, "lens-steer: No space left on device: x.parquet"),
-        (KeyboardInterrupt(), 130, "lens-steer: interrupted; nothing unfinished was kept"),
+        (KeyboardInterrupt(), 130, "lens-steer: interrupted; nothing unfinished was published"),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_status(
@@ -284,7 +284,7 @@ def test_an_interrupted_fit_keeps_nothing(
     monkeypatch.setattr("sys.ps1", ">>> ", raising=False)  # an interactive session would keep the best map so far
     words = f"fit {TEXTS} --steps 9 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
     assert status_of(cli.app, "lens-steer", words) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "lens-steer: interrupted; nothing unfinished was kept"
+    assert capsys.readouterr().err.splitlines()[-1] == "lens-steer: interrupted; nothing unfinished was published"
     assert len(steps) == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -315,7 +315,7 @@ def test_a_terminated_fit_keeps_nothing(place: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert errors.splitlines()[-1] == "lens-steer: terminated; nothing unfinished was kept"
+    assert errors.splitlines()[-1] == "lens-steer: terminated; nothing unfinished was published"
     assert list(tmp_path.iterdir()) == []
 
 
