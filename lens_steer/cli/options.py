@@ -383,7 +383,7 @@ def lines_of(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"{path} cannot be read as UTF-8 text, one prompt a line: {error}") from error
     if not lines:
-        raise SettingError(f"{path} holds no prompt")
+        raise SettingError(f"{path} holds no line of text")
     return lines
 
 
