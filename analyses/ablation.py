@@ -2,7 +2,8 @@
 
 AUROC experts and units that LinEAS selects are each held at a constant, ever more of them; what that does to the
 concept in generated texts stands beside what it costs in perplexity. Beside either choice stand draws of units matched
-to it in activation, of random units, and of the experts of shuffled labels.
+to it in activation, of random units, and of the experts of shuffled labels. Whether units also suffice, and how few do,
+ask `analyses.necessity` and `analyses.minimal_sets`.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def figures(concept: str, frames: Mapping[str, Any]) -> dict[str, Any]:
         "correlations": ls.figures.overlap_bars(
             frames["correlations"], label="score", value="value", chance="shuffled", low="low", high="high",
             title=f"Which scores find the causes of {concept}",
-            note="Rank correlation with the size of the exact effect on other pairs; lines: 95 % over pairs and "
-            "units; marks: what one in twenty shuffles within layers exceeds.",
+            note="Rank correlation with the size of the effect on other pairs; lines: 95 %; marks: shuffles within "
+            "layers.",
             x_title="rank correlation", percent=False,
         ),
         "by_layer": ls.figures.matrix(
