@@ -236,3 +236,7 @@ def _figures(kept: pd.DataFrame, keep: float) -> dict[str, Any]:
             percent=True, baseline=0.0, baseline_name="nothing kept",
         ),
     }  # fmt: skip
+
+
+if __name__ == "__main__":
+    ls.study_command(run)()
