@@ -45,7 +45,7 @@ class ActivationsRecord(Record):
     groups: list[str | None] | None
     continuations: list[str] | None = None
     provenance: dict[str, Any]
-    shards: list[str] | None = None
+    shards: Annotated[list[str], Field(min_length=1)] | None = None
     bytes: int
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lens_steer.cli.measuring import without_those_that_chose
+from lens_steer.cli.option_values import lines_of, words_of
 from lens_steer.cli.options import (
     DIRECTORY,
     EVERY_CONTRAST,
@@ -22,10 +23,8 @@ from lens_steer.cli.options import (
     PlanOnly,
     Seed,
     TextOptions,
-    lines_of,
     read_texts,
     settings_of,
-    words_of,
 )
 from lens_steer.cli.planning import generation_note, show_plan
 from lens_steer.cli.reporting import tell

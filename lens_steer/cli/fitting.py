@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from lens_steer.cli.fitted import bake_sentence, fit_sentences, fit_values
 from lens_steer.cli.methods import MethodName, MethodOptions, in_options
+from lens_steer.cli.option_values import lines_of
 from lens_steer.cli.options import (
     FILE,
     FINITE,
@@ -22,7 +23,6 @@ from lens_steer.cli.options import (
     PlanOnly,
     Seed,
     TextOptions,
-    lines_of,
     settings_of,
 )
 from lens_steer.cli.planning import passes_of, show_plan

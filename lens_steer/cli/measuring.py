@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from lens_steer.cli.option_values import chat_of, lines_of
 from lens_steer.cli.options import (
     DIRECTORY,
     FILE,
@@ -22,8 +23,6 @@ from lens_steer.cli.options import (
     ScoringOptions,
     Seed,
     TextOptions,
-    chat_of,
-    lines_of,
     settings_of,
 )
 from lens_steer.cli.planning import generation_note, show_plan

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import CoercionError, Parameter, Token, validators
 
-from lens_steer.cli.options import FINITE, FROM_ZERO, POSITIVE, CountOrNone, sites_of, whole
+from lens_steer.cli.option_values import sites_of
+from lens_steer.cli.options import FINITE, FROM_ZERO, POSITIVE, CountOrNone, whole
 from lens_steer.errors import LensSteerError, SettingError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from cyclopts import Parameter, Token, validators
 
 from lens_steer.cli.hub import look_in_cache_where_offline
 from lens_steer.cli.inputs import require_same_model
+from lens_steer.cli.option_values import chat_of, lines_of, words_of
 from lens_steer.errors import ContrastError, SettingError
 
 if TYPE_CHECKING:
@@ -374,40 +375,3 @@ def settings_of(*groups: Any, **values: Any) -> dict[str, Any]:
     for group in groups:
         settings |= asdict(group) if is_dataclass(group) and not isinstance(group, type) else {}
     return settings | values
-
-
-def lines_of(path: Path) -> list[str]:
-    """Read prompts, one a line; SettingError for a file without any, or that is no UTF-8 text."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} cannot be read as UTF-8 text, one prompt a line: {error}") from error
-    if not lines:
-        raise SettingError(f"{path} holds no line of text")
-    return lines
-
-
-def words_of(words: str) -> list[str]:
-    """Split --words at its commas; SettingError where none is left."""
-    return _parts(words, "--words", "words")
-
-
-def sites_of(sites: str) -> list[str]:
-    """Split --sites at its commas; SettingError where none is left."""
-    return _parts(sites, "--sites", "sites")
-
-
-def _parts(value: str, option: str, what: str) -> list[str]:
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    if not parts:
-        raise SettingError(f"{option} is empty: give {what}, several with commas")
-    return parts
-
-
-def chat_of(chat: str | None) -> bool | str | None:
-    """Read --chat: None, the template, or a format with \\n for a line break; SettingError for one without {text}."""
-    if chat is None or chat == "template":
-        return True if chat else None
-    if "{text}" not in chat:
-        raise SettingError(f'--chat {chat!r}: give "template", or a format such as "User: {{text}}\\nBot:"')
-    return chat.replace("\\n", "\n")

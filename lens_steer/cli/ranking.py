@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from lens_steer.cli.option_values import lines_of, sites_of
 from lens_steer.cli.options import (
     FILE,
     BatchSize,
@@ -17,9 +18,7 @@ from lens_steer.cli.options import (
     PlanOnly,
     Seed,
     TextOptions,
-    lines_of,
     settings_of,
-    sites_of,
 )
 from lens_steer.cli.planning import show_plan
 from lens_steer.cli.reporting import tell
@@ -165,6 +164,8 @@ def _require_together(
     store: Path | None, halves: HalfOptions, *, sketch: bool, unrelated: Path | None, plan: bool
 ) -> None:
     """Refuse options that do not go together, before anything is read."""
+    if store is not None and (store.is_file() or store.resolve() == Path.cwd()):
+        raise SettingError(f"--store {store} is no directory of its own: name one for the activations")
     if (store is not None or sketch) and halves.n is not None:
         raise SettingError("--store and --sketch are of all texts: leave --n out, or give fewer texts")
     if sketch and unrelated is not None:

@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lens_steer.cli.options import ScoringOptions, lines_of
+from lens_steer.cli.option_values import lines_of
+from lens_steer.cli.options import ScoringOptions
 from lens_steer.cli.reporting import tell
 from lens_steer.errors import LensSteerWarning
 from lens_steer.statistics.verdict import Change

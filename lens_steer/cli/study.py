@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from lens_steer.cli.options import CountOrNone, ModelOptions, Out, PlanOnly, Seed, TextOptions, chat_of
+from lens_steer.cli.option_values import chat_of
+from lens_steer.cli.options import CountOrNone, ModelOptions, Out, PlanOnly, Seed, TextOptions
 from lens_steer.cli.planning import show_plan
 from lens_steer.cli.reporting import Force, Json, as_json, reading
 from lens_steer.cli.running import app_of, run

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import CoercionError, Parameter, Token
 from docstring_parser import DocstringStyle, parse
 
-from lens_steer.cli.options import FILE, FINITE, FROM_ZERO, CountOrNone, lines_of, read_texts, whole, words_of
+from lens_steer.cli.option_values import lines_of, words_of
+from lens_steer.cli.options import FILE, FINITE, FROM_ZERO, CountOrNone, read_texts, whole
 from lens_steer.errors import SettingError
 
 _OF_EVERY_STUDY = ("model", "contrast", "out", "seed")

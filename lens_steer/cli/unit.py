@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from lens_steer.cli.options import (
-    DIRECTORY,
-    FILE,
-    BatchSize,
-    Count,
-    ModelOptions,
-    Seed,
-    TextOptions,
-    lines_of,
-    settings_of,
-    words_of,
-)
+from lens_steer.cli.option_values import lines_of, words_of
+from lens_steer.cli.options import DIRECTORY, FILE, BatchSize, Count, ModelOptions, Seed, TextOptions, settings_of
 from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import require_free_place, say, say_written, show, write_run
 

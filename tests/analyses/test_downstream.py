@@ -172,7 +172,7 @@ def test_equal_effect_is_equal(tiny: Any) -> None:
 
 def test_a_foreign_contrast_has_a_way_of_its_own(tiny: Any) -> None:
     foreign = contrast("sad", "happy", n=8, seed=31)
-    study = downstream.run(tiny, contrast("sad", "happy"), out=None, foreign=foreign, **{**SMALL, "fits": 1})
+    study = downstream.run(tiny, contrast("sad", "happy", n=24), out=None, foreign=foreign, **{**SMALL, "fits": 1})
     carried = study.frames["carried"]
     assert set(carried[carried["texts"] == "foreign"]["measure"]) >= {"arrived", "removed", "moved"}
 

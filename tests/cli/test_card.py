@@ -68,7 +68,7 @@ def test_a_run_folder_and_the_report(place: Path) -> None:
     pd.testing.assert_frame_equal(study.card.frame, study.frames["card"], check_dtype=False)
     assert (place / "run" / "card.html").is_file()
     report = write_report(place / "report.html", place / "run").read_text()
-    assert report.index('class="ls-card"') < report.index("<section id=")
+    assert report.index('class="ls-card') < report.index("<section id=")
     assert '<a href="#run1-card">' in report
     record = json.loads((place / "run" / "card.json").read_text())
     record["items"]["effect"]["rows"][0]["value"] = "much"

@@ -22,7 +22,7 @@ def test_vectors_come_in_and_go_out(tmp_path: Path, capsys: pytest.CaptureFixtur
     cli.app(f"{bring}/given.json --out {tmp_path}/edit".split())
     assert "blocks.1.hook_resid_post" in capsys.readouterr().out
     cli.app(f"export --intervention {tmp_path}/edit --out {tmp_path}/out.safetensors --strength 2".split())
-    assert capsys.readouterr().out == f"saved in {tmp_path}/out.safetensors\n"
+    assert capsys.readouterr().out == f"written to {tmp_path}/out.safetensors\n"
     cli.app(f"{bring}/out.safetensors --out {tmp_path}/again".split())
     edit, again = (Intervention.load(tmp_path / name) for name in ("edit", "again"))
     assert again == edit.scaled(2.0)

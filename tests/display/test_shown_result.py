@@ -16,7 +16,7 @@ HOSTILE = '<script>alert("1")</script>&amp;'
 # Settings and small values: their repr, one line, says all that there is.
 PLAIN = {
     *("AgainstDraws", "Budget", "Change", "ConceptProbability", "Edit", "Interval", "KLToClean", "LogProbability"),
-    *("LogitDifference", "RowGate", "Scope", "Site", "Sketching", "Unit"),
+    *("LogitDifference", "RowGate", "Scope", "Site", "Sketching", "TextStream", "Unit"),
 }
 
 

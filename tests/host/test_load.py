@@ -145,7 +145,7 @@ def test_not_a_language_model(thing: torch.nn.Module) -> None:
 
 
 def test_missing_places(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is not a model directory: it has no config.json"):
+    with pytest.raises(ModelError, match="is not a model directory: there is no such directory"):
         load_model(tmp_path / "gone")
     with pytest.raises(ModelError, match="is not a model directory: it has no config.json"):
         load_model(str(tmp_path))

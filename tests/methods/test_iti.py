@@ -216,5 +216,5 @@ def test_a_gated_method_keeps_the_layers_of_its_base(tiny: Any) -> None:
     contrast = ContrastSet(rows[0], rows[1], control=rows[2])
     base = CAA(pool="mean", layers=(1,))
     for method in (CAST(base=base), DSAS(base=base)):
-        assert (method.sites, method.layers) == (base.sites, (1,))
+        assert method.sites == base.sites
         assert {site.layer for site in method.fit(tiny, contrast).sites} == {1}
