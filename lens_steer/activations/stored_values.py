@@ -29,12 +29,15 @@ class StoredValues(BySite[Tensor]):
         self.shards = tuple(shards)
         self._checked: set[str] = set()
         of_shard = [read_tensors(path, ["rows"])["rows"] for path in self.shards]
-        place = torch.full((int(rows.max()) + 1,), -1)
-        place[rows] = torch.arange(len(rows))
-        self._taken = [(held < len(place)) & (place[held.clamp(max=len(place) - 1)] >= 0) for held in of_shard]
-        self._places = [place[held[taken]] for held, taken in zip(of_shard, self._taken, strict=True)]
-        if not torch.equal(torch.cat(self._places).sort().values, torch.arange(len(rows))):
+        every = torch.cat(of_shard)
+        self._taken = [torch.isin(held, rows) for held in of_shard]
+        if not torch.equal(every[torch.cat(self._taken)].sort().values, rows.sort().values):
             raise ArtifactError(f"the shards in {self.shards[0].parent} do not hold every text once: collect again")
+        order = rows.argsort()
+        ordered = rows[order]
+        self._places = [
+            order[torch.searchsorted(ordered, held[taken])] for held, taken in zip(of_shard, self._taken, strict=True)
+        ]
 
     def units(self, site: Site, units: slice) -> Float[Tensor, "text unit"]:
         """Return some units of a site: no other bytes are read, and none are compared with their hashes."""
