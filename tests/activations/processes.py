@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_context
 from typing import Any
 
+from tqdm import tqdm
+
 from lens_steer import processes
+
+
+def leave_shared_locks() -> None:
+    """Let a fork's progress bars wait for nobody: a fork killed with tqdm's shared lock would block its parent's."""
+    tqdm.set_lock(threading.RLock())
 
 
 def together(work: Callable[[int], Any], *, count: int = 2, patience: float = 60.0) -> list[int]:
@@ -30,6 +38,7 @@ def together(work: Callable[[int], Any], *, count: int = 2, patience: float = 60
 
 
 def _one(work: Callable[[int], Any], number: int, count: int, port: int, patience: float) -> None:
+    leave_shared_locks()
     where = {"RANK": number, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": number}
     os.environ.update({name: str(value) for name, value in where.items()})
     processes.PATIENCE = timedelta(seconds=patience)

@@ -29,7 +29,7 @@ from lens_steer.activations.tensor_file import read_columns, read_tensors, write
 from lens_steer.errors import ActivationError, ArtifactError, LensSteerWarning, OutputError, TokenError
 from lens_steer.ranking.experts import rank_experts
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
-from tests.activations.processes import together
+from tests.activations.processes import leave_shared_locks, together
 from tests.benchmarks.memory import touched_bytes
 from tests.families import make_tiny, sentences
 
@@ -164,10 +164,13 @@ def test_a_pass_that_is_killed_ten_times_ends_with_the_same_bytes(tiny: Any, who
     texts = ContrastSet(sentences(12, seed=1), sentences(12, seed=2))
     collect(tiny, texts, batch_size=1, store=tmp_path / "whole")
     killed = 0
+
+    def work() -> None:
+        leave_shared_locks()
+        collect(tiny, texts, batch_size=1, store=place, progress=False)
+
     for wait in rng.uniform(0.02, 0.2, size=30):
-        child = multiprocessing.get_context("fork").Process(
-            target=lambda: collect(tiny, texts, batch_size=1, store=place, progress=False)
-        )
+        child = multiprocessing.get_context("fork").Process(target=work)
         child.start()
         time.sleep(wait)
         os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
