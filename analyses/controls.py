@@ -16,6 +16,23 @@ import lens_steer as ls
 Choice = tuple[ls.Unit, ...]
 
 
+def matched(choice: str) -> str:
+    """Return what units matched to a choice's are called."""
+    return f"units matched to {choice}"
+
+
+def require_sizes(ks: Sequence[int], total: int) -> None:
+    """Raise LensSteerError unless there is room for a control beside every number of units of `total`."""
+    if not ks or min(ks) < 1 or max(ks) > total // 2:
+        raise ls.LensSteerError(f"ks={tuple(ks)}: numbers of units lie between 1 and half of the sites' {total}")
+
+
+def require_matched_to(matched_to: Sequence[str], choices: Sequence[str]) -> None:
+    """Raise LensSteerError where matched units are asked for a choice that there is not."""
+    if unknown := sorted(set(matched_to) - set(choices)):
+        raise ls.LensSteerError(f"matched_to names {unknown[0]!r}: choose from {', '.join(choices)}")
+
+
 def random_choices(sites: Sequence[ls.Site], k: int, *, draws: int, seed: int) -> tuple[Choice, ...]:
     """Return draws of k random units, each in random order."""
     drawn = []

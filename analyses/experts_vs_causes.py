@@ -33,7 +33,7 @@ from analyses.causal_scores import (
     signed_name,
     steered,
 )
-from analyses.controls import Choice, random_choices
+from analyses.controls import Choice, matched, random_choices, require_matched_to, require_sizes
 from analyses.experiment import Experiment, measured
 from analyses.experts_vs_causes_findings import ABLATED, CLAMPED, RANDOM, captions, figures, summary
 from analyses.measurements import HeldOut, Measurements
@@ -179,17 +179,10 @@ def run(
 
 
 def _check(ks: Sequence[int], units: int, draws: int, matched_to: Sequence[str], total: int) -> None:
-    if not ks or min(ks) < 1 or max(ks) > total // 2:
-        raise ls.LensSteerError(f"ks={tuple(ks)}: numbers of units lie between 1 and half of the sites' {total}")
+    require_sizes(ks, total)
     if units < 3 or draws < 1:
         raise ls.LensSteerError(f"units={units}, draws={draws}: three units and one draw of controls are the fewest")
-    if unknown := sorted(set(matched_to) - set(CHOICES)):
-        raise ls.LensSteerError(f"matched_to names {unknown[0]!r}: choose from {', '.join(CHOICES)}")
-
-
-def matched(choice: str) -> str:
-    """Return what units matched to a score's are called."""
-    return f"units matched to {choice}"
+    require_matched_to(matched_to, CHOICES)
 
 
 _Orders = Mapping[tuple[str, int], Sequence[Choice]]

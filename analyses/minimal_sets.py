@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.causal_scores import AUROC
-from analyses.controls import Choice, random_choices
+from analyses.controls import Choice, random_choices, require_sizes
 from analyses.experiment import Experiment, measured
 from analyses.greedy import greedy_order
 from analyses.measurements import PERPLEXITY, Measurements
@@ -151,8 +151,7 @@ def run(
 
 
 def _check(ks: Sequence[int], draws: int, greedy_units: int, screened: int, total: int) -> None:
-    if not ks or min(ks) < 1 or max(ks) > total // 2:
-        raise ls.LensSteerError(f"ks={tuple(ks)}: numbers of units lie between 1 and half of the sites' {total}")
+    require_sizes(ks, total)
     if min(draws, greedy_units, screened) < 1:
         raise ls.LensSteerError(
             f"draws={draws}, greedy_units={greedy_units}, screened={screened}: give one or more of each"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.causal_scores import AUROC, EXACT
-from analyses.controls import Choice, random_choices
+from analyses.controls import Choice, matched, random_choices, require_matched_to, require_sizes
 from analyses.experiment import Experiment, measured
 from analyses.measurements import Measurements
 from analyses.necessity_findings import ABLATED, KEPT, NOTHING, RANDOM, UNEDITED, captions, figures, summary
@@ -129,17 +129,10 @@ def _check(modes: Sequence[str], ks: Sequence[int], draws: int, matched_to: Sequ
     known = ("zero", "mean", "target_mean", "resample")
     if not modes or set(modes) - set(known):
         raise ls.LensSteerError(f"modes={tuple(modes)}: give one or more of {', '.join(known)}")
-    if not ks or min(ks) < 1 or max(ks) > total // 2:
-        raise ls.LensSteerError(f"ks={tuple(ks)}: numbers of units lie between 1 and half of the sites' {total}")
+    require_sizes(ks, total)
     if draws < 1:
         raise ls.LensSteerError(f"draws={draws}: a choice stands beside one draw of a control or more; 20 carry it")
-    if unknown := sorted(set(matched_to) - set(ORDERS)):
-        raise ls.LensSteerError(f"matched_to names {unknown[0]!r}: choose from {', '.join(ORDERS)}")
-
-
-def matched(choice: str) -> str:
-    """Return what units matched to a choice's are called."""
-    return f"units matched to {choice}"
+    require_matched_to(matched_to, ORDERS)
 
 
 Choices = Mapping[tuple[str, int], Sequence[Choice]]
