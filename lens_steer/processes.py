@@ -27,6 +27,16 @@ def process_number() -> int:
     return int(os.environ["RANK"]) if process_count() > 1 else 0
 
 
+def is_mine(number: int) -> bool:
+    """Whether the piece of work of this number, from 0, is this process's.
+
+    Pieces are dealt to and fro (0, 1, 1, 0, 0, ... for two): where they shrink from the first to the last, as batches
+    sorted by length do, every process has as much to do.
+    """
+    in_turn, place = divmod(number, process_count())
+    return process_number() == (place if in_turn % 2 == 0 else process_count() - 1 - place)
+
+
 def own_device() -> str | None:
     """Return the CUDA device of this process where several share a machine; None where the choice is free."""
     import torch

@@ -20,7 +20,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
-from lens_steer.processes import process_number, wait_for_all
+from lens_steer.processes import is_mine, process_number, wait_for_all
 from lens_steer.progress import one_bar, progress_bar
 from lens_steer.texts.contrast import LabelledTexts
 
@@ -104,7 +104,7 @@ def fill(
 ) -> None:
     """Write this process's shards that are not there yet, and wait for those of the others."""
     names = [path.stem for path in shard_paths(saved.directory, len(shards))]
-    missing = [number for number in saved.mine(len(shards)) if not saved.whole(names[number])]
+    missing = [number for number in range(len(shards)) if is_mine(number) and not saved.whole(names[number])]
     with one_bar(sum(batches(shards[number]) for number in missing), desc="collect", unit="batch", show=progress):
         for number in missing:
             saved.write(names[number], run(shards[number]))

@@ -31,7 +31,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
-from lens_steer.processes import process_count, process_number, wait_for_all
+from lens_steer.processes import is_mine, process_number, wait_for_all
 from lens_steer.progress import one_bar
 from lens_steer.statistics.sketches import Grid, Sketch
 from lens_steer.texts.blocks import Row, split_blocks
@@ -188,7 +188,7 @@ class _Pass:
 
         with torch.no_grad(), trunk(self._model, {site: visit_of(site) for site in self._sites}) as run:
             for number, batch in self._batches(None):
-                here = number % process_count() == process_number() or self._saved is None
+                here = is_mine(number) or self._saved is None
                 if here and number not in mine and number not in others:
                     run(batch.to(self._device))
                     mine.add(number)

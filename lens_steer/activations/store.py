@@ -20,7 +20,7 @@ from lens_steer.activations.tensor_file import read_tensors, write_tensors
 from lens_steer.directories import write_json
 from lens_steer.errors import ArtifactError, LensSteerWarning, OutputError
 from lens_steer.host.fingerprint import ModelFingerprint
-from lens_steer.processes import process_count, process_number, wait_for_all
+from lens_steer.processes import process_number, wait_for_all
 from lens_steer.records import Record, read_record
 
 _FORMAT = 1
@@ -95,10 +95,6 @@ class Store:
                 (self.directory / result).unlink(missing_ok=True)
         wait_for_all("what was stored had been looked at")
         return (self.directory / result).is_file()
-
-    def mine(self, count: int) -> list[int]:
-        """Return which of `count` shards are this process's: every n-th of n processes."""
-        return list(range(process_number(), count, process_count()))
 
 
 @contextmanager
