@@ -275,14 +275,7 @@ def summary(frames: Mapping[str, pd.DataFrame]) -> list[str]:
         sentences.append(f"{over[:1].upper()}{over[1:]}{found}")
     independent = pairs[pairs["dependence"].abs() <= DEPENDENCE]
     if len(independent) and "shuffled_p" in pairs:
-        level = 0.05 / len(independent)
-        sentences.append(
-            f"Of {len(independent)} pairs whose labels hardly correlate (at most {DEPENDENCE}), "
-            f"{int((independent['shuffled_p'] <= level).sum())} share more experts than shuffled labels do, and of "
-            f"{int((independent['correlation_p'] <= level).sum())} the units' AUROCs correlate more (at "
-            "5 % over all these pairs; permutations resolve no less than "
-            f"{independent['shuffled_p'].min():.2g})."
-        )
+        sentences.append(_of_independent(independent))
     specific = frames["specificity"].groupby("concept", sort=False)["specific"].sum()
     few = [str(name) for name, count in specific.items() if count]
     sentences.append(
@@ -306,3 +299,18 @@ def _captions(k: int, permutations: int, shifts: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     ls.study_command(run)()
+
+
+def _of_independent(pairs: pd.DataFrame, level: float = 0.05) -> str:
+    which = f"{len(pairs)} pairs whose labels hardly correlate (at most {DEPENDENCE})"
+    of_one, resolution = level / len(pairs), float(pairs["resolution"].max())
+    if resolution > of_one:
+        return (
+            f"Whether any of {which} share more experts than shuffled labels do cannot be judged at {level:.0%} over "
+            f"all: so few permutations give no p below {resolution:.2g}, {math.ceil(1 / of_one) - 1} would do."
+        )
+    share, alike = (int((pairs[column] <= of_one).sum()) for column in ("shuffled_p", "correlation_p"))
+    return (
+        f"Of {which}, at {level:.0%} over all, {share} share more experts than shuffled labels do, and the units' "
+        f"AUROCs correlate more in {alike}."
+    )

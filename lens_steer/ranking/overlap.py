@@ -74,7 +74,8 @@ def overlap_of_shuffled(
 
     Units that copy each other, or that vary more than others, are so as before: this null knows them. Columns:
     shuffled_jaccard (mean), shuffled_p (how often as many units are shared, these labels counted as one),
-    correlation_p (how often the rank correlation is as large, either way). Permuted are what the ranking's test
+    correlation_p (how often the rank correlation is as large, either way), resolution (the smallest p that so many
+    permutations give). Permuted are what the ranking's test
     permutes (see `rank_experts`); the k best are those of the texts that `chose` them, concept by concept.
     ActivationError for a sketch.
     """
@@ -107,6 +108,7 @@ def overlap_of_shuffled(
                 "shuffled_p": float(1 + (shared >= row["shared"]).sum()) / (1 + permutations),
                 "correlation_p": float(1 + (np.abs(correlation) >= abs(row["rank_correlation"])).sum())
                 / (1 + permutations),
+                "resolution": 1 / (1 + permutations),
             }
         )
     return table.assign(**{column: [row[column] for row in rows] for column in rows[0]})

@@ -75,6 +75,21 @@ def test_the_sentences_follow_from_the_intervals(study: ls.Study) -> None:
     assert "not shown: the cosine of the learned shifts" in first
 
 
+@pytest.mark.parametrize(("permutations", "judged"), [(79, False), (80, True)])
+def test_what_the_permutations_cannot_resolve_is_not_judged(study: ls.Study, permutations: int, judged: bool) -> None:
+    """Four pairs at 5 % over all: a p of 1/80 is the level itself, and what 79 shuffles give at least."""
+    low = 1 / permutations
+    pairs = pd.DataFrame(
+        {"dependence": 0.0, "shuffled_p": [low, 1, 1, 1], "correlation_p": [low, low, 1, 1], "resolution": low}
+    )
+    sentence = concept_map.summary({**study.frames, "pairs": pairs})[-2]
+    assert ("cannot be judged" in sentence) is not judged
+    assert (
+        "1 share more experts than shuffled labels do, and the units' AUROCs correlate more in 2" in sentence
+    ) is judged
+    assert judged or "79 would do" in sentence
+
+
 def test_it_is_kept_repeats_and_learns_by_gradients_too(tiny: Any, study: ls.Study, tmp_path: Path) -> None:
     again = concept_map.run(tiny, table(), out=tmp_path / "run", shifts="LinEAS", steps=3, shuffles=0, **SMALL)
     saved = ls.Study.load(tmp_path / "run")
