@@ -264,10 +264,10 @@ def _against_matched(choice: str, against: pd.DataFrame, measure: str) -> str:
     """Say what the largest dose does beside matched units, and at which doses the verdict is which."""
     rows = against[against["control"] == MATCHED[choice]].sort_values("k")
     last = rows.iloc[-1]
-    said = change_of(last).sentence(f"ablating {last['k']} {choice} instead of {MATCHED[choice]}", measure)
+    compared = change_of(last).sentence(f"ablating {last['k']} {choice} instead of {MATCHED[choice]}", measure)
     few = f" with {last['draws']} draws of matched units, 20 are needed" if last["draws"] < 20 else ""
     doses = by_verdict({f"k = {row['k']}": change_of(row).verdict for row in rows.to_dict("records")})
-    return sentence(f"{said}{few}", f"by dose, against {last['draws']} draws: {doses}")
+    return sentence(f"{compared}{few}", f"by dose, against {last['draws']} draws: {doses}")
 
 
 def _dose_sentence(choice: str, doses: pd.DataFrame, measure: str, called: str) -> str:

@@ -160,8 +160,8 @@ def telling_scores(activations: ls.Activations, *, seed: int) -> Any:
     ]
     weights = np.concatenate([ridge_weights(activations.source[s], activations.target[s]) for s in activations.sites])
     table: Any = pd.concat(places, ignore_index=True).assign(**{PROBE: np.abs(weights)})
-    for each in tables:
-        table = table.merge(each, on=_UNIT)
+    for scores in tables:
+        table = table.merge(scores, on=_UNIT)
     return table
 
 
@@ -282,10 +282,10 @@ def all_scores(
     names = [site.name for site in activations.sites]
     sensitivity: Any = lineas.sensitivity(model, fit).rename(columns={"norm": LINEAS_GRADIENT})
     table: Any = telling_scores(activations, seed=lineas.seed)
-    for each in (
+    for scores in (
         lineas_weights(replace(lineas, progress=False).fit(model, fit), activations),
         sensitivity[[*_UNIT, LINEAS_GRADIENT]],
         attributed(model, pairs, names),
     ):
-        table = table.merge(each, on=_UNIT)
+        table = table.merge(scores, on=_UNIT)
     return table

@@ -181,10 +181,10 @@ def _edits(model: Any, small: Mapping[str, ls.ContrastSet], lineas: ls.LinEAS, s
     edits: dict[str, dict[str, ls.Intervention]] = {}
     for kind in KINDS:
         fits = {}
-        for name, each in small.items():
+        for name, edit in small.items():
             fit = replace(lineas, gamma_share=share if kind == "sparse" else 0.0)
-            fits[name] = fit.fit(model, each)
-            fits[f"{name} shuffled"] = fit.fit(model, each.shuffled(seed))
+            fits[name] = fit.fit(model, edit)
+            fits[f"{name} shuffled"] = fit.fit(model, edit.shuffled(seed))
         edits[kind] = {
             one: fits[one],
             two: fits[two],

@@ -68,11 +68,11 @@ def _title(table: pd.DataFrame, one: str, two: str) -> str:
     verdicts = {}
     for kind in KINDS:
         rows = table[(table["kind"] == kind) & table["edit"].isin(orders) & table["measure"].isin([one, two])]
-        each = {change_of(row).verdict for row in rows.to_dict("records")}
-        if ls.Verdict.CANNOT_JUDGE in each:
+        outcomes = {change_of(row).verdict for row in rows.to_dict("records")}
+        if ls.Verdict.CANNOT_JUDGE in outcomes:
             verdicts[f"{kind} edits"] = ls.Verdict.CANNOT_JUDGE
         else:
-            verdicts[f"{kind} edits"] = ls.Verdict.LOWER if each == {ls.Verdict.LOWER} else ls.Verdict.NOT_SHOWN
+            verdicts[f"{kind} edits"] = ls.Verdict.LOWER if outcomes == {ls.Verdict.LOWER} else ls.Verdict.NOT_SHOWN
     words = {ls.Verdict.LOWER: "both lower", ls.Verdict.NOT_SHOWN: "both lower, not shown"}
     return sentence(f"composed in either order, against {one} and {two}: {by_verdict(verdicts, words)}")
 

@@ -168,7 +168,7 @@ def learned_shifts(
 
     An edit of a diagonal map moves the mean activation m of the source by (scale - 1) m + shift.
     """
-    found = {}
+    shifts = {}
     for concept in contrast.concepts:
         halves = contrast.contrast(concept).split(test=0.5, seed=seed)
         moved = []
@@ -178,13 +178,13 @@ def learned_shifts(
             activations = ls.collect(model, few, method.sites, pool=method.pool, progress=False)
             edit = method.fit(model, few, activations=activations)
             parts = []
-            for each in edit.edits:
-                mean = activations.token_mean(each.site, "source").double().numpy()
-                scale, shift = (np.asarray(part, dtype=float) for part in (each.map.scale, each.map.shift))
+            for site_edit in edit.edits:
+                mean = activations.token_mean(site_edit.site, "source").double().numpy()
+                scale, shift = (np.asarray(part, dtype=float) for part in (site_edit.map.scale, site_edit.map.shift))
                 parts.append((scale - 1) * mean + shift)
             moved.append(np.concatenate(parts))
-        found[concept] = moved
-    return found
+        shifts[concept] = moved
+    return shifts
 
 
 def pairs_of(
@@ -271,8 +271,8 @@ def summary(frames: Mapping[str, pd.DataFrame]) -> list[str]:
         values = ", ".join(interval(row) for row in rows)
         start = "" if labels == "labels" else f"With {labels}: "
         over = f"{start}over {len(pairs)} pairs of concepts, beside the dependence of their labels: "
-        found = f"{by_verdict(verdicts, words)}; rank correlations {values}."
-        sentences.append(f"{over[:1].upper()}{over[1:]}{found}")
+        verdict = f"{by_verdict(verdicts, words)}; rank correlations {values}."
+        sentences.append(f"{over[:1].upper()}{over[1:]}{verdict}")
     independent = pairs[pairs["dependence"].abs() <= DEPENDENCE]
     if len(independent) and "shuffled_p" in pairs:
         sentences.append(_of_independent(independent))

@@ -328,18 +328,18 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], *, fit_texts: int,
 def _unreadable(draws: pd.DataFrame) -> str:
     """Say for every edit what share of a draw's texts could not be read at most: they are no part of the shares."""
     worst = draws[draws["measure"] == "unreadable"].groupby("edit", sort=False)["after"].max()
-    each = "; ".join(f"{edit} {value:.1%}" for edit, value in worst.items())
-    return f"Unreadable texts, which are no part of these shares, at most in a draw: {each}."
+    shares = "; ".join(f"{edit} {value:.1%}" for edit, value in worst.items())
+    return f"Unreadable texts, which are no part of these shares, at most in a draw: {shares}."
 
 
 def overlap_sentence(agreement: pd.DataFrame) -> str:
     """Say how many of the best experts the edit moves, beside what random units would share."""
-    each = "; ".join(
+    overlaps = "; ".join(
         f"of the {row['best_experts']:.0f} best {row['share_moved']:.0%}, where 95 of 100 random choices would lie "
         f"between {row['low']:.0%} and {row['high']:.0%}"
         for row in agreement.to_dict("records")
     )
-    return f"Of the best experts by AUROC, the first edit moves: {each}."
+    return f"Of the best experts by AUROC, the first edit moves: {overlaps}."
 
 
 def captions(concept: str, *, draws: int, fit_texts: int) -> dict[str, str]:

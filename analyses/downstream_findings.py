@@ -73,11 +73,11 @@ def _collateral_sentence(end_to_end: pd.DataFrame, equal: str, neutral: str) -> 
         ls.Verdict.HIGHER: "more than",
         ls.Verdict.NOT_SHOWN: "not shown to differ from",
     }
-    said = []
+    parts = []
     for texts, name in names.items():
         verdicts = {row["edit"]: change_of(row).verdict for row in rows if row["texts"] == texts}
-        said.append(f"{name}: {by_verdict(verdicts, words)}")
-    return sentence(f"at equal {equal}, {END_TO_END} moves at the last layer", ", ".join(said).replace(";", ","))
+        parts.append(f"{name}: {by_verdict(verdicts, words)}")
+    return sentence(f"at equal {equal}, {END_TO_END} moves at the last layer", ", ".join(parts).replace(";", ","))
 
 
 def _left_sentence(left: pd.DataFrame, edit: str) -> str:
@@ -93,18 +93,18 @@ def _removed_sentence(carried: pd.DataFrame, edit: str) -> str:
     rows = carried[(carried["texts"] == "heldout") & (carried["measure"] == "removed") & (carried["edit"] == edit)]
     row = rows.sort_values("layer").iloc[-1]
     s, was = ("", "were") if _verbs(edit) else ("s", "was")
-    said = {
+    parts = {
         ls.Verdict.HIGHER: f"{edit} bring{s} source and target nearer",
         ls.Verdict.LOWER: f"{edit} drive{s} source and target apart",
         ls.Verdict.NOT_SHOWN: f"{edit} {was} not shown to change the distance between source and target",
         ls.Verdict.CANNOT_JUDGE: f"{edit}: whether the distance between source and target changes cannot be judged",
     }[ls.verdict_of(row["low"], row["high"])]
-    return sentence(f"{said} at layer {row['layer']}, share of the distance removed {interval(row)}")
+    return sentence(f"{parts} at layer {row['layer']}, share of the distance removed {interval(row)}")
 
 
 def _moved_sentence(carried: pd.DataFrame, texts: str, neutral: str) -> str:
     rows = carried[(carried["texts"] == texts) & (carried["measure"] == "moved")]
     last = rows[rows["layer"] == rows["layer"].max()].set_index("edit")
-    each = ", ".join(f"{interval(last.loc[edit])} under {edit}" for edit in (APART, CAUSAL, END_TO_END))
+    ways = ", ".join(f"{interval(last.loc[edit])} under {edit}" for edit in (APART, CAUSAL, END_TO_END))
     name = neutral if texts == "neutral" else "foreign texts"
-    return f"Mean move of {name} at the last layer, in sd per unit: {each}."
+    return f"Mean move of {name} at the last layer, in sd per unit: {ways}."

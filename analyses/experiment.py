@@ -68,15 +68,15 @@ def measured(**defaults: Any) -> Callable[[_Run], _Run]:
 
     def shown(run: _Run) -> _Run:
         signature, types = inspect.signature(run, eval_str=True), get_type_hints(Measurement)
-        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
         added = [
             inspect.Parameter(
-                each.name,
+                parameter.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=getattr(measurement, each.name),
-                annotation=types[each.name],
+                default=getattr(measurement, parameter.name),
+                annotation=types[parameter.name],
             )
-            for each in fields(Measurement)
+            for parameter in fields(Measurement)
         ]
         run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
         about = inspect.getdoc(Measurement) or ""
@@ -155,7 +155,7 @@ class Experiment:
         _check_choices(run, given)
         if given["out"] is not None:
             ls.require_free_place(given["out"])
-        shared = {each.name: getattr(measurement, each.name) for each in fields(Measurement)}
+        shared = {setting.name: getattr(measurement, setting.name) for setting in fields(Measurement)}
         settings = {key: value for key, value in given.items() if key not in _NOT_SETTINGS}
         settings |= shared if hasattr(run, _MEASURED) else {}
         experiment = cls(

@@ -130,8 +130,8 @@ def run(
     places = ls.find_sites(model, sites)
     _check(ks, units, draws, matched_to, sum(site.width for site in places))
     train, held = experiment.halves
-    told = concept_words(model, train, metric_words, experiment.scorer)
-    asked = ls.ConceptProbability(told) if metric == "probability" else LogConceptProbability(told)
+    words = concept_words(model, train, metric_words, experiment.scorer)
+    asked = ls.ConceptProbability(words) if metric == "probability" else LogConceptProbability(words)
     cut: dict[str, Any] = {"most": pairs, "words": context_words, "seed": seed}
     ours, others = (concept_pairs(model, half, asked, **cut) for half in (train, held))
     activations = ls.collect(model, train, [site.name for site in places], pool=pool, progress=False)
@@ -147,12 +147,12 @@ def run(
     patched = exact_effects(model, others, judged, sites)
     measured_effects: Any = patched.frame.rename(columns={"value": CAUSE})
     drawn = [unit for unit, one in zip(every, scores["drawn"], strict=True) if one]
-    for each in (
+    for effects_of_units in (
         exact[["site", "unit", EXACT, signed_name(EXACT)]],
         measured_effects[["site", "unit", CAUSE, "low", "high", "verdict"]],
         steered(model, others, drawn, activations, clamp),
     ):
-        scores = scores.merge(each, on=["site", "unit"], how="left")
+        scores = scores.merge(effects_of_units, on=["site", "unit"], how="left")
     cases = effect_cases(patched)
     heldout = experiment.heldout()
     effects = _Effects.of(
@@ -165,7 +165,7 @@ def run(
         "effects": effects.changes(),
         "against_controls": effects.against(),
         "relp_against_auroc": effects.relp_against_auroc(),
-        "words": pd.DataFrame({"word": told}),
+        "words": pd.DataFrame({"word": words}),
         "texts": heldout.texts,
     }
     return experiment.keep(

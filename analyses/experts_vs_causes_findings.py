@@ -20,11 +20,11 @@ ABLATED, CLAMPED = "ablated", "clamped"
 def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> list[str]:
     """Return what was found, from the frames alone; which cheap score finds causal units comes last."""
     table: Any = frames["correlations"].set_index("score")
-    said = "; ".join(f"{name} {interval(table.loc[name])}" for name in CHEAP)
+    values = "; ".join(f"{name} {interval(table.loc[name])}" for name in CHEAP)
     return [
         f"Rank correlation of a score's size with the effect of patching the unit on other pairs, over "
-        f"{table['units'].iloc[0]} units drawn from all layers: {said}. The effect on the scores' own pairs, the most "
-        f"that they could know: {interval(table.loc[EXACT])}; with shuffled labels: "
+        f"{table['units'].iloc[0]} units drawn from all layers: {values}. The effect on the scores' own pairs, the "
+        f"most that they could know: {interval(table.loc[EXACT])}; with shuffled labels: "
         f"{'; '.join(f'{name} {interval(table.loc[name])}' for name in SHUFFLED.values())}; one in twenty shuffles of "
         f"AUROC within layers exceeds {table.loc[AUROC, 'shuffled']:.2f}.",
         _signed_sentence(frames["signed"].set_index("score")),
@@ -38,8 +38,8 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
 
 
 def _signed_sentence(table: Any) -> str:
-    said = "; ".join(f"{name} {interval(table.loc[name])}" for name in SIGNED)
-    return f"The same with signs, where a unit's spread alone reads as nothing: {said}."
+    values = "; ".join(f"{name} {interval(table.loc[name])}" for name in SIGNED)
+    return f"The same with signs, where a unit's spread alone reads as nothing: {values}."
 
 
 def _experts(row: Any, concept: str) -> str:
@@ -48,8 +48,8 @@ def _experts(row: Any, concept: str) -> str:
         ls.Verdict.LOWER: f"the better a unit tells {concept}, the smaller its effect",
         ls.Verdict.NOT_SHOWN: f"that units that tell {concept} better have larger effects was not shown",
     }
-    said = words.get(ls.verdict_of(row["low"], row["high"]), "whether experts are causes cannot be judged")
-    return sentence(f"{said} (rank correlation {interval(row)})")
+    answer = words.get(ls.verdict_of(row["low"], row["high"]), "whether experts are causes cannot be judged")
+    return sentence(f"{answer} (rank correlation {interval(row)})")
 
 
 def _precision_sentences(table: Any) -> list[str]:
@@ -74,12 +74,12 @@ def _effect_sentences(frames: Mapping[str, Any], concept: str, neutral: str) -> 
         k = alone["k"].max()
         for measure, name in called.items():
             rows = alone[(alone["k"] == k) & (alone["measure"] == measure) & (alone["choice"] == AUROC)]
-            said = [change_of(row).sentence(f"{verb} {k} {AUROC} units", name) for row in rows.to_dict("records")]
+            lines = [change_of(row).sentence(f"{verb} {k} {AUROC} units", name) for row in rows.to_dict("records")]
             few = against[(against["k"] == k) & (against["measure"] == measure)]
             for control, part in few.groupby(few["control"].eq(RANDOM).map({True: RANDOM, False: "matched units"})):
                 verdicts = {row["choice"]: change_of(row).verdict for row in part.to_dict("records")}
-                said.append(f"against {control} ({part['draws'].iloc[0]} draws): {by_verdict(verdicts)}")
-            sentences.append(sentence(*said))
+                lines.append(f"against {control} ({part['draws'].iloc[0]} draws): {by_verdict(verdicts)}")
+            sentences.append(sentence(*lines))
     return sentences
 
 

@@ -251,12 +251,12 @@ def _stability_sentences(frames: Mapping[str, pd.DataFrame]) -> list[str]:
 
 def _overlap_sentence(table: pd.DataFrame) -> str:
     means = table.groupby("choice", sort=False).mean(numeric_only=True)
-    each = "; ".join(
+    overlaps = "; ".join(
         f"{name} {row['share']:.0%} ({row['share_chance_in_sites']:.0%})" for name, row in means.iterrows()
     )
     return (
         "Share of LinEAS's units that other criteria choose too, and beside it what random units of the same layers "
-        f"would share: {each}."
+        f"would share: {overlaps}."
     )
 
 

@@ -263,7 +263,7 @@ def _steering_error(
 
 def _size(model: Any, edit: ls.Intervention) -> dict[str, Any]:
     support = edit.support()
-    parameters = sum(tensor.numel() for each in edit.edits for tensor in each.map.state_dict().values())
+    parameters = sum(tensor.numel() for site_edit in edit.edits for tensor in site_edit.map.state_dict().values())
     try:
         ls.bake(model, edit)
         bakeable = True
@@ -298,8 +298,8 @@ def summary(concept: str, table: pd.DataFrame, budget: float, neutral: str) -> l
             f"{listed(_names(beyond))}."
         )
     counts = Counter(change_of(row).verdict for row in null.to_dict("records"))
-    each = "; ".join(f"{verdict}: {counts[verdict]}" for verdict in ls.Verdict if counts[verdict])
-    sentences.append(f"Of {len(null)} fits on shuffled labels, at the same strengths: {each}.")
+    tally = "; ".join(f"{verdict}: {counts[verdict]}" for verdict in ls.Verdict if counts[verdict])
+    sentences.append(f"Of {len(null)} fits on shuffled labels, at the same strengths: {tally}.")
     return sentences
 
 

@@ -181,7 +181,7 @@ def minimal_sets(measurements: Measurements | None, doses: pd.DataFrame, sets: M
             k = len(sets[str(name)])
             chosen = concept.loc[(name, k)]
             row |= {"k": float(k), "left_choosing": chosen["after"] / chosen["before"]}
-            changes = {each["measure"]: each for each in measurements.changes(str(name), confidence=confidence)}
+            changes = {change["measure"]: change for change in measurements.changes(str(name), confidence=confidence)}
             row |= {key: value for key, value in changes[CONCEPT].items() if key != "measure"}
             values = [
                 values[0] for when in ("before", "after") for values in measurements.values(str(name), CONCEPT, when)

@@ -36,8 +36,10 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
     if chosen.empty or ratios.empty:
         return sentences
     sizes = {str(row["order"]): ls.verdict_of(row["low"], row["high"], reference=1.0) for _, row in ratios.iterrows()}
-    said = by_verdict(sizes, {ls.Verdict.LOWER: "fewer", ls.Verdict.HIGHER: "more", ls.Verdict.NOT_SHOWN: "not shown"})
-    sentences.append(sentence(f"units needed for half of it, against {ratios['reference'].iloc[0]}'s: {said}"))
+    answer = by_verdict(
+        sizes, {ls.Verdict.LOWER: "fewer", ls.Verdict.HIGHER: "more", ls.Verdict.NOT_SHOWN: "not shown"}
+    )
+    sentences.append(sentence(f"units needed for half of it, against {ratios['reference'].iloc[0]}'s: {answer}"))
     verdicts = {
         str(row["order"]): ls.verdict_of(row["half_low"], row["half_high"]) for row in chosen.to_dict("records")
     }
@@ -53,9 +55,9 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
         )
     )
     for row in against[against["measure"] == CONCEPT].to_dict("records"):
-        said = f"ablating {row['k']} units ({row['order']}) instead of {row['control']}"
+        answer = f"ablating {row['k']} units ({row['order']}) instead of {row['control']}"
         few = f"with {row['draws']} draws, 20 are needed" if row["draws"] < 20 else f"{row['draws']} draws"
-        sentences.append(sentence(change_of(row).sentence(said, measure), few))
+        sentences.append(sentence(change_of(row).sentence(answer, measure), few))
     return sentences
 
 

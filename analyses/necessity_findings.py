@@ -33,10 +33,12 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
             if measure not in measures:
                 continue
             last = part.iloc[-1]
-            said = subject.format(k=k, choice=last["choice"], mode=mode)
+            choice_named = subject.format(k=k, choice=last["choice"], mode=mode)
             verdicts = {row["choice"]: change_of(row).verdict for row in part.to_dict("records")}
             sentences.append(
-                sentence(change_of(last).sentence(said, measures[measure]), f"by choice: {by_verdict(verdicts)}")
+                sentence(
+                    change_of(last).sentence(choice_named, measures[measure]), f"by choice: {by_verdict(verdicts)}"
+                )
             )
     for side, rows in against[(against["k"] == k) & (against["measure"] == CONCEPT)].groupby("side", sort=False):
         for random, part in rows.groupby(rows["control"] == RANDOM, sort=False):

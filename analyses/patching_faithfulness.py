@@ -205,7 +205,7 @@ def shuffled_parts(
     reads as knowing the layers alone.
     """
     differs = (estimate.frame["difference"] != 0).to_numpy()
-    one, other = (each.frame.loc[differs, "value"] for each in (estimate, exact))
+    one, other = (attribution.frame.loc[differs, "value"] for attribution in (estimate, exact))
     if measure == "spearman":
         one, other = one.rank(), other.rank()
     groups = exact.frame.loc[differs, within].to_numpy() if within else np.zeros(len(one))
@@ -274,8 +274,8 @@ def summary(frames: Mapping[str, pd.DataFrame], *, pairs: int) -> list[str]:
     ]
     for place in dict.fromkeys(table["place"]):
         here = pearson[pearson["place"] == place]
-        said = [f"{row['method']} {interval(row)}{_bar(row)}" for _, row in here.iterrows()]
-        sentences.append(sentence(f"{place}, Pearson correlation with exact patching: {', '.join(said)}"))
+        values = [f"{row['method']} {interval(row)}{_bar(row)}" for _, row in here.iterrows()]
+        sentences.append(sentence(f"{place}, Pearson correlation with exact patching: {', '.join(values)}"))
     for method, rows in frames["differences"].query("measure == 'pearson'").groupby("method", sort=False):
         verdicts = {row["place"]: ls.Change.of(row).verdict for row in rows.to_dict("records")}
         sentences.append(sentence(f"correlation of {method} against that of the gradient: {by_verdict(verdicts)}"))

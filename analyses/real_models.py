@@ -158,7 +158,9 @@ def _steering_rows(about: Sequence[dict[str, Any]], measurements: Measurements) 
     looks = sum(not row["control"] for row in about)
     rows = []
     for row in about:
-        changes = {each["measure"]: each for each in measurements.changes(_label(row), confidence=1 - 0.05 / looks)}
+        changes = {
+            change["measure"]: change for change in measurements.changes(_label(row), confidence=1 - 0.05 / looks)
+        }
         effect, cost = changes["concept"], changes[PERPLEXITY]
         rows.append(
             {

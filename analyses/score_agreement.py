@@ -101,7 +101,7 @@ def rank_correlation(one: Any, other: Any, axis: Any) -> Any:
 
     Ranks are counted anew in every resample, which is faster than sorting it.
     """
-    first, second = (_midranks(each) for each in (one, other))
+    first, second = (_midranks(scores) for scores in (one, other))
     first, second = first - first.mean(-1, keepdims=True), second - second.mean(-1, keepdims=True)
     spread = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
     return (first * second).sum(-1) / np.where(spread == 0, np.nan, spread)

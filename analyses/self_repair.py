@@ -34,9 +34,9 @@ def self_repair(
         parts = max(1, sum(key.part != "through" for key in against))
         for key, cases in against.items():
             confidence = 0.95 if key.part == "through" else ls.confidence_of_each(0.95, parts)
-            found = ls.jackknife_interval(float(cases[0]), cases[1:], confidence=confidence)
+            value = ls.jackknife_interval(float(cases[0]), cases[1:], confidence=confidence)
             layer = None if key.layer < 0 else key.layer
-            rows.append((choice, k, key.part, layer, found.estimate, found.low, found.high, confidence))
+            rows.append((choice, k, key.part, layer, value.estimate, value.low, value.high, confidence))
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"layer": "Int64"})
 
 

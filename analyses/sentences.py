@@ -17,7 +17,7 @@ def by_verdict(verdicts: Mapping[str, ls.Verdict], words: Mapping[ls.Verdict, st
 
     `words` say a verdict in other words, such as "arrives beyond".
     """
-    groups = {verdict: [name for name, found in verdicts.items() if found is verdict] for verdict in _ORDER}
+    groups = {verdict: [name for name, of_name in verdicts.items() if of_name is verdict] for verdict in _ORDER}
     words = words or {}
     return "; ".join(f"{words.get(verdict, verdict)}: {listed(names)}" for verdict, names in groups.items() if names)
 

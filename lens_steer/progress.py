@@ -63,15 +63,15 @@ class _Part:
     whole: Any
 
     def __iter__(self) -> Iterator[Any]:
-        begun = told = 0
+        begun = reported = 0
         length = len(self.iterable) if isinstance(self.iterable, Sized) else None
         try:
             for begun, item in enumerate(self.iterable, 1):
                 yield item
                 self.whole.update(1)
-                told = begun
+                reported = begun
         finally:  # a loop that is left has done the step in which it was left
-            self.whole.update((begun if length is None or self.whole.total is None else length) - told)
+            self.whole.update((begun if length is None or self.whole.total is None else length) - reported)
 
     def set_postfix(self, *, refresh: bool = False, **values: Any) -> None:
         self.whole.set_postfix(refresh=refresh, **values)

@@ -130,8 +130,8 @@ def tables(measured: dict[str, float], growth: list[tuple[str, int, int, float, 
     yield "| grew | units | texts | exact ranking, s | ns a value | sketch of the same values, s | ns a value |"
     yield "|---|---|---|---|---|---|---|"
     for what, units, texts, exact, sketch in growth:
-        each = [f"{1e9 * time / (units * texts):.0f}" for time in (exact, sketch)]
-        yield f"| {what} | {units:,} | {texts:,} | {exact:.2f} | {each[0]} | {sketch:.2f} | {each[1]} |"
+        nanoseconds = [f"{1e9 * time / (units * texts):.0f}" for time in (exact, sketch)]
+        yield f"| {what} | {units:,} | {texts:,} | {exact:.2f} | {nanoseconds[0]} | {sketch:.2f} | {nanoseconds[1]} |"
     yield ""
     yield (
         f"Pass: {measured['texts']:.0f} texts of {measured['tokens'] / measured['texts']:.0f} tokens a batch, trunk "

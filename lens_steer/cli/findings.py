@@ -82,11 +82,11 @@ def separating_sentence(frame: pd.DataFrame) -> str:
 def universal_sentence(frame: pd.DataFrame, texts: int) -> str:
     """Say how many units stand out whatever the text, and whether the best one does."""
     count, best = int(frame["universal"].sum()), frame.iloc[0]
-    said = f"{count:,} of {len(frame):,} units are universal: shown, by {texts} unrelated texts, to be among their "
-    said += "site's largest 0.1 % in most such texts."
+    sentence = f"{count:,} of {len(frame):,} units are universal: shown, by {texts} unrelated texts, to be among their "
+    sentence += "site's largest 0.1 % in most such texts."
     if best["universal"]:
-        said += f" The best unit, {best['site']}[{best['unit']}], is one of them."
-    return said
+        sentence += f" The best unit, {best['site']}[{best['unit']}], is one of them."
+    return sentence
 
 
 def evaluation_study(result: Evaluation, edit: Intervention) -> Study:

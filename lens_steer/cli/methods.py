@@ -197,7 +197,9 @@ def _made(
     settings = {**{key: value for key, value in run.items() if key in known}, **settings}
     if paper:
         if not hasattr(cls, "paper"):
-            named = ", ".join(other for other, each in method_classes().items() if hasattr(each, "paper"))
+            named = ", ".join(
+                other for other, method_class in method_classes().items() if hasattr(method_class, "paper")
+            )
             raise SettingError(f"--paper: {name} has one set of defaults; other settings of the paper's have {named}")
         of_paper: Method = cls.paper(**settings)
         return of_paper

@@ -101,7 +101,7 @@ class UnitFacts:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What the intervals let one say."""
-        said = [self._told(row) for row in self.concepts.to_dict("records")]
+        lines = [self._told(row) for row in self.concepts.to_dict("records")]
         confidence = float(self.settings.get("confidence", 0.95))
         for row in self.causes.to_dict("records"):
             what = "the next tokens of its top texts" if row["measure"] == NEXT else "the words, at the same places"
@@ -109,16 +109,16 @@ class UnitFacts:
             keys = ("before", "after", "low", "high", "change", "control", "beyond_low", "beyond_high")
             before, after, low, high, change, control, below, above = (_FINE * float(row[key]) for key in keys)
             moved = Change(before, after, low, high, confidence)
-            said.append(moved.sentence(f"Holding {self.unit} at its mean", f"the {measure}") + ".")
+            lines.append(moved.sentence(f"Holding {self.unit} at its mean", f"the {measure}") + ".")
             beside = Change(control, change, below, above, confidence)
             like = f"{row['draws']} units of like scale"
-            said.append(beside.comparison(str(self.unit), like, f"change of the {measure}") + ".")
+            lines.append(beside.comparison(str(self.unit), like, f"change of the {measure}") + ".")
         if self.universal is not None:
-            found = self.universal
-            what = "It is a universal unit" if found["universal"] else "It was not shown to be a universal unit"
-            share = f"{found['top_share']:.0%} of {found['texts']} unrelated texts"
-            said.append(f"{what}: among the largest 0.1 % of its site in {share} (chance {found['chance']:.1%}).")
-        return tuple(said)
+            universal = self.universal
+            what = "It is a universal unit" if universal["universal"] else "It was not shown to be a universal unit"
+            share = f"{universal['top_share']:.0%} of {universal['texts']} unrelated texts"
+            lines.append(f"{what}: among the largest 0.1 % of its site in {share} (chance {universal['chance']:.1%}).")
+        return tuple(lines)
 
     def _told(self, row: Mapping[Any, Any]) -> str:
         values = f"AUROC {row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]"

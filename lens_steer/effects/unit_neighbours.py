@@ -57,8 +57,8 @@ def _cosines(weights: SiteWeights, index: int) -> tuple[Float[Tensor, " unit"], 
     """Return the mean cosine with every unit, and how many independent numbers a random one would be a mean of."""
     if not weights.matrices:
         return torch.full((weights.site.width,), torch.nan), 0
-    each = [F.cosine_similarity(rows, rows[index][None], dim=1) for rows in weights.matrices]
-    return torch.stack(each).mean(0), sum(rows.shape[1] for rows in weights.matrices)
+    cosines = [F.cosine_similarity(rows, rows[index][None], dim=1) for rows in weights.matrices]
+    return torch.stack(cosines).mean(0), sum(rows.shape[1] for rows in weights.matrices)
 
 
 def _correlations(pooled: Float[Tensor, "text unit"], index: int) -> Float[Tensor, " unit"]:

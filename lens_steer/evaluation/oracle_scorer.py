@@ -69,8 +69,8 @@ class OracleScorer:
         """Judge each continuation by its own words, from where its prompt has left off."""
         if len(prompts) != len(continuations):
             raise SettingError(f"{len(prompts)} prompts do not go with {len(continuations)} continuations")
-        told = np.array([self._judge(*pair) for pair in zip(prompts, continuations, strict=True)]).reshape(-1, 4)
-        score, grammatical, finished, says = told.T
+        judged = np.array([self._judge(*pair) for pair in zip(prompts, continuations, strict=True)]).reshape(-1, 4)
+        score, grammatical, finished, says = judged.T
         return Reading(
             score,
             {

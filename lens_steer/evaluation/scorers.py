@@ -174,15 +174,15 @@ class ConceptClassifier:
         return with_interval(self.heldout_auroc, self.heldout_low, self.heldout_high)
 
     def _say_unproven(self, texts: int, unproven: Unproven) -> None:
-        said = (
+        message = (
             f"the {self.name} cannot judge: on {texts} held-out texts its AUROC is {self.heldout_auroc:.2f} "
             f"[{self.heldout_low:.2f}, {self.heldout_high:.2f}], not shown to be above .5"
         )
         if unproven == "refuse":
             raise ContrastError(
-                f'{said}: give more texts or another scorer, such as a word list, or ask for it with unproven="warn"'
+                f'{message}: give more texts or another scorer, such as a word list, or ask for it with unproven="warn"'
             )
-        warnings.warn(said, LensSteerWarning, stacklevel=3)
+        warnings.warn(message, LensSteerWarning, stacklevel=3)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Return the probability of source per text."""

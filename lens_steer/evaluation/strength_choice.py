@@ -77,12 +77,11 @@ class StrengthChoice:
         rows = {row["measure"]: row for row in self.evaluation.frame.to_dict("records")}
         effect, cost = (Change.of(rows[name], confidence=self.confidence) for name in ("effect", "cost"))
         subject = f"Strength {self.chosen:g}, the one with the least of the concept within {self.budget},"
-        told = effect.sentence(subject, f"the {rows['effect']['unit']}")
+        change = effect.sentence(subject, f"the {rows['effect']['unit']}")
         price = cost.sentence("it", "the perplexity of neutral texts")
         nats = f", {self.budget.said(self.cost)}" if self.budget.kind == "kl" else ""
-        return (
-            f"{told}; {price}{nats}: on {rows['effect']['n']} prompts and {rows['cost']['n']} texts that chose nothing"
-        )
+        texts = f"{rows['effect']['n']} prompts and {rows['cost']['n']} texts that chose nothing"
+        return f"{change}; {price}{nats}: on {texts}"
 
     def about(self) -> dict[str, Any]:
         """Return what the provenance of an edit says of the choice."""

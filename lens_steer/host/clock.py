@@ -316,18 +316,18 @@ class PositionClock:
 
 def _columns(ids: Tensor, mask: object, cached: int, generation: Generation | None) -> tuple[Tensor | None, str]:
     """Return which columns up to the pass's end are real (None: all), or "" and why that is unknown."""
-    end, told = cached + ids.shape[1], None if generation is None else generation.mask
+    end, attended = cached + ids.shape[1], None if generation is None else generation.mask
     if mask is None:
         return None, ""
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= end:
         return mask[:, :end], ""
-    if told is None or len(ids) % len(told):
+    if attended is None or len(ids) % len(attended):
         return None, (
             "its attention mask is no 2-D mask of all tokens up to its last, as static caches and own masks are: let "
             "the model's own generate make it, with attention_mask="
         )
-    told = told.to(ids.device).repeat_interleave(len(ids) // len(told), 0)[:, :end]
-    return torch.cat([told, told.new_ones(len(told), end - told.shape[1])], 1), ""
+    attended = attended.to(ids.device).repeat_interleave(len(ids) // len(attended), 0)[:, :end]
+    return torch.cat([attended, attended.new_ones(len(attended), end - attended.shape[1])], 1), ""
 
 
 def positions_of(forward: ForwardPass | None) -> TokenPositions:

@@ -133,17 +133,19 @@ def encode(
     if cut and tokenizer.is_fast:
         settings["return_offsets_mapping"] = True
     try:
-        found = tokenizer([one.text for one in passages], **settings)
+        encoding = tokenizer([one.text for one in passages], **settings)
     except (TypeError, UnicodeError):
         named = range(len(passages)) if numbers is None else numbers
         raise _unreadable(tokenizer, passages, what, named) from None
     if not cut:
-        return [Encoded(list(ids), None, [True] * len(ids)) for ids in found.input_ids]
+        return [Encoded(list(ids), None, [True] * len(ids)) for ids in encoding.input_ids]
     if tokenizer.is_fast:
-        offsets = found.offset_mapping
+        offsets = encoding.offset_mapping
     else:
-        offsets = [_offsets(tokenizer, one.text, ids) for one, ids in zip(passages, found.input_ids, strict=True)]
-    return [_encoded(one, list(ids), ends) for one, ids, ends in zip(passages, found.input_ids, offsets, strict=True)]
+        offsets = [_offsets(tokenizer, one.text, ids) for one, ids in zip(passages, encoding.input_ids, strict=True)]
+    return [
+        _encoded(one, list(ids), ends) for one, ids, ends in zip(passages, encoding.input_ids, offsets, strict=True)
+    ]
 
 
 def _encoded(one: Passage, ids: list[int], offsets: Sequence[tuple[int, int]]) -> Encoded:

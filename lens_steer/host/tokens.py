@@ -176,15 +176,15 @@ def tokenize(
     special, front = special_ids(tokenizer), opening(tokenizer, bos=host.prepends_bos)
     named = range(len(rows)) if numbers is None else numbers
     encoded = encode(tokenizer, [passage(tokenizer, row, chat) for row in rows], what, named) if rows else []
-    found = [_opened(one, front, tokenizer.bos_token_id) for one in encoded]
-    long = [number for number, one in enumerate(found) if len(one.ids) > host.context]
+    opened = [_opened(one, front, tokenizer.bos_token_id) for one in encoded]
+    long = [number for number, one in enumerate(opened) if len(one.ids) > host.context]
     if long and overflow == "refuse":
-        length = len(found[long[0]].ids)
+        length = len(opened[long[0]].ids)
         raise TokenError(f"{what} {named[long[0]]} has {length} tokens, the model's context is {host.context}")
     for number in long:
-        found[number] = _cut(found[number], len(front), host.context)
+        opened[number] = _cut(opened[number], len(front), host.context)
     pooled = []
-    for number, one in enumerate(found):
+    for number, one in enumerate(opened):
         inside = _in_scope(scope, one)
         keep = [
             kept and (special_in_pool or token not in special) and (format_in_pool or own)
@@ -195,7 +195,7 @@ def tokenize(
         pooled.append(tuple(keep))
     if long:
         _warn_cut(len(long), len(rows), host.context)
-    ids, prompts = tuple(tuple(one.ids) for one in found), tuple(one.prompt for one in found)
+    ids, prompts = tuple(tuple(one.ids) for one in opened), tuple(one.prompt for one in opened)
     return Tokens(ids, tuple(pooled), pad_id(tokenizer, host.vocabulary), prompts)
 
 

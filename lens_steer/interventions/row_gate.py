@@ -82,8 +82,8 @@ class RowGate:
 
     def opens(self, pooled: Float[Tensor, "text unit"]) -> Bool[Tensor, " text"]:
         """Return for which mean tokens the gate is open; for one that is no number it is closed."""
-        found = self.similarities(pooled)
-        return found > self.threshold if self.side == "above" else found < self.threshold
+        similarities = self.similarities(pooled)
+        return similarities > self.threshold if self.side == "above" else similarities < self.threshold
 
     def decide(self, activation: Float[Tensor, "text pos unit"], positions: TokenPositions) -> Bool[Tensor, " text"]:
         """Return for which rows of a pass that holds whole prompts the gate is open."""

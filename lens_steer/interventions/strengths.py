@@ -71,8 +71,8 @@ class RowStrengths:
         for place, row in enumerate(rows):
             places.setdefault(self.values[row], []).append(place)
         groups = {
-            value: RowGroup(torch.tensor(found, device=activation.device), [rows[place] for place in found])
-            for value, found in places.items()
+            value: RowGroup(torch.tensor(members, device=activation.device), [rows[place] for place in members])
+            for value, members in places.items()
         }
         if forward is not None:
             self._groups[forward] = groups

@@ -97,14 +97,14 @@ class Touched:
         they are idle together.
         """
         self._fold()
-        found: dict[tuple[str, str], int] = {}
+        counts: dict[tuple[str, str], int] = {}
         where: dict[tuple[str, str], str] = {}
         for number, (edit, count) in enumerate(zip(self._edits, self._in_scope, strict=True)):
             if not edit.scope.is_all and count is not None:
                 part = edit.site.name, str(edit.scope.everywhere)
-                found[part] = found.get(part, 0) + count
+                counts[part] = counts.get(part, 0) + count
                 where.setdefault(part, f"edit {number} at {edit.site.name} with the scope '{edit.scope}'")
-        idle = [where[part] for part, count in found.items() if count == 0]
+        idle = [where[part] for part, count in counts.items() if count == 0]
         if idle:
             more = "" if len(idle) == 1 else f", and {len(idle) - 1} more"
             warnings.warn(

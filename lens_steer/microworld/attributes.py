@@ -61,7 +61,7 @@ ANSWERS = given_table(
 
 
 def _occupations() -> Category:
-    names = [each for group in lexicon.OCCUPATIONS.values() for each in group.split()]
+    names = [occupation for group in lexicon.OCCUPATIONS.values() for occupation in group.split()]
     she = np.array([share for share, group in lexicon.OCCUPATIONS.items() for _ in group.split()])
     law = np.stack([np.full(len(names), 0.5), she, 1 - she])
     return Category("occupation", tuple(names), Table(("person",), law / law.sum(-1, keepdims=True)))

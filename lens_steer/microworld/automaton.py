@@ -201,16 +201,16 @@ def styled(
     """
     share = share if shared else 0.0
     lists = {value: words.split() for value, words in own.items()}
-    words = list(dict.fromkeys([each for group in lists.values() for each in group] + shared.split()))
-    position = {each: index for index, each in enumerate(words)}
+    words = list(dict.fromkeys([word for group in lists.values() for word in group] + shared.split()))
+    position = {word: index for index, word in enumerate(words)}
     law = np.zeros((len(lists), len(words)))
     for row, value in enumerate(lists):
         for other, group in lists.items():
             mass = 1 - leak if other == value else leak / (len(lists) - 1)
-            for each in group:
-                law[row, position[each]] += (1 - share) * mass / len(group)
-        for each in shared.split():
-            law[row, position[each]] += share / len(shared.split())
+            for word in group:
+                law[row, position[word]] += (1 - share) * mass / len(group)
+        for word in shared.split():
+            law[row, position[word]] += share / len(shared.split())
     return Category(name, tuple(words), Table((attribute,), law))
 
 

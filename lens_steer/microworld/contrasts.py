@@ -121,13 +121,13 @@ def _label(asked: Concept, document: Document, belief: float) -> int:
 def _collect(
     stream: str, size: int, fixed: dict[str, str], asked: Concept, wanted: Callable[[Document, float], bool]
 ) -> list[str]:
-    oracle, found, read = Oracle(), list[str](), 0
-    while len(found) < size:
+    oracle, texts, read = Oracle(), list[str](), 0
+    while len(texts) < size:
         drawn = sample(2 * max(read, size), seed=crc32(stream.encode()), **fixed)
         for document in drawn[read:]:
             if asked.word is not None and f" {asked.word} " not in document.text:
                 continue
             if wanted(document, oracle.posterior(document.text)[asked.attribute][asked.value]):
-                found.append(document.text)
+                texts.append(document.text)
         read = len(drawn)
-    return found[:size]
+    return texts[:size]

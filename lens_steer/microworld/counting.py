@@ -88,7 +88,7 @@ def log10_documents(grammar: Grammar) -> float:
 
 
 def _carriers(grammar: Grammar, drawn: list[Document]) -> dict[tuple[str, str], Carriers]:
-    found: dict[tuple[str, str], Carriers] = {}
+    carriers: dict[tuple[str, str], Carriers] = {}
     for attribute in grammar.attributes:
         held: dict[str, Counter[str]] = {value: Counter() for value in attribute.values}
         total: Counter[str] = Counter()
@@ -100,8 +100,8 @@ def _carriers(grammar: Grammar, drawn: list[Document]) -> dict[tuple[str, str], 
             held[value].update(_signs(attribute.name, document))
         for value in attribute.values:
             if total[value]:
-                found[attribute.name, value] = _value_carriers(held, total, value)
-    return found
+                carriers[attribute.name, value] = _value_carriers(held, total, value)
+    return carriers
 
 
 def _concerned(attribute: str, document: Document) -> bool:
@@ -126,8 +126,8 @@ def _answers(text: str) -> set[str]:
     for sentence in sentences[3::2]:
         name = next(word for word in sentence if word in facts)
         verb = sentence[sentence.index(name) + 1]
-        told = next(word for word in sentence[sentence.index(verb) + 1 :] if word in things)
-        kind = "right" if told == facts[name] else "swapped" if told in facts.values() else "invented"
+        answer = next(word for word in sentence[sentence.index(verb) + 1 :] if word in things)
+        kind = "right" if answer == facts[name] else "swapped" if answer in facts.values() else "invented"
         signs.add(f"{kind} after {verb}")
     return signs
 

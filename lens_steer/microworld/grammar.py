@@ -57,13 +57,13 @@ class Grammar:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """The vocabulary in token-id order: the special tokens, then every word the grammar can say."""
-        said: set[str] = set()
+        words: set[str] = set()
         for arcs in self.automaton.nodes:
             for arc in arcs:
-                said.update(
+                words.update(
                     arc.emission.category.words if isinstance(arc.emission, Draw) else arc.emission.forms.values()
                 )
-        return (*SPECIALS, *sorted(said - set(SPECIALS)))
+        return (*SPECIALS, *sorted(words - set(SPECIALS)))
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -85,12 +85,12 @@ class Grammar:
     @cached_property
     def starts(self) -> frozenset[int]:
         """Nodes at which a sentence begins."""
-        found = {self.automaton.start}
+        states = {self.automaton.start}
         for arcs in self.automaton.nodes:
             for arc in arcs:
                 if isinstance(arc.emission, Draw) and STOPS & set(arc.emission.category.words):
-                    found.add(arc.target)
-        return frozenset(found)
+                    states.add(arc.target)
+        return frozenset(states)
 
     @cached_property
     def components(self) -> tuple[tuple[Attribute, ...], ...]:
@@ -100,7 +100,7 @@ class Grammar:
             touched = [group for group in groups if group & set(table.scope)]
             if len(touched) > 1:
                 groups = [group for group in groups if group not in touched] + [set().union(*touched)]
-        return tuple(tuple(each for each in self.attributes if each.name in group) for group in groups)
+        return tuple(tuple(one for one in self.attributes if one.name in group) for group in groups)
 
     def attribute(self, name: str) -> Attribute:
         """The attribute of that name; an unknown one is refused with the list."""

@@ -96,7 +96,7 @@ class Inference:
         arc, position = known[word]
         emission = arc.emission
         assert isinstance(emission, Draw)
-        barred = [emission.category.words.index(each) for each in self._barred(emission, state)]
+        barred = [emission.category.words.index(other) for other in self._barred(emission, state)]
         if position in barred:
             return None
         table = self._table(emission.category.table)
@@ -140,7 +140,7 @@ class Inference:
                 continue
             laid = self._table(arc.emission.category.table)
             words = laid.law
-            barred = [arc.emission.category.words.index(each) for each in self._barred(arc.emission, state)]
+            barred = [arc.emission.category.words.index(word) for word in self._barred(arc.emission, state)]
             if barred:
                 words = words.copy()
                 words[..., barred] = 0.0
@@ -155,12 +155,12 @@ class Inference:
 
     def marginals(self, belief: Belief) -> dict[str, dict[str, float]]:
         """Attribute -> value -> probability."""
-        found: dict[str, dict[str, float]] = {}
+        marginals: dict[str, dict[str, float]] = {}
         for component, law in zip(self.grammar.components, belief.posterior()):
             for axis, attribute in enumerate(component):
                 others = tuple(other for other in range(len(component)) if other != axis)
-                found[attribute.name] = dict(zip(attribute.values, map(float, law.sum(others))))
-        return {attribute.name: found[attribute.name] for attribute in self.grammar.attributes}
+                marginals[attribute.name] = dict(zip(attribute.values, map(float, law.sum(others))))
+        return {attribute.name: marginals[attribute.name] for attribute in self.grammar.attributes}
 
     def _arcs(self, node: int) -> tuple[dict[str, tuple[Arc, int]], tuple[Arc, ...]]:
         if node not in self._index:

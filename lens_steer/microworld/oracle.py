@@ -77,9 +77,9 @@ class Posterior(Mapping[str, Mapping[str, float]]):
         import pandas as pd
 
         rows = [(name, self.best(name), self[name][self.best(name)]) for name in self]
-        said = [] if self.readable else ["Unreadable: no sentence is grammatical."]
+        sentences = [] if self.readable else ["Unreadable: no sentence is grammatical."]
         table = pd.DataFrame(rows, columns=["attribute", "most probable", "probability"])
-        return shown_result("Posterior of the attributes", sentences=said, table=table)
+        return shown_result("Posterior of the attributes", sentences=sentences, table=table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ class Oracle:
 
     def _read(self, text: str, after: str) -> tuple[list[Sentence], Belief]:
         point: tuple[State, Belief] = self._inference.start(), self._inference.prior()
-        given, found = len(after.split()), []
+        given, readings = len(after.split()), []
         for words in _split(f"{after} {text}"):
             reached = self._accept(*point, words, given)
             if reached is None:
@@ -198,9 +198,9 @@ class Oracle:
                 point = reached
                 status = "grammatical" if words[-1] in STOPS else "unfinished"
             if given < len(words):
-                found.append(Sentence(" ".join(words), status))
+                readings.append(Sentence(" ".join(words), status))
             given = max(0, given - len(words))
-        return found, point[1]
+        return readings, point[1]
 
     def _accept(self, state: State, belief: Belief, words: list[str], given: int) -> tuple[State, Belief] | None:
         """Where a sentence leads from here, its first `given` words being a prompt's; None if it is ungrammatical."""
@@ -232,5 +232,5 @@ def _split(text: str) -> Iterator[list[str]]:
 
 def unknown_word(word: str, words: Sequence[str]) -> str:
     """The message about a word outside the vocabulary, with the nearest ones."""
-    near = get_close_matches(word.lower(), [each for each in words if not each.startswith("<")], n=3, cutoff=0.5)
+    near = get_close_matches(word.lower(), [known for known in words if not known.startswith("<")], n=3, cutoff=0.5)
     return f"{word!r} is not a word of the microworld" + (f"; the nearest are {', '.join(near)}." if near else ".")

@@ -21,9 +21,9 @@ def open_prompts(n: int = 100, *, seed: int = 0) -> list[str]:
     that go on from such a prompt are rude. Prompts may repeat.
     """
     n, seed = checked_count(n, "prompts"), checked_seed(seed)
-    oracle, found, read = Oracle(), list[str](), 0
+    oracle, prompts, read = Oracle(), list[str](), 0
     lengths = np.random.default_rng([seed, 1213])
-    while len(found) < n:
+    while len(prompts) < n:
         drawn = sample(2 * max(read, n), seed=crc32(f"open/{seed}".encode()), speaker="none")
         for document in drawn[read:]:
             prefix = " ".join(document.text.split()[: lengths.integers(2, 6)])
@@ -34,9 +34,9 @@ def open_prompts(n: int = 100, *, seed: int = 0) -> list[str]:
                 for value, prior in zip(attribute.values, attribute.prior)
             )
             if even and not STOPS & set(prefix.split()):
-                found.append(prefix)
+                prompts.append(prefix)
         read = len(drawn)
-    return found[:n]
+    return prompts[:n]
 
 
 def shown_prompts(value: str, n: int = 100, *, seed: int = 0) -> list[str]:
@@ -46,9 +46,9 @@ def shown_prompts(value: str, n: int = 100, *, seed: int = 0) -> list[str]:
     """
     asked = concept(value)
     n, seed = checked_count(n, "prompts"), checked_seed(seed)
-    oracle, found, read = Oracle(), list[str](), 0
+    oracle, prompts, read = Oracle(), list[str](), 0
     fixed = {**asked.fixed, asked.attribute: asked.value}
-    while len(found) < n:
+    while len(prompts) < n:
         drawn = sample(2 * max(read, n), seed=crc32(f"shown/{value}/{seed}".encode()), **fixed)
         for document in drawn[read:]:
             words = document.text.split()
@@ -57,7 +57,7 @@ def shown_prompts(value: str, n: int = 100, *, seed: int = 0) -> list[str]:
                 beginning = " ".join(words[:end])
                 shown = oracle.posterior(beginning)[asked.attribute][asked.value] >= SURE
                 if shown and (asked.word is None or asked.word in words[:end]):
-                    found.append(beginning)
+                    prompts.append(beginning)
                     break
         read = len(drawn)
-    return found[:n]
+    return prompts[:n]

@@ -45,7 +45,7 @@ def sample(n: int, *, seed: int = 0, **attributes: str) -> list[Document]:
         for row in range(min(BLOCK, n - len(documents))):
             length = int((ids[row] >= 0).sum()) - 1
             text = " ".join(map(grammar.words.__getitem__, ids[row, :length].tolist()))
-            drawn = {each.name: each.values[values[row, k]] for k, each in enumerate(grammar.attributes)}
+            drawn = {attribute.name: attribute.values[values[row, k]] for k, attribute in enumerate(grammar.attributes)}
             documents.append(Document(text, drawn))
     return documents
 
@@ -127,8 +127,8 @@ class Sampler:
             for node in grammar.automaton.nodes
         ]
         emissions = [arc.emission for arc in arcs]
-        categories = list(dict.fromkeys(each.category for each in emissions if isinstance(each, Draw)))
-        number = {each: index for index, each in enumerate(categories)}
+        categories = list(dict.fromkeys(one.category for one in emissions if isinstance(one, Draw)))
+        number = {one: index for index, one in enumerate(categories)}
         forms, form = [np.arange(len(grammar.words))], np.zeros(len(arcs), dtype=np.int64)
         exclude = np.zeros((len(arcs), max(grammar.registers, 1)), dtype=np.int64)
         for index, emission in enumerate(emissions):
@@ -143,14 +143,12 @@ class Sampler:
         return Sampler(
             grammar,
             _Rows.of(grammar, tables),
-            _Rows.of(
-                grammar, [(each.table, np.array([grammar.ids[word] for word in each.words])) for each in categories]
-            ),
+            _Rows.of(grammar, [(one.table, np.array([grammar.ids[word] for word in one.words])) for one in categories]),
             np.array([arc.target for arc in arcs]),
-            np.array([number[each.category] if isinstance(each, Draw) else -1 for each in emissions]),
-            np.array([each.register if isinstance(each, Recall) else -1 for each in emissions]),
+            np.array([number[one.category] if isinstance(one, Draw) else -1 for one in emissions]),
+            np.array([one.register if isinstance(one, Recall) else -1 for one in emissions]),
             form,
-            np.array([each.store if isinstance(each, Draw) and each.store is not None else -1 for each in emissions]),
+            np.array([one.store if isinstance(one, Draw) and one.store is not None else -1 for one in emissions]),
             exclude,
             np.stack(forms),
         )
@@ -159,10 +157,15 @@ class Sampler:
         """Draw `n` documents, each ending with `<eos>`."""
         rng = np.random.default_rng(list(stream))
         fixed = self.grammar.check(given)
-        values = np.stack([
-            np.full(n, fixed[each.name]) if each.name in fixed else rng.choice(len(each.values), size=n, p=each.prior)
-            for each in self.grammar.attributes
-        ], axis=-1)  # fmt: skip
+        values = np.stack(
+            [
+                np.full(n, fixed[attribute.name])
+                if attribute.name in fixed
+                else rng.choice(len(attribute.values), size=n, p=attribute.prior)
+                for attribute in self.grammar.attributes
+            ],
+            axis=-1,
+        )
         node = np.full(n, self.grammar.automaton.start)
         memory = np.full((n, max(self.grammar.registers, 1)), -2)
         columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -170,12 +173,12 @@ class Sampler:
         while len(rows):
             uniform = rng.random((2, n))[:, rows]
             arc = self.arcs.pick(node[rows], values[rows], uniform[0])
-            said = self._say(rows, arc, values, memory, uniform[1], rng)
+            words = self._say(rows, arc, values, memory, uniform[1], rng)
             before = node.copy(), memory.astype(np.int16)
             keeps = self.store[arc] >= 0
-            memory[rows[keeps], self.store[arc[keeps]]] = said[keeps]
+            memory[rows[keeps], self.store[arc[keeps]]] = words[keeps]
             column = np.full(n, -1)
-            column[rows] = said
+            column[rows] = words
             columns.append((column, *before))
             node[rows] = self.target[arc]
             rows = rows[node[rows] != END]
@@ -191,18 +194,18 @@ class Sampler:
         uniform: Float[np.ndarray, " row"],
         rng: np.random.Generator,
     ) -> Int[np.ndarray, " row"]:
-        said = np.empty(len(rows), dtype=np.int64)
+        words = np.empty(len(rows), dtype=np.int64)
         recalls = self.recall[arc] >= 0
-        said[recalls] = self.forms[self.form[arc[recalls]], memory[rows[recalls], self.recall[arc[recalls]]]]
+        words[recalls] = self.forms[self.form[arc[recalls]], memory[rows[recalls], self.recall[arc[recalls]]]]
         open_rows = np.flatnonzero(~recalls)
         draws = uniform[open_rows]
         while len(open_rows):
             category, where = self.category[arc[open_rows]], rows[open_rows]
-            said[open_rows] = self.categories.pick(category, values[where], draws)
-            clash = ((memory[where] == said[open_rows, None]) & (self.exclude[arc[open_rows]] == 1)).any(-1)
+            words[open_rows] = self.categories.pick(category, values[where], draws)
+            clash = ((memory[where] == words[open_rows, None]) & (self.exclude[arc[open_rows]] == 1)).any(-1)
             open_rows = open_rows[clash]
             draws = rng.random(len(open_rows))
-        return said
+        return words
 
 
 def _joint(grammar: Grammar, factors: list[tuple[tuple[Table, int], ...]]) -> Table:

@@ -100,8 +100,8 @@ class SteeringTask:
             for row, answer in zip(some, answers):
                 logs = np.asarray(answer, dtype=float)
                 self._check(row, logs)
-                law, said = self.laws[row], self.laws[row] > 0
-                divergence.append(float((law[said] * (np.log(law[said]) - logs[said])).sum()))
+                law, possible = self.laws[row], self.laws[row] > 0
+                divergence.append(float((law[possible] * (np.log(law[possible]) - logs[possible])).sum()))
                 impossible.append(float(np.exp(logs[~self.allowed[row]]).sum()))
         lengths = np.array([len(ids) for ids in self.ids], dtype=float)
         return SteeringError(

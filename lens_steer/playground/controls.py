@@ -18,7 +18,7 @@ _STYLE = {"description_width": "max-content"}
 class Controls:
     """Prompt, strengths, scope, seed and colours, above the two texts of a `Playground`."""
 
-    def __init__(self, playground: Any, said: str) -> None:
+    def __init__(self, playground: Any, message: str) -> None:
         self._playground = playground
         wide, narrow = widgets.Layout(width="99%"), widgets.Layout(width="28em", max_width="99%")
         self._prompt = widgets.Textarea(value=playground.prompts[0], placeholder="A prompt", rows=3, layout=wide)
@@ -41,7 +41,7 @@ class Controls:
         self._button.on_click(lambda _: self._generate())
         self._offered.observe(self._take_over, "value")
         self._measure.observe(lambda _: self._show(), "value")
-        self._say(said)
+        self._say(message)
         self._refresh()
 
     def _slider(self, name: str) -> Any:
@@ -90,7 +90,7 @@ class Controls:
         self._button.disabled, self._button.description = True, "Generating ..."
         self._said.value = ""
         try:
-            _, said = self._playground.attempt(
+            _, message = self._playground.attempt(
                 prompt=self._prompt.value,
                 strengths={name: slider.value for name, slider in self._strengths.items()},
                 scope=None if self._scope.value == _OWN else self._scope.value,
@@ -98,11 +98,11 @@ class Controls:
             )
         finally:
             self._button.disabled, self._button.description = False, "Generate"
-        self._say(said)
+        self._say(message)
         self._refresh()
 
-    def _say(self, said: str) -> None:
-        self._said.value = f'<p style="line-height: 1.4; margin: 4px 0">{escape(said)}</p>' if said else ""
+    def _say(self, message: str) -> None:
+        self._said.value = f'<p style="line-height: 1.4; margin: 4px 0">{escape(message)}</p>' if message else ""
 
     def _refresh(self) -> None:
         """Offer the measures of the latest texts, keep the chosen one, and show them."""

@@ -122,14 +122,14 @@ class Playground:
 
     def attempt(self, **given: Any) -> tuple[SideBySide | None, str]:
         """Return what `generate` returns, and in one line what it warned of or why there is nothing."""
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", LensSteerWarning)
             try:
                 sides = self.generate(**given)
             except Exception as error:  # in a widget nobody would see it otherwise
                 named = "" if isinstance(error, LensSteerError) else f"{type(error).__name__}: "
                 return None, " ".join(f"{named}{error}".split())
-        ours = [str(one.message) for one in said if issubclass(one.category, LensSteerWarning)]
+        ours = [str(one.message) for one in caught if issubclass(one.category, LensSteerWarning)]
         return sides, " ".join("; ".join(dict.fromkeys(ours)).split())
 
 

@@ -196,13 +196,13 @@ def _edited(
     """Edit the model, one edit behind the other; give the norms of what each changed at its sites in the last pass."""
     host = host_of(model)
     norms: dict[tuple[str, Site], tuple[float, ...]] = {}
-    found: dict[tuple[str, Site], Tensor] = {}
+    values: dict[tuple[str, Site], Tensor] = {}
 
     def keep(key: tuple[str, Site]) -> Callable[[Tensor], None]:
-        return lambda flat: found.__setitem__(key, flat)
+        return lambda flat: values.__setitem__(key, flat)
 
     def compare(key: tuple[str, Site]) -> Callable[[Tensor], None]:
-        return lambda flat: norms.__setitem__(key, tuple((flat - found[key]).float().norm(dim=-1)[0].tolist()))
+        return lambda flat: norms.__setitem__(key, tuple((flat - values[key]).float().norm(dim=-1)[0].tolist()))
 
     with ExitStack() as stack:
         for name, (edit, strength) in acting.items():

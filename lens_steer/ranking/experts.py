@@ -105,8 +105,8 @@ class ExpertRanking:
         texts = self.activations.labels.shape[0]
         heading = f"Expert units: {len(self.frame):,} ranked on {texts:,} texts"
         table = self.frame[self._in_front] if self.activations.concepts[1:] else self.frame[self._in_front[1:]]
-        said = [resolution_sentence(self.resolution())]
-        return shown_result(heading, sentences=said, table=table, rest=".frame, with all columns")
+        sentences = [resolution_sentence(self.resolution())]
+        return shown_result(heading, sentences=sentences, table=table, rest=".frame, with all columns")
 
     @property
     def _in_front(self) -> list[str]:

@@ -82,5 +82,5 @@ def with_universal(frame: pd.DataFrame, ranked: Activations, unrelated: Activati
             f"the unrelated activations are pooled by {unrelated.pool}, the ranked ones by {ranked.pool}: "
             "collect both alike"
         )
-    found = universal_units(unrelated.at(ranked.sites))[["site", "unit", "top_share", "universal"]]
-    return frame.merge(found, on=["site", "unit"], how="left", validate="many_to_one")
+    units = universal_units(unrelated.at(ranked.sites))[["site", "unit", "top_share", "universal"]]
+    return frame.merge(units, on=["site", "unit"], how="left", validate="many_to_one")

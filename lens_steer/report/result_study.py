@@ -114,15 +114,17 @@ def _of_attribution(attribution: Attribution) -> Study:
     name = best["site"] if level == "site" else f"{best['site']}[{best[level]}]"
     shown = int((rows["verdict"].isin([Verdict.LOWER.value, Verdict.HIGHER.value])).sum())
     confidence, metric = float(attribution.settings["confidence"]), attribution.settings["metric"]
-    said = {
+    scored = {
         Verdict.HIGHER.value: "raises",
         Verdict.LOWER.value: "lowers",
         Verdict.NOT_SHOWN.value: "was not shown to change",
     }.get(best["verdict"])
     effect = f"{best['value']:+.3g} [{best['low']:+.3g}, {best['high']:+.3g}] of {attribution.gap:+.3g}"
     first = f"{name}: whether it changes {metric} cannot be judged ({effect})"
-    if said is not None:
-        first = f"The clean activation of {name} {said} {metric} in the corrupted run ({effect}), the most of all parts"
+    if scored is not None:
+        first = (
+            f"The clean activation of {name} {scored} {metric} in the corrupted run ({effect}), the most of all parts"
+        )
     return Study(
         frames={"attribution": rows},
         figures={"attribution": plot(attribution)},

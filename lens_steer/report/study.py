@@ -81,10 +81,10 @@ class Study:
 
     def _repr_markdown_(self) -> str:
         """Show the findings in a notebook, and the names of what they follow from."""
-        title, *found = self.summary
+        title, *sentences = self.summary
         named = {"tables": self.frames, "figures": self.figures, "interventions": self.interventions}
-        parts = [f"{kind}: {', '.join(f'`{name}`' for name in each)}" for kind, each in named.items() if each]
-        return "\n\n".join([f"**{title}**", *found, f"<sub>{'; '.join(parts)}</sub>"])
+        parts = [f"{kind}: {', '.join(f'`{name}`' for name in names)}" for kind, names in named.items() if names]
+        return "\n\n".join([f"**{title}**", *sentences, f"<sub>{'; '.join(parts)}</sub>"])
 
     def save(
         self,

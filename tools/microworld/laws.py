@@ -60,10 +60,10 @@ class Laws:
         total = 0
         for node, arcs in enumerate(nodes):
             drawn = [arc.emission for arc in arcs if isinstance(arc.emission, Draw)]
-            tables = [table for arc in arcs for table, _ in arc.factors] + [each.category.table for each in drawn]
+            tables = [table for arc in arcs for table, _ in arc.factors] + [draw.category.table for draw in drawn]
             touched = {name for table in tables for name in table.scope}
-            scope = [each for each in grammar.attributes if each.name in touched]
-            names, shape = [each.name for each in scope], [len(each.values) for each in scope]
+            scope = [draw for draw in grammar.attributes if draw.name in touched]
+            names, shape = [draw.name for draw in scope], [len(draw.values) for draw in scope]
             law = np.zeros((*shape, len(grammar.words)))
             for arc in arcs:
                 mass = np.ones(shape)
@@ -71,8 +71,8 @@ class Laws:
                     mass = mass * aligned(table, names)[..., outcome]
                 if isinstance(arc.emission, Recall):
                     forms = np.arange(len(grammar.words))
-                    for word, said in arc.emission.forms.items():
-                        forms[grammar.ids[word]] = grammar.ids[said]
+                    for word, spoken in arc.emission.forms.items():
+                        forms[grammar.ids[word]] = grammar.ids[spoken]
                     recalled.setdefault(node, []).append(_Recalled(arc.emission.register, forms, mass.ravel()))
                     continue
                 words = np.array([grammar.ids[word] for word in arc.emission.category.words])
@@ -95,15 +95,15 @@ class Laws:
         """The laws by number, completed by what the registers hold; each sums to 1."""
         filled = self.rows[law]
         node = np.searchsorted(self.offset, law, side="right") - 1
-        for each in np.unique(node).tolist():
-            if each not in self.recalled and each not in self.excluding:
+        for state in np.unique(node).tolist():
+            if state not in self.recalled and state not in self.excluding:
                 continue
-            here = np.flatnonzero(node == each)
-            for arc in self.excluding.get(each, ()):
+            here = np.flatnonzero(node == state)
+            for arc in self.excluding.get(state, ()):
                 own = filled[np.ix_(here, arc.words)]
                 barred = (arc.words[None, :, None] == memory[here][:, None, list(arc.registers)]).any(-1)
                 left = np.where(barred, 0.0, own)
                 filled[np.ix_(here, arc.words)] = left * (own.sum(-1) / left.sum(-1))[:, None]
-            for recall in self.recalled.get(each, ()):
-                filled[here, recall.forms[memory[here, recall.register]]] += recall.mass[law[here] - self.offset[each]]
+            for recall in self.recalled.get(state, ()):
+                filled[here, recall.forms[memory[here, recall.register]]] += recall.mass[law[here] - self.offset[state]]
         return np.asarray(filled)

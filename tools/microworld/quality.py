@@ -89,8 +89,8 @@ def read_documents(model: Any, drawn: Sequence[Document], *, batch_size: int = 1
     try:
         for first in range(0, len(drawn), batch_size):
             rows = [
-                [ids[BOS], *(ids[word] for word in each.text.split()), ids[EOS]]
-                for each in drawn[first : first + batch_size]
+                [ids[BOS], *(ids[word] for word in document.text.split()), ids[EOS]]
+                for document in drawn[first : first + batch_size]
             ]
             width = max(map(len, rows))
             batch = torch.tensor([row + [ids[PAD]] * (width - len(row)) for row in rows], device=model.device)
@@ -117,15 +117,15 @@ def best_units(activations: Sequence[np.ndarray], drawn: Sequence[Document]) -> 
     units = np.concatenate(activations, axis=-1)
     width = activations[0].shape[-1]
     talk = np.array([document.attributes["speaker"] != "none" for document in drawn])
-    found: dict[str, tuple[int, int, float]] = {}
+    best: dict[str, tuple[int, int, float]] = {}
     for attribute in english().attributes:
         rows = {"person": ~talk, "speaker": talk}.get(attribute.name, np.ones(len(drawn), dtype=bool))
         drawn_values = np.array([document.attributes[attribute.name] for document in drawn])[rows]
         values = [value for value in attribute.values if value != "none"]
         for value in values:
             unit, score = best_heldout(torch.from_numpy(units[rows]), torch.from_numpy(drawn_values == value))
-            found[f"{attribute.name}={value}"] = (unit // width, unit % width, score)
-    return found
+            best[f"{attribute.name}={value}"] = (unit // width, unit % width, score)
+    return best
 
 
 def best_heldout(
@@ -178,8 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     model = read_checkpoint(chosen.folder, device=chosen.device)
     quality = measure(model, documents=chosen.documents, samples=chosen.samples)
-    told = quality.told()
-    text = json.dumps({**asdict(quality), "values_told": told, "number_told": len(told)}, indent=2)
+    lines = quality.told()
+    text = json.dumps({**asdict(quality), "values_told": lines, "number_told": len(lines)}, indent=2)
     if chosen.out is None:
         print(text)  # noqa: T201 - the command's result
     else:

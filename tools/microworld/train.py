@@ -134,9 +134,9 @@ def train(
 
 def _optimizers(model: Any, training: Training) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, gains and biases."""
-    matrices = [each for each in model.transformer.h.parameters() if each.ndim == 2]
-    own = {id(each) for each in matrices}
-    others = [each for each in model.parameters() if id(each) not in own]
+    matrices = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
+    own = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in own]
     return (
         torch.optim.Muon(matrices, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
@@ -145,7 +145,7 @@ def _optimizers(model: Any, training: Training) -> tuple[torch.optim.Optimizer, 
 
 def _prepare(folder: Path, resume: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    others = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+    others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if STATE in others and not resume:
         raise OutputError(f"{folder} holds an unfinished training; add --resume, or choose another folder.")
     if others and STATE not in others:

@@ -64,14 +64,14 @@ def doctor(
         checks.append(check)
         if not markdown:
             say(check.line)
-    said = verdict(checks)
+    title = verdict(checks)
     if markdown:
-        say(as_markdown(values, checks, said))
+        say(as_markdown(values, checks, title))
     else:
-        say(f"\n{said}")
-    tell(findings=[check.line for check in checks], verdicts={"setup": said}, values=values, tables=_tables(checks))
+        say(f"\n{title}")
+    tell(findings=[check.line for check in checks], verdicts={"setup": title}, values=values, tables=_tables(checks))
     if any(check.state == "fault" for check in checks):
-        raise SetupError(f"{said}; `--markdown` writes a block for a bug report")
+        raise SetupError(f"{title}; `--markdown` writes a block for a bug report")
 
 
 def _checks(chosen: ModelOptions, values: dict[str, Any]) -> Iterator[Check]:

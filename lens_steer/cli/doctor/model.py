@@ -162,10 +162,10 @@ def check_tokenizer(model: Any) -> Iterator[Check]:
 
 def _lost_by_offsets(tokenizer: Any, text: str) -> int:
     """Return how many characters that are no blanks lie in no token."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     unknown = special_ids(tokenizer)
-    covered = {place for start, stop in found.offset_mapping for place in range(start, stop)}
-    if any(token in unknown for token in found.input_ids):
+    covered = {place for start, stop in encoding.offset_mapping for place in range(start, stop)}
+    if any(token in unknown for token in encoding.input_ids):
         return 0  # a special token in the middle of a probe is its own affair
     return sum(not letter.isspace() and place not in covered for place, letter in enumerate(text))
 

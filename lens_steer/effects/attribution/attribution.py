@@ -111,14 +111,16 @@ class Attribution:
         bounds = {}
         for kind in dict.fromkeys(self.frame["kind"]):
             differs = self._differing(exact, kind)
-            ours, theirs = (each._cases_of(kind)[:, differs] for each in (self, exact))
+            ours, theirs = (attribution._cases_of(kind)[:, differs] for attribution in (self, exact))
             for measure, correlate in (("pearson", pearson), ("spearman", spearman)):
                 bounds[kind, measure] = np.array([correlate(*both) for both in zip(ours, theirs, strict=True)])
         return bounds
 
     def _differing(self, exact: Attribution, kind: str) -> Bool[np.ndarray, " part"]:
         """Mark the parts of a kind that differ between clean and corrupted runs."""
-        differs = [each.frame.loc[each.frame["kind"] == kind, "difference"] != 0 for each in (self, exact)]
+        differs = [
+            attribution.frame.loc[attribution.frame["kind"] == kind, "difference"] != 0 for attribution in (self, exact)
+        ]
         return np.asarray(differs[0] | differs[1], dtype=np.bool_)
 
     def _cases_of(self, kind: str) -> Float[np.ndarray, "case part"]:

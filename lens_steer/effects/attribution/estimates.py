@@ -34,7 +34,7 @@ class PairMeans:
     ) -> Cases:
         """Return, case by case, the product of two means, summed over every part."""
         shape = (len(self._shares), *difference.shape[1:])
-        means = [torch.from_numpy(self.of(each.flatten(1))).reshape(shape) for each in (difference, coefficient)]
+        means = [torch.from_numpy(self.of(factor.flatten(1))).reshape(shape) for factor in (difference, coefficient)]
         counted = torch.ones(shape[:2], dtype=torch.bool)
         columns = Parts(parts.site, parts.level, parts.columns.cpu(), parts.names)
         return columns.total(means[0] * means[1], counted).numpy()

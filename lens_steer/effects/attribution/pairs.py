@@ -121,7 +121,7 @@ def align(
         tokenize(model, prompts, overflow="refuse", what=f"{kind} prompt", **settings)  # type: ignore[arg-type]
         for prompts, kind in zip(rows, ("clean", "corrupted"), strict=True)
     ]
-    lengths = list(zip(*(each.lengths for each in tokens), strict=True))
+    lengths = list(zip(*(side.lengths for side in tokens), strict=True))
     for pair, (one, other) in enumerate(zip(tokens[0].ids, tokens[1].ids, strict=True)):
         if one == other:
             raise SettingError(f"pair {pair}: both prompts are the same tokens, so there is nothing to attribute")
@@ -166,13 +166,13 @@ def _each(positions: Places | None, lengths: Sequence[tuple[int, int]]) -> Itera
 
 
 def _places(pair: int, places: Sequence[Place], lengths: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    found = tuple(_found(pair, place, lengths, "positions") for place in places)
-    if not found:
+    given = tuple(_found(pair, place, lengths, "positions") for place in places)
+    if not given:
         raise SettingError(f"pair {pair} has no positions: give one or more token numbers")
     for side, kind in enumerate(("clean", "corrupted")):
-        if len({place[side] for place in found}) != len(found):
+        if len({place[side] for place in given}) != len(given):
             raise SettingError(f"positions of pair {pair} name a token of the {kind} prompt twice")
-    return found
+    return given
 
 
 def _read(places: Place | Sequence[Place], lengths: Sequence[tuple[int, int]]) -> Iterable[tuple[int, Place]]:

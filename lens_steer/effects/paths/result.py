@@ -176,7 +176,7 @@ class TraceShift:
 
     def _listed(self, keys: Sequence[Key]) -> str:
         """Name components, neighbouring layers of one kind together, and what they add in all."""
-        said = []
+        parts = []
         for part in _COMPONENTS:
             layers = sorted(key.layer for key in keys if key.part == part)
             for run in _runs(layers):
@@ -185,8 +185,8 @@ class TraceShift:
                 )
                 one, many = _NAMES[part]
                 where = f"{one} {run[0]}" if len(run) == 1 else f"{many} {run[0]} to {run[-1]}"
-                said.append((abs(total), f"{where} ({total:+.{0 if abs(total) >= _FINE else 1}%})"))
-        return ", ".join(text for _, text in sorted(said, reverse=True))
+                parts.append((abs(total), f"{where} ({total:+.{0 if abs(total) >= _FINE else 1}%})"))
+        return ", ".join(text for _, text in sorted(parts, reverse=True))
 
 
 def _sum(values: Any) -> float:

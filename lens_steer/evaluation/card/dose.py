@@ -70,8 +70,8 @@ class DoseReader:
         with attach(self._model, watched):
             self._run([self._behind(edit)], norms)
         return tuple(
-            Dose(one.site, torch.cat(found).double().numpy(), self._unedited[beside[one.site].name], route is not None)
-            for one, found, route in zip(edit.edits, norms, routes, strict=True)
+            Dose(one.site, torch.cat(norm).double().numpy(), self._unedited[beside[one.site].name], route is not None)
+            for one, norm, route in zip(edit.edits, norms, routes, strict=True)
         )
 
     def _beside(self, site: Site, in_stream: bool) -> Site:
@@ -89,18 +89,18 @@ class DoseReader:
     def _read_unedited(self, sites: set[Site]) -> None:
         missing = sorted(site for site in sites if site.name not in self._unedited)
         if missing:
-            found = self._run(missing, [])
-            self._unedited |= {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
+            norms = self._run(missing, [])
+            self._unedited |= {name: torch.cat(parts).double().numpy() for name, parts in norms.items()}
 
     def _run(self, sites: Sequence[Site], pending: list[list[Tensor]]) -> dict[str, list[Tensor]]:
         """Run all texts; keep norms at `sites`, and of what `pending` gained in a pass, of pooled tokens alone."""
-        found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        norms: dict[str, list[Tensor]] = {site.name: [] for site in sites}
         last = max(sites, key=lambda site: host_of(self._model).firing_order(site.name))
 
         def reader(site: Site) -> Visit:
             def read(activation: Tensor, batch: TokenBatch) -> None:
                 real = batch.pooled.to(activation.device)
-                found[site.name].append(activation.float().norm(dim=-1)[real].cpu())
+                norms[site.name].append(activation.float().norm(dim=-1)[real].cpu())
                 if site == last:
                     for parts in pending:
                         parts[-1] = parts[-1][batch.pooled.cpu()]
@@ -108,7 +108,7 @@ class DoseReader:
             return read
 
         run_texts(self._model, self._tokens, {site: reader(site) for site in sites}, self._batch_size)
-        return found
+        return norms
 
 
 def _watched(

@@ -36,12 +36,12 @@ def downstream_item(
         model, edit, contrast, sites=f"blocks.{host_of(model).n_layers - 1}.hook_resid_post", neutral=neutral,
         by_layer=False, confidence=confidence, batch_size=batch_size, progress=False,
     )  # fmt: skip
-    found: list[dict[str, Any]] = shift.measures.query("edited == 'all'").to_dict("records")  # type: ignore[assignment]
+    measures: list[dict[str, Any]] = shift.measures.query("edited == 'all'").to_dict("records")  # type: ignore[assignment]
     rows = [
         Measured("downstream", row["measure"], row["value"], row["low"], row["high"], _NULLS[row["measure"]],
                  "target and source texts" if row["texts"] == "heldout" else f"{row['texts']} texts",
                  unit=_UNITS[row["measure"]], confidence=confidence)
-        for row in found
+        for row in measures
         if row["measure"] in _NULLS
     ]  # fmt: skip
     return Item(tuple(rows), (_sentence(rows),))
@@ -57,12 +57,10 @@ def _sentence(rows: Sequence[Measured]) -> str:
         case Verdict.CANNOT_JUDGE:
             return f"At the last layer source and target are not shown to differ, so nothing can arrive; {beside}."
         case Verdict.NOT_SHOWN:
-            told = (
-                f"source texts were not shown to go towards the target's mean ({arrived.value:.2f} {ends} of the way)"
-            )
+            way = f"source texts were not shown to go towards the target's mean ({arrived.value:.2f} {ends} of the way)"
         case Verdict.LOWER:
-            told = f"source texts go away from the target's mean ({arrived.value:.2f} {ends} of the way)"
+            way = f"source texts go away from the target's mean ({arrived.value:.2f} {ends} of the way)"
         case _:
-            told = f"source texts go {arrived.value:.2f} {ends} of the way to the target's mean"
+            way = f"source texts go {arrived.value:.2f} {ends} of the way to the target's mean"
     gone = f"{removed.value:.0%} [{removed.low:.0%}, {removed.high:.0%}] of the distance is removed"
-    return f"At the last layer {told}; {gone}; {beside}."
+    return f"At the last layer {way}; {gone}; {beside}."

@@ -150,20 +150,20 @@ def edit_card(
         budget=limit,
         draws=draws,
     )
-    found: dict[str, Item] = {}
+    answers: dict[str, Item] = {}
     left_out: dict[str, str] = {name: "not asked for" for name in ITEMS if name not in wanted}
     for name in progress_bar(wanted, desc="edit card", unit="item", show=progress):
         answer = asked_of.answer(name)
         if isinstance(answer, Item):
-            found[name] = answer
+            answers[name] = answer
         else:
             left_out[name] = answer
     return EditCard(
-        headline=headline([row for item in found.values() for row in item.rows], limit),
+        headline=headline([row for item in answers.values() for row in item.rows], limit),
         facts=facts_of(model, edit, strength=strength),
-        items=found,
+        items=answers,
         left_out=left_out,
-        texts=asked_of.pairs if {"effect", "random", "others"} & found.keys() else (),
+        texts=asked_of.pairs if {"effect", "random", "others"} & answers.keys() else (),
         settings={
             "contrast": contrast.name,
             "source_texts": len(held.source),
@@ -200,8 +200,8 @@ class _Questions:
 
     def answer(self, name: ItemName) -> Item | str:
         """Return an item, or why it is left out."""
-        found: Item | str = getattr(self, f"_{name}")()
-        return found
+        item: Item | str = getattr(self, f"_{name}")()
+        return item
 
     @cached_property
     def _after(self) -> Tried:
@@ -298,10 +298,10 @@ def _checked_items(items: Sequence[str]) -> tuple[ItemName, ...]:
 
 
 def _enough(name: str, rows: Sequence[Any]) -> tuple[Any, ...]:
-    found = listed(name, rows)
-    if len(found) < _FEWEST:
-        raise SettingError(f"{name}: a card needs {_FEWEST} or more, not {len(found)}; with so few nothing can be told")
-    return tuple(found)
+    names = listed(name, rows)
+    if len(names) < _FEWEST:
+        raise SettingError(f"{name}: a card needs {_FEWEST} or more, not {len(names)}; with so few nothing can be told")
+    return tuple(names)
 
 
 def _require_unseen(edit: Intervention, held: ContrastSet, trial: Trial) -> None:

@@ -48,8 +48,8 @@ def other_scorers(
 
 def _values_beside(contrast: ContrastSet) -> tuple[Scorer, ...]:
     own = OracleScorer(contrast.name.removeprefix(MICROWORLD))
-    told = {(concept.attribute, concept.value): name for name, concept in reversed(CONCEPTS.items())}
-    return tuple(OracleScorer(name) for at, name in reversed(told.items()) if at != (own.attribute, own.value))
+    names = {(concept.attribute, concept.value): name for name, concept in reversed(CONCEPTS.items())}
+    return tuple(OracleScorer(name) for at, name in reversed(names.items()) if at != (own.attribute, own.value))
 
 
 def others_item(trial: Trial, scorers: Sequence[Scorer], after: Tried, before: Judged, edited: Judged) -> Item:
@@ -62,9 +62,9 @@ def others_item(trial: Trial, scorers: Sequence[Scorer], after: Tried, before: J
     rows = []
     for place, scorer in enumerate(scorers):
         columns = []
-        for scores in (found[place] for found in read):
-            told = ~np.isnan(scores)
-            columns += [by_prompt(trial, np.where(told, scores, 0.0)), by_prompt(trial, told.astype(float))]
+        for scores in (trials[place] for trials in read):
+            has_value = ~np.isnan(scores)
+            columns += [by_prompt(trial, np.where(has_value, scores, 0.0)), by_prompt(trial, has_value.astype(float))]
         old, new = (float(share(columns[side], columns[side + 1], 0)) for side in (0, 2))
         bounds = share_change_interval(*columns, confidence=confidence, seed=trial.seed)
         rows.append(
@@ -81,15 +81,15 @@ def _read_all(
     oracles = [scorer for scorer in scorers if isinstance(scorer, OracleScorer)]
     oracle = Oracle()
     beliefs = [oracle.posterior(text, after=prompt) for prompt, text in zip(prompts, texts)] if oracles else []
-    found = []
+    of_scorers = []
     for scorer in scorers:
         if isinstance(scorer, OracleScorer):
             values = [belief[scorer.attribute][scorer.value] if belief.readable else np.nan for belief in beliefs]
             scores = np.array(values)
         else:
             scores = read_continuations(scorer, prompts, texts).scores
-        found.append(np.where(unreadable, np.nan, scores))
-    return found
+        of_scorers.append(np.where(unreadable, np.nan, scores))
+    return of_scorers
 
 
 def _sentence(rows: Sequence[Measured], confidence: float) -> str:
@@ -100,8 +100,8 @@ def _sentence(rows: Sequence[Measured], confidence: float) -> str:
     looked = f"of {len(rows)} other concepts (intervals that hold together at {100 * confidence:.4g} %)"
     if not moved:
         return f"The edit was not shown to change any {looked}."
-    each = ", ".join(
+    changes = ", ".join(
         f"{row.of} {'falls' if row.value < 0 else 'rises'} from {100 * row.before:.1f} % to {100 * row.after:.1f} %"
         for row in sorted(moved, key=lambda row: -abs(row.value))
     )
-    return f"The edit changes {len(moved)} {looked}: {each}."
+    return f"The edit changes {len(moved)} {looked}: {changes}."

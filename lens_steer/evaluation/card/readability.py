@@ -90,11 +90,11 @@ def surprise(
 ) -> Float[np.ndarray, " text"]:
     """Return the model's loss per token (nats) on each continuation behind its prompt; nan for an empty one."""
     losses = np.full(len(texts), np.nan)
-    said = [place for place, text in enumerate(texts) if text.strip()]
-    if said:
-        pairs = [(prompts[place], texts[place]) for place in said]
-        found = text_losses(model, pairs, batch_size=batch_size, progress=False)
-        losses[said] = found.sums / found.counts
+    written = [place for place, text in enumerate(texts) if text.strip()]
+    if written:
+        pairs = [(prompts[place], texts[place]) for place in written]
+        read = text_losses(model, pairs, batch_size=batch_size, progress=False)
+        losses[written] = read.sums / read.counts
     return losses
 
 

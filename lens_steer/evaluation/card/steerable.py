@@ -37,8 +37,8 @@ def steerable_item(
     chosen = sorted({layers[round(place)] for place in np.linspace(0, len(layers) - 1, _MOST_LAYERS)})
     names = [f"blocks.{layer}.hook_resid_post" for layer in chosen]
     activations = collect(model, contrast, names, pool="mean", batch_size=batch_size, progress=False)
-    each = confidence_of_each(confidence, len(names))
-    rows = [row for site in activations.sites for row in _at(activations, site, contrast.paired, each, seed)]
+    of_each = confidence_of_each(confidence, len(names))
+    rows = [row for site in activations.sites for row in _at(activations, site, contrast.paired, of_each, seed)]
     return Item(tuple(rows), (_sentence(rows),))
 
 
@@ -85,7 +85,7 @@ def _probe(activations: Activations, site: Site, confidence: float, seed: int) -
 
 def _sentence(rows: list[Measured]) -> str:
     """Say of each measure at how many layers it was shown to lie above its null."""
-    told = []
+    lines = []
     for measure in dict.fromkeys(row.measure for row in rows):
         places = [row for row in rows if row.measure == measure]
         best = max(places, key=lambda row: row.low - row.null if row.low == row.low else -np.inf)
@@ -93,9 +93,9 @@ def _sentence(rows: list[Measured]) -> str:
         value = f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}], null {best.null:.2f}"
         match verdict:
             case Verdict.HIGHER:
-                told.append(f"{measure} {value} ({best.of})")
+                lines.append(f"{measure} {value} ({best.of})")
             case Verdict.CANNOT_JUDGE:
-                told.append(f"{measure} cannot be judged on so few texts")
+                lines.append(f"{measure} cannot be judged on so few texts")
             case _:
-                told.append(f"{measure} was not shown to differ from its null ({value})")
-    return "In the stream behind the edit: " + "; ".join(told) + "."
+                lines.append(f"{measure} was not shown to differ from its null ({value})")
+    return "In the stream behind the edit: " + "; ".join(lines) + "."

@@ -104,10 +104,10 @@ def _sorted_changes(values: Tensor | None, neutral: float, ranks: list[int]) -> 
         return [float("nan")] * len(ranks), [-1] * len(ranks)
     ordered = (values - neutral).abs().sort(descending=True)
     changes, units = ordered.values.tolist(), ordered.indices.tolist()
-    there = [rank <= len(changes) for rank in ranks]
+    exists = [rank <= len(changes) for rank in ranks]
     return (
-        [changes[rank - 1] if has else float("nan") for rank, has in zip(ranks, there, strict=True)],
-        [units[rank - 1] if has else -1 for rank, has in zip(ranks, there, strict=True)],
+        [changes[rank - 1] if has else float("nan") for rank, has in zip(ranks, exists, strict=True)],
+        [units[rank - 1] if has else -1 for rank, has in zip(ranks, exists, strict=True)],
     )
 
 

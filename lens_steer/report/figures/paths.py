@@ -33,8 +33,8 @@ def trace_figure(trace: TraceShift) -> go.Figure:
     brackets has an interval that holds 0.
     """
     column = "value" if np.isfinite(trace.matrix().to_numpy(dtype=float)).any() else "size"
-    there = set(trace.frame["measure"])
-    panels = {measure: title for measure, title in _PANELS.items() if measure in there}
+    measures = set(trace.frame["measure"])
+    panels = {measure: title for measure, title in _PANELS.items() if measure in measures}
     tables = {measure: trace.matrix(measure, column=column) for measure in panels}
     rows = [len(table) for table in tables.values()]
     height = _ROW * sum(rows) + 58 * (len(rows) - 1)

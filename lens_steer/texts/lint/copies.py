@@ -100,8 +100,8 @@ def near_copies(material: Material) -> Int[np.ndarray, "pair 2"]:
         ]
     )
     near = shared >= NEAR * (sizes[pairs[:, 0]] + sizes[pairs[:, 1]] - shared)
-    found: Int[np.ndarray, "pair 2"] = rows[pairs[near]]
-    return found
+    near_pairs: Int[np.ndarray, "pair 2"] = rows[pairs[near]]
+    return near_pairs
 
 
 def _shingles(texts: tuple[str, ...]) -> Any:
@@ -145,7 +145,7 @@ def _candidates(
     """
     count = len(signatures)
     shuffled = np.random.default_rng(0).permutation(count)
-    found = [np.empty((0, 2), dtype=np.int64)]
+    candidates = [np.empty((0, 2), dtype=np.int64)]
     for band in np.split(signatures, _BANDS, axis=1):
         _, bucket = np.unique(np.ascontiguousarray(band).view(f"V{4 * _IN_BAND}").ravel(), return_inverse=True)
         order = shuffled[np.argsort(bucket[shuffled], kind="stable")]
@@ -155,6 +155,6 @@ def _candidates(
             one, other = one[same], other[same]
             # An estimate first, four standard deviations below the limit: cheap, and bounds what is measured.
             alike = (signatures[one] == signatures[other]).mean(1) >= NEAR - 0.2
-            found.append(np.stack([one[alike], other[alike]], axis=1))
-    unique: Int[np.ndarray, "pair 2"] = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+            candidates.append(np.stack([one[alike], other[alike]], axis=1))
+    unique: Int[np.ndarray, "pair 2"] = np.unique(np.sort(np.concatenate(candidates), axis=1), axis=0)
     return unique

@@ -80,11 +80,11 @@ class ContrastLint:
         if self.independent != self.sizes:
             what += f" ({self.independent[0]} and {self.independent[1]} independent ones)"
         counts = Counter(finding.severity for finding in self.findings)
-        told = [f"{counts[kind]} {kind}" for kind in get_args(Severity) if counts[kind]]
+        counted = [f"{counts[kind]} {kind}" for kind in get_args(Severity) if counts[kind]]
         names = ", ".join(finding.finding for finding in self.findings)
-        found = f"{' and '.join(told)} ({names})" if told else "nothing stands out"
+        summary = f"{' and '.join(counted)} ({names})" if counted else "nothing stands out"
         doubt = "" if self.judged else "; whether length or words give the sides away cannot be judged from so few"
-        return f"{what}: {found}{doubt}"
+        return f"{what}: {summary}{doubt}"
 
     @property
     def sentences(self) -> list[str]:

@@ -99,12 +99,12 @@ def _scripts(material: Material) -> Iterator[Finding]:
         return
     most = max(counts, key=lambda script: (counts[script], script))
     others = [row for row, script in enumerate(scripts) if script not in (None, most)]
-    told = ", ".join(f"{count} {script}" for script, count in counts.most_common())
+    counted = ", ".join(f"{count} {script}" for script, count in counts.most_common())
     yield Finding(
         "mixed scripts",
         "warning" if len(others) >= _OFTEN * len(scripts) else "note",
         len(others),
-        f"rows by script: {told}",
+        f"rows by script: {counted}",
         "give texts of one language, or name the language in groups",
         material.places(others),
     )

@@ -53,8 +53,8 @@ def check_sides(material: Material, seed: int) -> SideChecks:
     # The smallest p-value that any difference could have here.
     if (1 + same.sum()) / (1 + len(labels)) > 1 - _CONFIDENCE:
         return SideChecks((), judged=False)
-    found = [*_length(material, labels), *_giveaways(material, labels)]
-    return SideChecks(tuple(found), judged=True)
+    findings = [*_length(material, labels), *_giveaways(material, labels)]
+    return SideChecks(tuple(findings), judged=True)
 
 
 def _length(material: Material, labels: Bool[np.ndarray, "draw text"]) -> Iterator[Finding]:
@@ -124,11 +124,11 @@ def _giveaways(material: Material, labels: Bool[np.ndarray, "draw text"]) -> Ite
     if not len(given):
         return
     given = given[np.lexsort((marks[given], -np.abs(observed[given])))]
-    told = []
+    giveaways = []
     for mark in given[:_SHOWN]:
         rows = held[:, [mark]].toarray()[:, 0] > 0
         counts = int(rows[: material.size].sum()), int(rows[material.size :].sum())
-        told.append(f"{marks[mark]} in {counts[0]} source and {counts[1]} target texts")
+        giveaways.append(f"{marks[mark]} in {counts[0]} source and {counts[1]} target texts")
     more = f", and {len(given) - _SHOWN} more" if len(given) > _SHOWN else ""
     best = held[:, [given[0]]].toarray()[:, 0] > 0
     side = material.is_source if observed[given[0]] > 0 else ~material.is_source
@@ -136,7 +136,7 @@ def _giveaways(material: Material, labels: Bool[np.ndarray, "draw text"]) -> Ite
         "giveaways",
         "warning",
         len(given),
-        f"of {material.sizes[0]} and {material.sizes[1]}: {'; '.join(told)}{more}",
+        f"of {material.sizes[0]} and {material.sizes[1]}: {'; '.join(giveaways)}{more}",
         "where this is not the concept itself, give texts of both sides that have it, or that lack it",
         material.places(np.flatnonzero(best & side)),
     )
