@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.controls import Choice, random_choices, shuffled_experts
@@ -22,6 +21,7 @@ from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.selection import moved_by
 from analyses.self_repair import halving, halving_sentence, repair_sentence, self_repair
 from analyses.sentences import by_verdict, sentence
+from lens_steer.progress import progress_bar
 
 EXPERTS, LINEAS = "AUROC experts", "LinEAS-selected units"
 CHOICES = (EXPERTS, LINEAS)
@@ -104,7 +104,10 @@ def run(
         if len(units) >= k
     ]
     measurements = Measurements.of(
-        (heldout.measure(edit, name, draw=draw) for name, draw, edit in tqdm(edits, desc="ablation", unit="edit")),
+        (
+            heldout.measure(edit, name, draw=draw)
+            for name, draw, edit in progress_bar(edits, desc="evaluate", unit="edit", show=True)
+        ),
         seed=seed,
     )
     frames = {

@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.experiment import Experiment, measured
@@ -22,6 +21,7 @@ from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sad_stories import SAD_WORDS, requests, sad_stories
 from analyses.sentences import PLURAL, listed, sentence
 from analyses.steering_table import neutral_pairs
+from lens_steer.progress import progress_bar
 
 EXPERTS, SHUFFLED, RANDOM = "experts", "shuffled labels", "random units"
 CONCEPT, CLASSIFIER = "concept", "classifier"
@@ -121,7 +121,10 @@ def run(
         Job(job.kind, job.draw, job.edit.scaled(strength))
         for job in (Job(EXPERTS, 0, edit), *controls(model, edit, here, texts, draws=draws, seed=seed))
     ]
-    parts = [reported_on.measure(job.edit, job.kind, draw=job.draw) for job in tqdm(jobs, desc="evaluate", unit="edit")]
+    parts = [
+        reported_on.measure(job.edit, job.kind, draw=job.draw)
+        for job in progress_bar(jobs, desc="evaluate", unit="edit", show=True)
+    ]
     measurements = Measurements.of(parts, seed=seed)
     frames = {
         "effect": effect_table(measurements, jobs),

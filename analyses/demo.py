@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 from scipy import stats
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.experiment import MICROWORLD, Experiment, as_study
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import PLURAL, sentence
 from lens_steer import microworld
+from lens_steer.progress import progress_bar
 
 LINEAS, SHUFFLED, RANDOM = "LinEAS", "LinEAS, shuffled labels", "LinEAS on random units"
 OPEN, SHOWN = "open prompts", "prompts that show it"
@@ -198,7 +198,7 @@ def measure(
     scorer = ls.OracleScorer(concept)
     tests: dict[tuple[str, int], HeldOut] = {}
     parts = []
-    for job in tqdm(jobs, desc="evaluate", unit="edit"):
+    for job in progress_bar(jobs, desc="evaluate", unit="edit", show=True):
         for kind in (OPEN, SHOWN) if job.kind == LINEAS else (OPEN,):
             if (kind, job.draw) not in tests:
                 rows = (

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.downstream_edits import equal_effect, fitted
 from analyses.downstream_findings import APART, CAUSAL, END_TO_END, LAYERWISE, summary
 from analyses.experiment import Experiment, as_study, neutral_texts
 from analyses.levels import Cases, change_over_fits, value_over_fits
+from lens_steer.progress import progress_bar
 
 _FEWEST_TEXTS = 4  # of a side; the jackknife leaves groups of them out
 Estimates = Mapping[tuple[str, str, str, int, str], Cases]
@@ -99,7 +99,7 @@ def run(
         if count < _FEWEST_TEXTS:
             raise ls.LensSteerError(f"{count} {kind} texts: give {_FEWEST_TEXTS} or more to measure on")
     per_fit = []
-    for texts in tqdm(experiment.fit_texts(fit_texts, fits), desc="fits"):
+    for texts in progress_bar(experiment.fit_texts(fit_texts, fits), desc="fits", unit="fit", show=True):
         edits = fitted(model, texts, sites, pool, {"gamma_share": gamma_share, "steps": steps}, seed)
         at_one = _measured(model, edits, held, strange, sites, pool)
         strengths, equal = equal_effect(

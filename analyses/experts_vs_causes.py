@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.causal_scores import (
@@ -39,6 +38,7 @@ from analyses.experts_vs_causes_findings import ABLATED, CLAMPED, RANDOM, captio
 from analyses.measurements import HeldOut, Measurements
 from analyses.score_agreement import CAUSE, tables
 from analyses.selection import best_units
+from lens_steer.progress import progress_bar
 
 CHOICES = (*CHEAP, EXACT)
 
@@ -246,7 +246,7 @@ class _Effects:
             Measurements.of(
                 (
                     where.measure(edit, name, draw=draw)
-                    for where, name, draw, edit in tqdm(edits, desc="experts_vs_causes", unit="edit")
+                    for where, name, draw, edit in progress_bar(edits, desc="evaluate", unit="edit", show=True)
                 ),
                 seed=experiment.seed,
             ),

@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.causal_scores import ConceptPairs
 from analyses.controls import Choice
+from lens_steer.progress import progress_bar
 
 COLUMNS = ["rank", "site", "layer", "unit", "estimated", "effect", "screened_as", "metric"]
 
@@ -38,7 +38,7 @@ def greedy_order(
     known = {site.name: site for site in activations.sites}
     taken: list[ls.Unit] = []
     rows = []
-    for rank in tqdm(range(1, most + 1), desc="greedy", unit="unit"):
+    for rank in progress_bar(range(1, most + 1), desc="greedy", unit="unit", show=True):
         with holding(taken, activations, model):
             estimated = removing.attribute(model, sites, "attribution")
             tried = lowest(estimated.frame, known, taken, screened)

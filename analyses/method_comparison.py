@@ -15,12 +15,12 @@ from time import perf_counter
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import by_verdict, listed, sentence
+from lens_steer.progress import progress_bar
 
 COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
@@ -120,7 +120,7 @@ def run(
     if not entries:
         raise ls.LensSteerError(f"only={only} names no method")
     about, tried, parts, kept = [], [], [], {}
-    for entry, where, place in tqdm(list(_placed(entries, sites)), desc="methods"):
+    for entry, where, place in progress_bar(list(_placed(entries, sites)), desc="methods", unit="method", show=True):
         chosen: dict[str, Any] = {}
         for control, fitted_on in texts.items():
             begun = perf_counter()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.causal_scores import AUROC
@@ -24,6 +23,7 @@ from analyses.measurements import PERPLEXITY, Measurements
 from analyses.minimal_sets_findings import CONCEPT, captions, figures, summary
 from analyses.set_sizes import size_ratios, smallest_sets, tried_doses
 from analyses.unit_orders import UnitOrders
+from lens_steer.progress import progress_bar
 
 RANDOM, MATCHED, GREEDY = "random units", "matched units", "greedy"
 
@@ -127,7 +127,7 @@ def run(
     edits += [(_control(name), draw, units) for name, drawn in controls.items() for draw, units in enumerate(drawn)]
     parts = [
         reporting.measure(ablated(units), name, draw=draw)
-        for name, draw, units in tqdm(edits, desc="minimal_sets", unit="edit")
+        for name, draw, units in progress_bar(edits, desc="evaluate", unit="edit", show=True)
     ]
     measurements = Measurements.of(parts, seed=seed) if parts else None
     frames = {

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.causal_scores import AUROC, EXACT
@@ -23,6 +22,7 @@ from analyses.experiment import Experiment, measured
 from analyses.measurements import Measurements
 from analyses.necessity_findings import ABLATED, KEPT, NOTHING, RANDOM, UNEDITED, captions, figures, summary
 from analyses.unit_orders import ORDERS, UnitOrders
+from lens_steer.progress import progress_bar
 
 MODES = ("target_mean", "zero", "resample")
 
@@ -104,7 +104,10 @@ def run(
     heldout = experiment.heldout()
     edits = _edits(chosen, choices, modes, seed)
     measurements = Measurements.of(
-        (heldout.measure(make(), name, draw=draw) for name, draw, make in tqdm(edits, desc="necessity", unit="edit")),
+        (
+            heldout.measure(make(), name, draw=draw)
+            for name, draw, make in progress_bar(edits, desc="evaluate", unit="edit", show=True)
+        ),
         seed=seed,
     )
     frames = {

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 import lens_steer as ls
 from analyses.controls import Choice
 from analyses.measurements import HeldOut, Measurements, When
 from analyses.minimal_sets_findings import CONCEPT
+from lens_steer.progress import progress_bar
 
 _RESAMPLES = 2000
 _WHEN: tuple[When, When] = ("before", "after")
@@ -28,7 +28,7 @@ def tried_doses(
     cases = [(name, k) for name, order in orders.items() for k in sorted({min(k, len(order)) for k in ks} - {0})]
     parts = [
         choosing.measure(ablated(orders[name][:k]), dose(name, k), keep=False)
-        for name, k in tqdm(cases, desc="doses", unit="edit")
+        for name, k in progress_bar(cases, desc="doses", unit="edit", show=True)
     ]
     read = Measurements.of(parts, seed=0)
     rows = [

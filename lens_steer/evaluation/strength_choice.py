@@ -79,9 +79,20 @@ class StrengthChoice:
         subject = f"Strength {self.chosen:g}, the one with the least of the concept within {self.budget},"
         change = effect.sentence(subject, f"the {rows['effect']['unit']}")
         price = cost.sentence("it", "the perplexity of neutral texts")
-        nats = f", {self.budget.said(self.cost)}" if self.budget.kind == "kl" else ""
         texts = f"{rows['effect']['n']} prompts and {rows['cost']['n']} texts that chose nothing"
-        return f"{change}; {price}{nats}: on {texts}"
+        return f"{change}; {price}: on {texts}{self._against_budget(cost)}"
+
+    def _against_budget(self, perplexity: Change) -> str:
+        """Say what the chosen strength costs on the texts that chose nothing, where that may be beyond the budget."""
+        if self.budget.kind == "kl":
+            return f", at {self.budget.said(self.cost)}"
+        ratio, low, high = (
+            1 + end / perplexity.before for end in (perplexity.difference, perplexity.low, perplexity.high)
+        )
+        if high <= self.budget.limit:
+            return ""
+        verdict = "it is beyond the budget" if low > self.budget.limit else "it was not shown to be within the budget"
+        return f"; there {verdict} ({ratio:.2f} times the perplexity [{low:.2f}, {high:.2f}])"
 
     def about(self) -> dict[str, Any]:
         """Return what the provenance of an edit says of the choice."""

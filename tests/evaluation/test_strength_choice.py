@@ -151,6 +151,27 @@ def test_the_choice_sees_nothing_of_what_reports(tiny: Any, edit: Intervention) 
     assert one.frame.equals(other.frame)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.5, 0.9, ""), (0.5, 2, "was not shown to be within the budget"), (2, 3, "it is beyond the budget"),
+     (float("nan"), float("nan"), "was not shown to be within the budget")],
+)  # fmt: skip
+def test_what_is_beyond_the_budget_elsewhere_is_said(
+    tiny: Any, edit: Intervention, low: float, high: float, words: str
+) -> None:
+    """The strength is within the budget where it was chosen; the interval of the other texts' perplexity says more."""
+    choice = choose(tiny, edit, strengths=(0.25,), budget="ppl:1.1")
+    assert choice.evaluation is not None
+    frame = choice.evaluation.frame.set_index("measure")
+    frame.loc["cost", ["before", "after", "low", "high"]] = [10.0, 11.5, low, high]
+    made = replace(choice, evaluation=replace(choice.evaluation, frame=frame.reset_index()))
+    if words:
+        assert words in made.sentence
+        assert made.sentence.endswith(f"(1.15 times the perplexity [{1 + low / 10:.2f}, {1 + high / 10:.2f}])")
+    else:
+        assert made.sentence.endswith("texts that chose nothing")
+
+
 def test_a_perplexity_budget_and_one_that_nothing_meets(tiny: Any, edit: Intervention) -> None:
     choice = choose(tiny, edit, strengths=(1.0, 2.0), budget="ppl:1")
     before = perplexity(tiny, NEUTRAL[::2], progress=False)
