@@ -13,8 +13,8 @@ from analyses.sentences import by_verdict, listed, sentence
 
 CONCEPT = "concept"
 _HALVED = {
-    ls.Verdict.LOWER: "shown to leave less than half",
-    ls.Verdict.HIGHER: "shown to leave more than half",
+    ls.Verdict.LOWER: "less than half",
+    ls.Verdict.HIGHER: "more than half",
     ls.Verdict.NOT_SHOWN: "neither shown",
 }
 
@@ -43,7 +43,7 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], neutral: str) -> l
     verdicts = {
         str(row["order"]): ls.verdict_of(row["half_low"], row["half_high"]) for row in chosen.to_dict("records")
     }
-    sentences.append(sentence(f"on other prompts these sets are, {by_verdict(verdicts, _HALVED)}"))
+    sentences.append(sentence(f"what these sets leave on other prompts: {by_verdict(verdicts, _HALVED)}"))
     first = chosen.iloc[0]
     cost = first.rename({f"perplexity_{key}": f"_{key}" for key in ("before", "after", "low", "high")})
     cost = cost.drop(["before", "after", "low", "high"]).rename(lambda name: str(name).removeprefix("_"))

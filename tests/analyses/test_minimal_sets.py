@@ -147,7 +147,7 @@ def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     said = summary("sad", tables, "held-out target texts")
     assert check_verbs(said) == 3
     row = tables["minimal_sets"].iloc[0]
-    words = {ls.Verdict.LOWER: "shown to leave less", ls.Verdict.HIGHER: "shown to leave more"}
+    words = {ls.Verdict.LOWER: "less than half", ls.Verdict.HIGHER: "more than half"}
     verdict = ls.verdict_of(row["half_low"], row["half_high"])
     assert words.get(verdict, "neither shown" if verdict is ls.Verdict.NOT_SHOWN else "cannot be judged") in said[2]
     assert said[1].endswith("against AUROC's: fewer: RelP.")
