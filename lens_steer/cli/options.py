@@ -348,6 +348,12 @@ class ScoringOptions(SamplingOptions):
 
         return beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
 
+    def prompt_groups(self, held: ContrastSet) -> Sequence[str] | None:
+        """Return what the prompts come from, where they are the beginnings of texts in groups."""
+        if self.prompts is not None or held.source_groups is None:
+            return None
+        return held.source_groups[:_MOST_PROMPTS]
+
     def scorer(self, train: ContrastSet, seed: int) -> Scorer:
         """Return the word list, the oracle of a microworld contrast, or a classifier trained on `train`."""
         from lens_steer.evaluation.oracle_scorer import OracleScorer

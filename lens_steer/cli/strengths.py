@@ -93,12 +93,15 @@ class StrengthOptions:
 
         train, held = halves
         neutral, prompts = held.control or held.target, self._scoring.read_prompts(held)
+        groups, neutral_groups = self._scoring.prompt_groups(held), None if held.control else held.target_groups
         choice = choose_strength(
             hosted,
             edit,
             prompts=prompts,
             scorer=self._scoring.scorer(train, seed),
             neutral=neutral,
+            prompt_groups=groups,
+            neutral_groups=neutral_groups,
             strengths=self.strengths or STRENGTHS,
             budget=self.budget or "ppl:1.1",
             seed=seed,
@@ -115,8 +118,8 @@ class StrengthOptions:
         tell(findings=[f"{choice.sentence}."], tables={"strengths": choice.frame}, values={"strength": choice.chosen})
         chose = [
             row
-            for rows, halved in ((held.source, prompts), (neutral, neutral))
-            for row, chooses in zip(rows, alternate_blocks(halved, "texts"))  # prompts are as many or fewer
+            for rows, halved, named in ((held.source, prompts, groups), (neutral, neutral, neutral_groups))
+            for row, chooses in zip(rows, alternate_blocks(halved, "texts", named))  # prompts are as many or fewer
             if chooses
         ]
         about = {**choice.about(), "seen": pack(seen_forms(known_forms(chose)))}

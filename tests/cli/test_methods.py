@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from lens_steer.errors import LensSteerError, SettingError
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method
 from lens_steer.methods.lineas import LinEAS
+from lens_steer.texts.seen import unpack, was_seen
 from tests.families import save_tiny, sentences
 
 NEEDS = {
@@ -156,6 +158,27 @@ def test_a_strength_is_chosen_within_a_budget_on_texts_that_are_not_scored_again
         cli.app(f"{command} --out @scored".replace("@", f"{place}/").split())
     assert "scored on 6 of 12 held-out source texts" in written.getvalue()
     assert written.getvalue().count("  before: ") == 3
+
+
+def test_texts_of_a_named_group_choose_the_strength_together_or_not_at_all(place: Path) -> None:
+    topics = [f"topic {number // 3}" for number in range(24)]
+    rows = [
+        {"text": text, "label": name, "topic": f"{topic} of {name}"}
+        for name in ("sad", "other")
+        for text, topic in zip((place / f"{name}.txt").read_text().splitlines(), topics, strict=True)
+    ]
+    (place / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = (
+        "fit --model @model --texts @topics.jsonl --source sad --groups topic --method caa --layers 0 --strengths 0.1"
+    )
+    given += " --strengths 0.1 --budget kl:9 --words sad,cried --max-new-tokens 2 --out @grouped"
+    cli.app(given.replace("@", f"{place}/").split())
+    chose = unpack(Intervention.load(place / "grouped").provenance["strength_choice"]["seen"])
+    seen: dict[str, set[bool]] = {}
+    for row, known in zip(rows, was_seen([row["text"] for row in rows], chose), strict=True):
+        seen.setdefault(row["topic"], set()).add(bool(known))
+    assert all(len(all_or_none) == 1 for all_or_none in seen.values())
+    assert 2 <= sum(True in all_or_none for all_or_none in seen.values()) <= 6
 
 
 def test_a_budget_that_nothing_meets_is_said_and_the_fit_saved(place: Path) -> None:

@@ -134,6 +134,9 @@ def edit_card(
     trial = Trial(
         model, _enough("prompts", asked), _enough("neutral", plain), samples, max_new_tokens, temperature, held.chat,
         seed, batch_size, confidence,
+        prompt_groups=held.source_groups[: len(asked)] if prompts is None and held.source_groups else None,
+        neutral_groups=held.target_groups[: len(plain)] if neutral is None and not held.control and held.target_groups
+        else None,
     )  # fmt: skip
     _require_unseen(edit, held, trial)
     with edit.on(model):

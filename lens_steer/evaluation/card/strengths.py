@@ -23,6 +23,8 @@ def strength_item(
         prompts=trial.prompts,
         scorer=scorer,
         neutral=trial.neutral,
+        prompt_groups=trial.prompt_groups,
+        neutral_groups=trial.neutral_groups,
         strengths=strengths,
         budget=budget,
         samples=trial.samples,

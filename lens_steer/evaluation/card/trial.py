@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,7 +30,7 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Prompts and neutral texts, and how they are run."""
+    """Prompts and neutral texts, what they come from where that is named, and how they are run."""
 
     model: nn.Module
     prompts: tuple[Prompt, ...]
@@ -41,6 +42,8 @@ class Trial:
     seed: int
     batch_size: int | None
     confidence: float
+    prompt_groups: Sequence[str] | None = None
+    neutral_groups: Sequence[str] | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
