@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,5 +36,7 @@ def sentence(*clauses: str) -> str:
 
 
 def interval(row: Any, value: str = "value", *, digits: int = 2) -> str:
-    """Write a value and its interval."""
+    """Write a value and its interval; "cannot be judged" where there is none, such as of a score that never varies."""
+    if not math.isfinite(row[value]):
+        return ls.Verdict.CANNOT_JUDGE.value
     return f"{row[value]:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

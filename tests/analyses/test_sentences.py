@@ -7,7 +7,7 @@ import math
 import pytest
 
 import lens_steer as ls
-from analyses.sentences import PLURAL, by_verdict, listed, sentence
+from analyses.sentences import PLURAL, by_verdict, interval, listed, sentence
 from tests.analyses.verbs import check_verbs
 
 
@@ -19,6 +19,11 @@ def test_names_are_grouped_by_verdict() -> None:
     assert by_verdict({"a": ls.Verdict.HIGHER}, {ls.Verdict.HIGHER: "beyond"}) == "beyond: a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert sentence("one", "", "two") == "One; two."
+
+
+def test_a_value_that_is_none_is_not_written_as_a_number() -> None:
+    assert interval({"value": math.nan, "low": math.nan, "high": math.nan}) == "cannot be judged"
+    assert interval({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.50 [0.25, 0.75]"
 
 
 @pytest.mark.parametrize(
