@@ -22,7 +22,7 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.collisions import collisions
 from lens_steer.interventions.compose import compose
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
@@ -177,6 +177,7 @@ def interaction(
     require_confidence(confidence)
     named = _named(interventions)
     require_eval(model)
+    require_interventions(*named.values())
     edited = find_sites(model, list({site.name: None for edit in named.values() for site in edit.sites}))
     measured = reached(host_of(model), find_sites(model, sites), edited)
     if not measured:

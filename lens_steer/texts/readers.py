@@ -20,6 +20,8 @@ from lens_steer.texts.tables import TABLES, decoded, parsed, table_of_records
 
 FilePath = str | os.PathLike[str]
 PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"}
+FILE_SUFFIXES = {*PICKLES, *TABLES, ".json", ".txt"}
+"""What ends so is a file, and no data set's name."""
 IN_HAND = "contrast"
 """The name of a contrast that was read from no file."""
 
@@ -161,6 +163,8 @@ def _read_path(given: str, columns: Columns, paired: bool | None, config: str | 
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise ContrastError(f"{given}: {suffix} files can run code when opened, so none is; save the texts as .csv")
+    if not path.exists() and suffix in FILE_SUFFIXES:
+        raise ContrastError(f"{given}: there is no such file")
     if path.is_dir() or not path.exists():
         table = read_data_set(given, config, columns)
         return contrast_of_table(table, columns, given, given, paired=paired, chat=chat)
