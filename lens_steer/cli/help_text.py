@@ -24,6 +24,6 @@ class FilledHelp(DefaultFormatter):
 
 
 def _fill(described: Any) -> None:
-    text = getattr(described, "primary_renderable", None)
+    text: Any = getattr(described, "primary_renderable", None)
     if hasattr(text, "plain"):
         text.plain = re.sub(r"(?<!\n)\n(?!\n)[ \t]*(?=\S)", " ", text.plain)

@@ -177,7 +177,6 @@ def interaction(
     require_confidence(confidence)
     named = _named(interventions)
     require_eval(model)
-    require_interventions(*named.values())
     edited = find_sites(model, list({site.name: None for edit in named.values() for site in edit.sites}))
     measured = reached(host_of(model), find_sites(model, sites), edited)
     if not measured:
@@ -244,6 +243,7 @@ def _frame(measures: Mapping[tuple[Site, str, str | None], Measures], confidence
 
 def _named(interventions: Mapping[str, Intervention] | Sequence[Intervention]) -> dict[str, Intervention]:
     """Name interventions after their methods where they have no names; the second AurA is "AurA 2"."""
+    require_interventions(*(interventions.values() if isinstance(interventions, Mapping) else interventions))
     if isinstance(interventions, Mapping):
         named = dict(interventions)
     else:
