@@ -163,8 +163,6 @@ def _read_path(given: str, columns: Columns, paired: bool | None, config: str | 
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise ContrastError(f"{given}: {suffix} files can run code when opened, so none is; save the texts as .csv")
-    if not path.exists() and suffix in FILE_SUFFIXES:
-        raise ContrastError(f"{given}: there is no such file")
     if path.is_dir() or not path.exists():
         table = read_data_set(given, config, columns)
         return contrast_of_table(table, columns, given, given, paired=paired, chat=chat)
