@@ -39,15 +39,21 @@ def replacing(path: str | Path | None) -> Iterator[None]:
 
     """
     place = None if path is None else Path(path).resolve()
-    if place is not None and place.exists():
-        ours = any((place / name).is_file() for name in _OURS) or (place.is_dir() and not any(place.iterdir()))
-        if not (ours or (place.is_file() and place.suffix.lower() in _OUR_SUFFIXES)):
-            raise OutputError(f"{path} is no result that lens_steer wrote, so that it is not replaced: move it away")
+    empty = place is not None and place.is_dir() and not any(place.iterdir())
+    if place is not None and place.exists() and not (empty or is_result(place)):
+        raise OutputError(f"{path} is no result that lens_steer wrote, so that it is not replaced: move it away")
     token = _REPLACED.set(place)
     try:
         yield
     finally:
         _REPLACED.reset(token)
+
+
+def is_result(place: Path) -> bool:
+    """Return whether what lies at a place looks like a result of lens_steer, which `replacing` would replace."""
+    if place.is_file():
+        return place.suffix.lower() in _OUR_SUFFIXES
+    return any((place / name).is_file() for name in _OURS)
 
 
 def _may_be_replaced(path: Path) -> bool:

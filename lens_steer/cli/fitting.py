@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lens_steer.cli.fitted import bake_sentence, fit_sentences, fit_values
-from lens_steer.cli.methods import MethodName, MethodOptions, in_options
+from lens_steer.cli.methods import MethodName, MethodOptions
 from lens_steer.cli.option_values import lines_of
 from lens_steer.cli.options import (
     FILE,
@@ -88,13 +87,12 @@ def fit(
         return
     for sentence in contrast.lint(seed=seed).sentences:
         say(sentence)
+    scorer = strength.scorer(train, seed) if strength.wanted else None
     hosted = model.load()
     how = settings_of(
         texts, halves, settings, strength, batch_size=batch_size, model=model.model, method=method, paper=paper
     )
-    with ExitStack() as around:
-        around.enter_context(in_options())
-        around.enter_context(resumable(out, model=hosted, plan={"fit": how, "texts": train.data_hash, "seed": seed}))
+    with resumable(out, model=hosted, plan={"fit": how, "texts": train.data_hash, "seed": seed}):
         edit = chosen.fit(hosted, train)
     show(edit.support())
     if "stopped" not in edit.provenance:  # a descent warns itself
@@ -103,8 +101,8 @@ def fit(
     for sentence in sentences:
         say(sentence)
     tell(findings=sentences, tables={"support": edit.support()}, values=fit_values(edit))
-    if strength.wanted:
-        edit = strength.chosen(hosted, edit, (train, held), seed=seed, batch_size=batch_size)
+    if scorer is not None:
+        edit = strength.chosen(hosted, edit, held, scorer, seed=seed, batch_size=batch_size)
     run = circumstances(f"fit {method}", train, seed, how)
     run["seen"] = pack(seen_forms(known_forms(train.source + train.target)))
     run["fingerprint"] = model_fingerprint(hosted).content()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import CoercionError, Parameter, Token, validators
 
 from lens_steer.cli.option_values import sites_of
+from lens_steer.cli.option_words import option
 from lens_steer.cli.options import FINITE, FROM_ZERO, POSITIVE, CountOrNone, whole
-from lens_steer.errors import LensSteerError, SettingError
+from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
     from lens_steer.methods.fitting import Method
@@ -164,10 +163,9 @@ class MethodOptions:
         if name == "lineas" and "lr" in given and not paper and given.get("optimizer", "spectral") == "spectral":
             raise SettingError(f"--lr {self.lr}: spectral descent has no rate: leave it out, or give --optimizer adam")
         run: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "paired": paired}
-        with in_options():
-            if base is not None:  # what wraps a method has its settings alone
-                given = {"base": _made(base, given, False, **run)}
-            return _made(name, given, paper, **run)
+        if base is not None:  # what wraps a method has its settings alone
+            given = {"base": _made(base, given, False, **run)}
+        return _made(name, given, paper, **run)
 
 
 def _options_of(name: str) -> list[str]:
@@ -180,8 +178,8 @@ def _require_taken(given: Mapping[str, Any], name: str, base: str | None) -> Non
     taken = _options_of(name if base is None else base)
     if foreign := sorted(given.keys() - taken):
         what = name if base is None else f"{name} of {base}"
-        own = ", ".join(map(_option, [*taken, *([] if base is None else ["base"])]))
-        raise SettingError(f"{', '.join(map(_option, foreign))}: not for --method {what}, which takes {own}")
+        own = ", ".join(map(option, [*taken, *([] if base is None else ["base"])]))
+        raise SettingError(f"{', '.join(map(option, foreign))}: not for --method {what}, which takes {own}")
 
 
 def _made(
@@ -205,30 +203,6 @@ def _made(
         return of_paper
     for field in known.values():
         if field.default is MISSING and field.default_factory is MISSING and field.name not in settings:
-            raise SettingError(f"--method {name} needs {_option(field.name)}")
+            raise SettingError(f"--method {name} needs {option(field.name)}")
     made: Method = cls(**settings)
     return made
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-@contextmanager
-def in_options() -> Iterator[None]:
-    """Let errors speak of options where they speak of arguments: gamma_share=0.1 becomes --gamma-share 0.1."""
-    try:
-        yield
-    except LensSteerError as error:
-        raise type(error)(as_options(str(error))) from error
-
-
-def as_options(message: str) -> str:
-    """Return a message of the library with the options that `fit` has in place of arguments."""
-    names = "|".join(field.name for field in fields(MethodOptions))
-    value = r"(\"[^\"]*\"|-?\w+(?:\.\w+)?)?"
-
-    def option(match: re.Match[str]) -> str:
-        return " ".join([_option(match[1]), *([match[2].strip('"')] if match[2] else [])])
-
-    return re.sub(rf"\b({names})={value}", option, message)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lens_steer.errors import SettingError
+from lens_steer.errors import ContrastError, SettingError
 
 
 def lines_of(path: Path) -> list[str]:
-    """Read prompts, one a line; SettingError for a file without any, or that is no UTF-8 text."""
+    """Read prompts, one a line; ContrastError for a file without any, or that is no UTF-8 text."""
     try:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} cannot be read as UTF-8 text, one prompt a line: {error}") from error
+        raise ContrastError(f"{path} cannot be read as UTF-8 text, one prompt a line: {error}") from error
     if not lines:
-        raise SettingError(f"{path} holds no line of text")
+        raise ContrastError(f"{path} holds no line of text")
     return lines
 
 

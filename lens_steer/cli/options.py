@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter, Token, validators
+from cyclopts import CoercionError, Parameter, Token, validators
 
 from lens_steer.cli.hub import look_in_cache_where_offline
 from lens_steer.cli.inputs import require_same_model
 from lens_steer.cli.option_values import chat_of, lines_of, words_of
-from lens_steer.errors import ContrastError, SettingError
+from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
     from lens_steer.evaluation.scorers import Scorer
@@ -31,7 +31,10 @@ FROM_ONE = validators.Number(gte=1, lt=2**31)
 
 def whole(_: Any, tokens: Sequence[Token]) -> int:
     """Read a whole number; cyclopts itself would take 2.5 for 2."""
-    return int(tokens[0].value)
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise CoercionError(msg=f"{tokens[0].value!r} is no whole number", token=tokens[0]) from None
 
 
 def each_finite(kind: Any, values: Sequence[float] | None) -> None:
@@ -127,7 +130,8 @@ class TextOptions:
     Attributes
     ----------
     texts:
-        csv, tsv, jsonl, parquet or concept JSON; or two files of one text a line: source texts, target texts.
+        csv, tsv, jsonl, parquet or concept JSON; or two files of one text a line: source texts, target texts. These or
+        --contrast are needed.
     contrast:
         microworld:rude, ..., or a data set's name; microworld alone are texts that are labelled for all its concepts.
     text:
@@ -235,7 +239,7 @@ def read_texts(
 
     `reading`: settings of `read_contrast`.
     """
-    from lens_steer.texts.readers import read_contrast
+    from lens_steer.texts.readers import FILE_SUFFIXES, read_contrast
 
     if len(files) > 2 or not all(files):
         raise SettingError(
@@ -248,9 +252,8 @@ def read_texts(
         named = ", ".join(f"--{name.replace('_', '-')}" for name in columns)
         swap = "; for the other direction give the two files the other way round" if len(files) == 2 else ""
         raise SettingError(f"{named}: {what} have no columns or labels to choose from{swap}")
-    for name in files:
-        if not name.startswith(MICROWORLD):
-            look_in_cache_where_offline(name)
+    if not plain and Path(files[0]).suffix.lower() not in FILE_SUFFIXES:
+        look_in_cache_where_offline(files[0])
     where = (files[0], files[1]) if len(files) == 2 else files[0]
     return read_contrast(where, chat=chat, n=n, seed=seed, **reading)
 
@@ -363,10 +366,7 @@ class ScoringOptions(SamplingOptions):
             return WordList(words_of(self.words))
         if train.name.startswith(MICROWORLD):
             return OracleScorer(train.name.removeprefix(MICROWORLD))
-        try:
-            return ConceptClassifier.fit(train, seed=seed, unproven="warn" if self.unproven else "refuse")
-        except ContrastError as error:
-            raise ContrastError(f"{error}; here --words, or --unproven to take it all the same") from None
+        return ConceptClassifier.fit(train, seed=seed, unproven="warn" if self.unproven else "refuse")
 
 
 BatchSize = Annotated[

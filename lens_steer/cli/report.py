@@ -12,7 +12,7 @@ from lens_steer.cli.runs import say_written
 
 
 def report(
-    runs: Annotated[list[Path], Parameter(validator=DIRECTORY)],
+    runs: list[Annotated[Path, Parameter(validator=DIRECTORY)]],
     /,
     *,
     out: Path = Path("report.html"),

@@ -18,7 +18,9 @@ from cyclopts import Parameter
 
 from lens_steer.cli.exit_status import cause_of
 from lens_steer.cli.inputs import input_hashes, require_unchanged
-from lens_steer.directories import plain, replacing
+from lens_steer.cli.option_words import in_options
+from lens_steer.directories import is_result, plain, replacing
+from lens_steer.errors import OutputError
 from lens_steer.invocation import invoked
 
 if TYPE_CHECKING:
@@ -136,8 +138,9 @@ def with_shared_options(command: Callable[..., None], *, replaces: bool = True) 
             bound = signature.bind(*given, **options)
             bound.apply_defaults()
             around.enter_context(reading(bound.arguments))
-            if force:
-                around.enter_context(replacing(bound.arguments["out"]))
+            around.enter_context(in_options(command))
+            if "force" in shared:
+                around.enter_context(forced(bound.arguments["out"], force=force))
             command(*given, **options)
 
     added = [
@@ -147,6 +150,18 @@ def with_shared_options(command: Callable[..., None], *, replaces: bool = True) 
     whole.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
     whole.__annotations__ = {**command.__annotations__, **shared}
     return whole
+
+
+@contextmanager
+def forced(out: Path | None, *, force: bool) -> Iterator[None]:
+    """Let --force replace the result at `out`; without it, let the refusal say that there is --force."""
+    try:
+        with replacing(out if force else None):
+            yield
+    except OutputError as error:
+        if force or out is None or not is_result(out):
+            raise
+        raise OutputError(f"{error}; --force replaces it") from error
 
 
 @contextmanager

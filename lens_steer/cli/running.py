@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from lens_steer.cli.exit_status import MODEL, Terminated, cause_of, exit_status_help
+from lens_steer.cli.help_text import FilledHelp
 from lens_steer.cli.reporting import failed_as_json, tell
 from lens_steer.errors import LensSteerError, LensSteerWarning
 from lens_steer.interruption import on_interrupt
@@ -48,6 +49,7 @@ def app_of(name: str, help_text: str | None = None, **settings: Any) -> App:
         help=help_text,
         version=lambda: f"lens-steer {version('lens-steer')}",
         help_format="plaintext",
+        help_formatter=FilledHelp(),
         help_epilogue=exit_status_help(),
         default_parameter=Parameter(negative=()),
         exit_on_error=False,
@@ -75,7 +77,7 @@ def status_of(command: Command, name: str, arguments: Sequence[str]) -> int:
             asked = " ".join([name, *[word for word in named if not word.startswith("-")]])
             if "--json" in arguments:
                 failed_as_json(" ".join(list(arguments)[:1]), error)
-            return _fail(name, f"{error} See `{asked} --help`.", error)
+            return _fail(name, f"{str(error).rstrip('.')}. See `{asked} --help`.", error)
         except LensSteerError as error:
             return _fail(name, str(error), error)
         except OSError as error:  # a full disk, a connection that broke: no command foresees where

@@ -14,6 +14,7 @@ from lens_steer.cli.runs import say, show, show_pairs
 from lens_steer.errors import SettingError
 
 if TYPE_CHECKING:
+    from lens_steer.evaluation.scorers import Scorer
     from lens_steer.interventions.intervention import Intervention
     from lens_steer.texts.contrast import ContrastSet
 
@@ -39,6 +40,8 @@ class StrengthOptions:
         Strengths to try, with commas; 0.25,0.5,1,1.5,2 when --budget alone is given.
     words:
         Score by these words (commas) instead of a classifier trained on the half that is fitted on.
+    unproven:
+        Score by the classifier even where it was not shown to tell source from target.
     samples:
         Continuations per prompt.
     max_new_tokens:
@@ -51,6 +54,7 @@ class StrengthOptions:
     budget: str | None = None
     strengths: Annotated[tuple[float, ...] | None, Parameter(converter=_numbers, n_tokens=1)] = None
     words: str | None = None
+    unproven: bool = False
     samples: Count = 1
     max_new_tokens: Count = 30
     temperature: Annotated[float, Parameter(validator=NOT_NEGATIVE)] = 1.0
@@ -65,19 +69,25 @@ class StrengthOptions:
         from lens_steer.evaluation.strength_choice import checked_strengths
         from lens_steer.interventions.budget import Budget
 
-        if self.words is not None and not self.wanted:
-            raise SettingError("--words: they score the choice of a strength, give --budget")
+        for name, given in (("--words", self.words is not None), ("--unproven", self.unproven)):
+            if given and not self.wanted:
+                raise SettingError(f"{name}: it is of the scorer that chooses a strength, give --budget")
         self._scoring.check(held)
         if self.budget is not None:
             Budget.of(self.budget)
         if self.strengths is not None:
             checked_strengths(self.strengths)
 
+    def scorer(self, train: ContrastSet, seed: int) -> Scorer:
+        """Return what scores, before the model is loaded; ContrastError where it cannot judge."""
+        return self._scoring.scorer(train, seed)
+
     def chosen(
         self,
         hosted: Any,
         edit: Intervention,
-        halves: tuple[ContrastSet, ContrastSet],
+        held: ContrastSet,
+        scorer: Scorer,
         *,
         seed: int,
         batch_size: int | None,
@@ -91,14 +101,13 @@ class StrengthOptions:
         from lens_steer.texts.blocks import alternate_blocks
         from lens_steer.texts.seen import known_forms, pack, seen_forms
 
-        train, held = halves
         neutral, prompts = held.control or held.target, self._scoring.read_prompts(held)
         groups, neutral_groups = self._scoring.prompt_groups(held), None if held.control else held.target_groups
         choice = choose_strength(
             hosted,
             edit,
             prompts=prompts,
-            scorer=self._scoring.scorer(train, seed),
+            scorer=scorer,
             neutral=neutral,
             prompt_groups=groups,
             neutral_groups=neutral_groups,
@@ -132,4 +141,4 @@ class StrengthOptions:
 
     @property
     def _scoring(self) -> ScoringOptions:
-        return ScoringOptions(words=self.words)
+        return ScoringOptions(words=self.words, unproven=self.unproven)

@@ -18,13 +18,13 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from lens_steer.cli.option_values import chat_of
+from lens_steer.cli.option_words import in_options
 from lens_steer.cli.options import CountOrNone, ModelOptions, Out, PlanOnly, Seed, TextOptions
 from lens_steer.cli.planning import show_plan
-from lens_steer.cli.reporting import Force, Json, as_json, reading
+from lens_steer.cli.reporting import Force, Json, as_json, forced, reading
 from lens_steer.cli.running import app_of, run
 from lens_steer.cli.runs import require_free_place, say, say_written, tell_study
 from lens_steer.cli.study_options import options_of, types_in
-from lens_steer.directories import replacing
 from lens_steer.errors import SettingError
 from lens_steer.progress import heard
 
@@ -82,12 +82,14 @@ def study(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
 
 def _list_studies() -> None:
     say("lens-steer study NAME [OPTIONS]; lens-steer study NAME --help says which.")
-    for name in find_studies():
+    studies = find_studies()
+    widest = max(map(len, studies), default=0)
+    for name in studies:
         try:
             about = _first_sentence(load_study(name))
         except SettingError as error:
             about = str(error)
-        say(f"{name:<18} {about}")
+        say(f"{name:<{widest}} {about}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,8 @@ def run_study(study: Callable[..., Any], name: str, words: Sequence[str] | None 
         if chosen.json:
             around.enter_context(as_json(f"study {name.rpartition(' ')[2]}"))
         around.enter_context(reading(vars(chosen)))
-        around.enter_context(replacing(chosen.out if chosen.force else None))
+        around.enter_context(in_options(type(chosen)))
+        around.enter_context(forced(chosen.out, force=chosen.force))
         chosen.run(study)
 
 

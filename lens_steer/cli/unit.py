@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet
 
 
-def _each_directory(kind: Any, paths: list[Path] | None) -> None:
-    """Refuse what is no directory, one by one."""
-    for path in paths or ():
-        DIRECTORY(kind, path)
-
-
 _SHOWN = ["part", "direction", "token", "z"]
 
 
@@ -32,7 +26,9 @@ def unit(
     model: ModelOptions,
     texts: TextOptions = TextOptions(),
     out: Annotated[Path, Parameter(help="New file, NAME.html, or new run folder for `report`.")] = Path("unit.html"),
-    interventions: Annotated[list[Path] | None, Parameter(consume_multiple=True, validator=_each_directory)] = None,
+    interventions: Annotated[
+        list[Annotated[Path, Parameter(validator=DIRECTORY)]] | None, Parameter(consume_multiple=True)
+    ] = None,
     words: str | None = None,
     unrelated: Annotated[Path | None, Parameter(validator=FILE)] = None,
     pool: Literal["max", "mean", "last", "first"] = "max",

@@ -19,7 +19,7 @@ from lens_steer.errors import SettingError, SiteError
 from lens_steer.host.adapter import Host, host_of
 from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
@@ -241,6 +241,7 @@ def downstream_shift(
 
     require_confidence(confidence)
     require_eval(model)
+    require_interventions(intervention)
     host = host_of(model)
     edited = find_sites(model, [site.name for site in intervention.sites])
     measured = reached(host, find_sites(model, sites), edited)

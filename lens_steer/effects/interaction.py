@@ -22,7 +22,7 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.collisions import collisions
 from lens_steer.interventions.compose import compose
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
@@ -243,6 +243,7 @@ def _frame(measures: Mapping[tuple[Site, str, str | None], Measures], confidence
 
 def _named(interventions: Mapping[str, Intervention] | Sequence[Intervention]) -> dict[str, Intervention]:
     """Name interventions after their methods where they have no names; the second AurA is "AurA 2"."""
+    require_interventions(*(interventions.values() if isinstance(interventions, Mapping) else interventions))
     if isinstance(interventions, Mapping):
         named = dict(interventions)
     else:

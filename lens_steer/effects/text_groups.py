@@ -17,7 +17,7 @@ from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.texts.blocks import blocks_of
-from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 from lens_steer.texts.messages import Conversation
 
 Texts = Literal["heldout", "neutral", "foreign"]
@@ -54,6 +54,7 @@ def tokenized_groups(
 
 
 def _sided(model: nn.Module, name: Texts, contrast: ContrastSet) -> TextGroup:
+    require_contrast(contrast)
     sides = {"source": contrast.source, "target": contrast.target}
     blocks = np.split(contrast.blocks, np.cumsum([len(rows) for rows in sides.values()]))
     tokens = {side: tokenize(model, rows, chat=contrast.chat) for side, rows in sides.items()}

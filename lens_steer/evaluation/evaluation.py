@@ -24,7 +24,7 @@ from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
 from lens_steer.host.next_tokens import TextLosses
 from lens_steer.host.prompts import Prompt, prompt_text
 from lens_steer.interventions.fingerprint import content_hash
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.resumption import Part, digest_of, remembered
 from lens_steer.statistics.intervals import (
     change_interval,
@@ -150,6 +150,7 @@ def evaluate(
         raise SettingError(f"samples must be 1 or more, not {samples}")
     require_confidence(confidence)
     scorer = as_scorer(scorer)
+    require_interventions(intervention)
     seen = seen_in(intervention.provenance)
     for texts in (prompts, neutral):
         rows = [row for row in texts if isinstance(row, str | tuple) or messages_of(row) is not None]

@@ -20,7 +20,7 @@ from lens_steer.statistics.scores import auroc
 from lens_steer.statistics.significance import auroc_interval
 from lens_steer.statistics.verdict import Verdict, verdict_of
 from lens_steer.texts.blocks import pooled_text
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.contrast import ContrastSet, require_contrast
 from lens_steer.texts.scripts import composed, whole_word, word_features
 
 _SHOWN_WORDS = 12
@@ -126,6 +126,7 @@ class ConceptClassifier:
         from sklearn.metrics import accuracy_score
         from sklearn.pipeline import make_pipeline
 
+        require_contrast(contrast)
         train, heldout = contrast.split(test=test, seed=seed)
         # Balanced: an even prior, so that 1/2 separates the sides whatever their sizes.
         pipeline = make_pipeline(

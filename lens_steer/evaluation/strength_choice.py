@@ -21,7 +21,7 @@ from lens_steer.evaluation.reading import read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.prompts import Prompt, prompt_text
 from lens_steer.interventions.budget import Budget
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.statistics.verdict import Change
 from lens_steer.texts.blocks import alternate_blocks
 from lens_steer.texts.contrast import ChatFormat, Row
@@ -167,6 +167,7 @@ def choose_strength(
 
     """
     limit, tried = Budget.of(budget), checked_strengths(strengths)
+    require_interventions(intervention)
     prompts, neutral = listed("prompts", prompts), listed("neutral", neutral)
     for rows in (prompts, neutral):
         require_unseen(

@@ -9,9 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import ForwardPass, PositionClock
-from lens_steer.host.guards import check_edit_sites
+from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
 from lens_steer.host.turns import editing, taking_turns
@@ -57,7 +58,13 @@ class Attachable(Protocol):
 
 @contextmanager
 def edited(model: nn.Module, intervention: Attachable | None, strength: Any) -> Iterator[None]:
-    """Run the model with this intervention, if there is one; calls of other threads wait until it is off again."""
+    """Run the model with this intervention, if there is one; calls of other threads wait until it is off again.
+
+    ModelError for a model in training mode, SettingError for what is no intervention.
+    """
+    require_eval(model)
+    if not isinstance(intervention, Attachable | None):
+        raise SettingError(f"an intervention is needed, not {intervention!r}: Intervention.load(DIR) reads a saved one")
     with taking_turns(model):
         if intervention is None:
             yield

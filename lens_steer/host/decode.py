@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -46,6 +47,10 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            whole = name not in ("temperature", "top_p", "repetition_penalty")
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+                raise SettingError(f"{name} is a {'whole ' * whole}number, not {value!r}")
         # Written as what must hold, so that NaN is refused too.
         rules = {
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),

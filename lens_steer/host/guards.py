@@ -32,7 +32,8 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
 
 
 def require_eval(model: nn.Module) -> None:
-    """Refuse a model in training mode, whose dropout would make every result random."""
+    """Refuse what is no TransformerLens model, and one in training mode, whose dropout would make results random."""
+    host_of(model)
     if model.training or getattr(model, "original_model", model).training:
         raise ModelError("the model is in training mode: call model.eval() first")
 

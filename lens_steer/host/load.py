@@ -61,6 +61,8 @@ def load_model(
     """
     place = None if device is None else checked_device(device)
     precision = _checked_dtype(dtype)
+    if not isinstance(model, nn.Module | str | Path):
+        raise ModelError(f"a model is a hub name, a directory, a GGUF file or a model in hand, not {model!r}")
     if isinstance(model, nn.Module):
         loaded = _wrap(model, device=place, dtype=precision, tokenizer=tokenizer)
     elif str(model).lower().endswith(".gguf"):

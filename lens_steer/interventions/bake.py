@@ -15,7 +15,7 @@ from lens_steer.errors import ModelError, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.weights import PlainWeights
 from lens_steer.interventions.folding import KEEP_HOOKS, planned_writes, require_foldable
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +47,7 @@ def bake(
     """
     if not math.isfinite(strength):
         raise SettingError(f"a strength is a finite number, not {strength}")
+    require_interventions(intervention)
     weights = PlainWeights(model)
     host = host_of(model)
     edits = intervention.scaled(strength).edits if strength != 0.0 else ()

@@ -16,7 +16,7 @@ from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import MapError
 from lens_steer.host.scope import Scope
 from lens_steer.interventions.edit import Edit
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def collisions(
     """
     import pandas as pd
 
+    require_interventions(first, later)
     require_equal_widths(first, later)
     frames = [
         _frame(edit, later.edits[place], units, activations) for edit, place, units in colliding(first, later, tol)

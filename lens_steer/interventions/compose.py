@@ -12,7 +12,7 @@ from lens_steer.errors import LensSteerWarning, MapError, SettingError, require_
 from lens_steer.host.units import Unit
 from lens_steer.interventions.collisions import colliding, require_equal_widths
 from lens_steer.interventions.edit import Edit
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 
 Policy = Literal["sequential", "first", "error"]
 """What happens where two interventions edit the same unit: both in turn, the first alone, or nothing at all."""
@@ -54,6 +54,7 @@ def compose(*interventions: Intervention, policy: Policy = "sequential", tol: fl
     require_choice("compose: policy", policy, Policy)
     if len(interventions) < 2:
         raise SettingError(f"two or more interventions make a composition, not {len(interventions)}")
+    require_interventions(*interventions)
     whole, *rest = interventions
     dropped: list[dict[str, Any]] = []
     for place, later in enumerate(rest, start=2):

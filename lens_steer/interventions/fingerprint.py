@@ -10,7 +10,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from lens_steer.errors import ArtifactError
+from lens_steer.errors import ArtifactError, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import SiteReading, compare_fingerprints, read_fingerprint
 from lens_steer.host.sites import Site
@@ -41,16 +41,18 @@ def require_same_model(
 ) -> None:
     """Raise ArtifactError if the model's edited sites are not those of the fingerprint, taken in `dtype`.
 
-    A model is tried once, and again after its weights changed.
+    SiteError where it has no such site. A model is tried once, and again after its weights changed.
     """
     host = host_of(model)
     host.refresh()
     key = hash(tuple(sorted(expected.items(), key=lambda item: item[0])))
     if not expected or key in host.checked_fingerprints:
         return
-    difference = compare_fingerprints(
-        expected, read_fingerprint(model, sites), float32=dtype == "float32" and host.dtype == torch.float32
-    )
+    try:
+        reading = read_fingerprint(model, sites)
+    except SiteError as error:
+        raise SiteError(f"this intervention was fitted on another model: {error}") from error
+    difference = compare_fingerprints(expected, reading, float32=dtype == "float32" and host.dtype == torch.float32)
     if difference:
         raise ArtifactError(
             f"this intervention was fitted on other weights: {difference}. Load the model it names (its provenance), "

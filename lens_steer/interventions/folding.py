@@ -30,7 +30,7 @@ Linear = Float[Tensor, " unit"] | Float[Tensor, "unit unit"]
 Write = Callable[[], None]
 """Folds one map into the weights as they are when it is called; all refusals came before."""
 
-KEEP_HOOKS = "keep it as hooks, `with intervention.on(model)`"
+KEEP_HOOKS = "keep it as hooks, with intervention.on(model)"
 
 
 def why_not_bakeable(edits: Sequence[Edit], model: nn.Module | None = None) -> str | None:

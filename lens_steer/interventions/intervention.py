@@ -75,9 +75,11 @@ class Intervention:
         return self.edits == other.edits if isinstance(other, Intervention) else NotImplemented
 
     def __repr__(self) -> str:
-        kept = int(sum(int(edit.map.moved(1e-5).sum()) for edit in self.edits))
+        kept = [int(edit.map.moved(1e-5).sum()) for edit in self.edits]
+        at = len({edit.site for edit, units in zip(self.edits, kept, strict=True) if units})
         method = self.provenance.get("method", "intervention")
-        return f"Intervention({method}: {kept} units moved at {len(self.sites)} sites)"
+        sites = len(self.sites)
+        return f"Intervention({method}: {sum(kept)} units moved at {at} of {sites} site{'s' * (sites != 1)})"
 
     def _repr_html_(self) -> str:
         return edits_html(self.edits, self.provenance, self.strengths, self.support())
@@ -191,6 +193,7 @@ class Intervention:
         At a site that both edit, `later` sees what this one wrote; for equal scopes and gates the two become one map,
         in closed form where both are diagonal without an interval; a strength then blends the composition as a whole.
         """
+        require_interventions(later)
         edits = list(self.edits)
         for new in later.edits:
             last = next((place for place in reversed(range(len(edits))) if edits[place].site == new.site), None)
@@ -387,3 +390,10 @@ def _sites_and_units(listed: Any, edited: Sequence[Site]) -> tuple[set[str], tup
 
 def _without_pass(write: Write) -> Callable[[Tensor], Tensor | None]:
     return lambda flat: write(flat, None)
+
+
+def require_interventions(*given: object) -> None:
+    """Raise SettingError for the first that is no intervention, such as the name of a directory."""
+    for one in given:
+        if not isinstance(one, Intervention):
+            raise SettingError(f"an intervention is needed, not {one!r}: Intervention.load(DIR) reads a saved one")

@@ -21,7 +21,10 @@ Strength = float | Sequence[float] | Tensor
 
 def as_strengths(strength: Strength) -> float | tuple[float, ...]:
     """Return a strength as a number or a tuple of numbers; SettingError if one is not finite or there is none."""
-    values = torch.as_tensor(strength, dtype=torch.float64)
+    try:
+        values = torch.as_tensor(strength, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise SettingError(f"strength is a number or a list of one number per row, not {strength!r}") from None
     if values.ndim > 1 or values.numel() == 0:
         raise SettingError(f"strength is a number or a list of one number per row, not {tuple(values.shape)} of them")
     if not bool(torch.isfinite(values).all()):

@@ -22,7 +22,7 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.fitting import method_provenance
-from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row
+from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row, require_contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class ActAdd:
         """
         sites = find_sites(model, self.sites, layers=self.layers)
         check_edit_sites(model, sites)
+        require_contrast(contrast)
         prompts, chat = self._chosen(contrast)
         ids = _aligned_ids(model, prompts, chat)
         different = (ids[0] != ids[1]).nonzero()[:, 0].tolist()

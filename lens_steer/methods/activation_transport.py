@@ -26,7 +26,7 @@ from lens_steer.methods.transport_maps import (
     mean_transport,
     unit_quantiles,
 )
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 Support = Literal["observed", "unbounded"] | tuple[float, float]
 """Where a map acts: inside the range observed on source texts, everywhere, or between two quantiles of that range."""
@@ -94,6 +94,7 @@ class ActivationTransport(ABC):
             A site cannot be edited; the model is in training mode.
 
         """
+        require_contrast(contrast)
         contrast.require(2, type(self).__name__)
         given: Activations | None = None
         if self.causal:

@@ -25,7 +25,7 @@ from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import Method, method_provenance, narrowed, require_base
 from lens_steer.methods.transport_maps import without_spread
 from lens_steer.ranking.halves import block_folds
-from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 from lens_steer.texts.seen import known_forms, pack, seen_forms
 
 _FEWEST_TEXTS = 4
@@ -93,6 +93,7 @@ class DSAS:
             Source and control are alike at a site, on every text.
 
         """
+        require_contrast(contrast)
         if not contrast.control:
             raise ContrastError(
                 f"DSAS tells source texts from neutral ones, and {contrast!r} has none: make it with "

@@ -33,7 +33,7 @@ from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
 from lens_steer.methods.lineas_solver import HELD_OUT, Solver
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
-from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -310,6 +310,7 @@ class LinEAS:
 
     @contextmanager
     def _problem(self, model: nn.Module, contrast: ContrastSet, activations: Activations | None) -> Iterator[Problem]:
+        require_contrast(contrast)
         contrast.require(_FEWEST_TEXTS, "LinEAS")
         require_eval(model)
         edit_sites = find_sites(model, self.sites, layers=self.layers)

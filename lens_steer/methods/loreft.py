@@ -28,7 +28,7 @@ from lens_steer.methods.descent_run import Descent, Optimizer
 from lens_steer.methods.fitting import method_provenance
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.text_loss import EditOf, TextLoss
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +111,7 @@ class LoReFT:
         if narrow:
             raise SettingError(f"LoReFT: rank={self.rank} is more than the {narrow[0].width} units of {narrow[0]}")
         check_edit_sites(model, sites)
+        require_contrast(contrast)
         count = len(contrast.target)
         scope = as_scope(self.scope)
         maps = _LowRankMaps(sites, self.rank, self.seed, host_of(model).device)

@@ -21,7 +21,7 @@ from lens_steer.interventions.project_out import ProjectOut
 from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.layer_choice import Layers, at_chosen_layer, require_layers
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,7 @@ class RepE:
             `activations` are of other sites, another pool or other texts; or the pairs do not differ at a site.
 
         """
+        require_contrast(contrast)
         if self.pairing == "contrast" and not contrast.paired:
             raise ContrastError(
                 f'RepE needs pairs, and {contrast!r} has none: make it with paired=True, or set pairing="random"'

@@ -12,8 +12,12 @@ from lens_steer.errors import ActivationError
 def require_finite(activations: Activations) -> None:
     """Raise an ActivationError that names the first value which is not a finite number: site, unit and text.
 
-    One too where there are no values, as with the texts of a sketch.
+    One too for what is no activations, and where there are no values, as with the texts of a sketch.
     """
+    if not isinstance(activations, Activations):
+        raise ActivationError(
+            f"activations are needed, not {type(activations).__name__}: collect(model, contrast, ...)"
+        )
     for site in activations.sites:
         values = activations.values[site]
         if values.is_meta:

@@ -55,7 +55,9 @@ def _fitted(edit: Intervention) -> tuple[dict[str, Any], dict[str, Any]]:
     method = str(given.get("method", "intervention"))
     support = edit.support()
     moved = support[support["kept"] > 0]
-    count = f"{method} moves {int(moved['kept'].sum()):,} units at {moved['site'].nunique()} sites"
+    units, sites = int(moved["kept"].sum()), moved["site"].nunique()
+    count = f"{method} moves {units:,} unit{'s' * (units != 1)} at {sites} of {len(edit.sites)} site"
+    count += "s" * (len(edit.sites) != 1)
     parts = {"figures": {}, "frames": {}, "summary": [count], "interventions": {method: edit}}
     model = {name: given[name] for name in ("model", "revision", "host", "weights", "dtype") if name in given}
     run = given.get("run")

@@ -206,6 +206,8 @@ def _side_labels(counts: Counter[str], columns: Columns, where: str) -> tuple[se
     known, listing = set(counts), ", ".join(f"{label!r} ({count} rows)" for label, count in counts.most_common(20))
     source, target = _label_set(columns.source), _label_set(columns.target)
     if source is None and target is None:
+        if len(known) == 1:
+            raise ContrastError(f"{where}: all rows have the label {listing}, and a contrast needs two sides")
         if known not in ({"0", "1"}, {"false", "true"}):
             raise ContrastError(
                 f"{where} does not say which side is the source; give source=, out of {listing or 'no label at all'}; "

@@ -384,3 +384,11 @@ class ContrastSet:
         groups = None if self.target_groups is None else {*(self.source_groups or ()), *self.target_groups}
         facts = [("paired", "source[i] with target[i]" * self.paired), *shown_rows(self.source, groups, self.chat)]
         return shown_result(f"Contrast: {self.name}", facts=facts, table=table)
+
+
+def require_contrast(contrast: object) -> None:
+    """Raise a `ContrastError` for what is no contrast of one concept, such as a list of texts."""
+    if not isinstance(contrast, ContrastSet):
+        raise ContrastError(
+            f"a contrast is needed, not {type(contrast).__name__}: ContrastSet(source, target) or read_contrast(path)"
+        )

@@ -20,6 +20,8 @@ from lens_steer.texts.tables import TABLES, decoded, parsed, table_of_records
 
 FilePath = str | os.PathLike[str]
 PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"}
+FILE_SUFFIXES = {*PICKLES, *TABLES, ".json", ".txt"}
+"""What ends so is a file, and no data set's name."""
 IN_HAND = "contrast"
 """The name of a contrast that was read from no file."""
 

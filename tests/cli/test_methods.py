@@ -13,7 +13,7 @@ import pytest
 
 from lens_steer import cli, methods
 from lens_steer.cli.fitted import _ranges
-from lens_steer.cli.methods import MethodName, MethodOptions, as_options, method_classes
+from lens_steer.cli.methods import MethodName, MethodOptions, method_classes
 from lens_steer.errors import LensSteerError, SettingError
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method
@@ -125,15 +125,6 @@ def test_pairs_are_taken_where_there_are_some() -> None:
     drawn: Any = MethodOptions().method("repe", paired=False)
     assert (paired.pairing, drawn.pairing) == ("contrast", "random")
     assert isinstance(paired, Method)
-
-
-def test_messages_are_translated() -> None:
-    assert (
-        as_options('set optimizer="adam" or gamma_share=0.1, k=3.')
-        == "set --optimizer adam or --gamma-share 0.1, --k 3."
-    )
-    assert as_options("lr=1e-05 is out of range") == "--lr 1e-05 is out of range"
-    assert as_options("seed=1 of block=2") == "seed=1 of block=2"
 
 
 def test_runs_of_layers() -> None:

@@ -147,6 +147,13 @@ class TestAlgebra:
         with pytest.raises(UnitError, match="no unit 1999"):
             edit.restrict([Unit(wide, 1999)])
 
+    def test_it_says_at_how_many_of_its_sites_units_move(self, tiny: Any) -> None:
+        moving = random_edit(tiny, "hook_resid_post", seed=1)
+        still = Edit(moving.edits[1].site, DiagonalAffine.identity(32))
+        assert repr(moving).endswith("at 2 of 2 sites)")
+        assert repr(Intervention((moving.edits[0], still))).endswith("at 1 of 2 sites)")
+        assert repr(Intervention((still,))).endswith("0 units moved at 0 of 1 site)")
+
     def test_support_counts_what_moved(self, tiny: Any) -> None:
         (site, *_) = find_sites(tiny, "mlp.hook_post")
         scale, shift = torch.ones(site.width), torch.zeros(site.width)
@@ -342,6 +349,15 @@ class TestFingerprint:
             pass
         with edit.on(other, check_model=False):
             logits(other)
+
+    def test_a_model_without_the_edited_sites_is_another_model(self, tiny: Any) -> None:
+        deeper = Site("blocks.7.hook_resid_post", 7, "hook_resid_post", 32)
+        fitted = random_edit(tiny, "hook_resid_post", seed=1, fitted=True)
+        edits = (Edit(deeper, DiagonalAffine.identity(32)),)
+        reading = next(iter(fitted.fingerprint.values()))
+        edit = replace(fitted, edits=edits, fingerprint={deeper.name: reading})
+        with pytest.raises(SiteError, match=r"fitted on another model: no site is named 'blocks\.7"), edit.on(tiny):
+            pass
 
     def test_another_dtype_is_the_same_model(self) -> None:
         edit = random_edit(make_tiny("llama"), "hook_resid_post", seed=1, fitted=True)

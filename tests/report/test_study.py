@@ -176,7 +176,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_the_folder_of_an_intervention_is_read_too(tiny: Any, tmp_path: Path) -> None:
     edit = study_of(tiny).interventions["edit"]
     run = read_run(edit.save(tmp_path / "edit"))
-    assert run.study.summary == ["a method moves 3 units at 1 sites"]
+    assert run.study.summary == ["a method moves 3 units at 1 of 1 site"]
     assert list(run.study.interventions.values()) == [edit]
 
 

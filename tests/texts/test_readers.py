@@ -89,7 +89,7 @@ def test_source_and_target_choose_labels(tmp_path, sides, source, target):
     [
         ("0120", {}, r"does not say which side.*'0' \(2 rows\), '1' \(1 rows\), '2' \(1 rows\)"),
         ("abab", {}, r"does not say which side.*'a' \(2 rows\), 'b' \(2 rows\)"),
-        ("1111", {}, r"does not say which side.*'1' \(4 rows\)"),
+        ("1111", {}, r"all rows have the label '1' \(4 rows\)"),
         ("1111", {"source": 1}, "need different labels"),
         ("abab", {"source": "A"}, r"no label 'A'; there is 'a' \(2 rows\)"),
         ("abab", {"source": "a", "target": ["b", "c"]}, "no label 'c'"),

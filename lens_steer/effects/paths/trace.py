@@ -23,7 +23,7 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.next_tokens import read_divergences
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, site_at
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import leave_groups_out
 from lens_steer.texts.contrast import ContrastSet, Row
@@ -109,6 +109,7 @@ def trace_shift(
     require_eval(model)
     if checked_pool(pool) == "max":
         raise SettingError("the maximum of a sum is not the sum of maxima: trace with pool mean, last or first")
+    require_interventions(intervention)
     if strength == 0.0 or not intervention.units(tol=0.0):
         raise SettingError("there is nothing to trace: at strength 0, or with maps that move nothing, no shift arises")
     host, tokenizer = host_of(model), host_of(model).tokenizer

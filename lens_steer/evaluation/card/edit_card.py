@@ -31,11 +31,11 @@ from lens_steer.evaluation.scorers import Scorer
 from lens_steer.evaluation.strength_choice import STRENGTHS, checked_strengths
 from lens_steer.host.prompts import Prompt
 from lens_steer.interventions.budget import Budget
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
 from lens_steer.statistics.intervals import FEWEST_DRAWS, require_confidence
 from lens_steer.texts.beginnings import beginnings
-from lens_steer.texts.contrast import ContrastSet, Row
+from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 from lens_steer.texts.messages import Conversation
 from lens_steer.texts.seen import require_unseen, seen_in
 
@@ -127,6 +127,9 @@ def edit_card(
     require_confidence(confidence)
     if draws < 1 or samples < 1:
         raise SettingError(f"draws and samples are 1 or more, not {draws} and {samples}")
+    require_interventions(edit)
+    for given in (contrast,) if train is None else (contrast, train):
+        require_contrast(given)
     contrast.require(_FEWEST if train is not None else 2 * _FEWEST, "edit_card")
     train, held = contrast.split(0.5, seed) if train is None else (train, contrast)
     asked = beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS) if prompts is None else prompts
