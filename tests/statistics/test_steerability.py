@@ -34,6 +34,30 @@ def test_intervals_cover_and_the_null_holds_its_level(gap: float) -> None:
     assert (above, apart) == (60, 60) if gap else above <= 3 and apart <= 6
 
 
+def test_the_null_of_two_pairs_is_their_cosine() -> None:
+    """Exchanged within pairs, two differences point one way as often as against each other."""
+    source, target = np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[0.0, 0.0], [0.0, 2.0]])
+    cosine = abs(mean_cosine(source - target))
+    for confidence in (0.95, 0.6):
+        null = cosine_null(source, target, paired=True, confidence=confidence, draws=100)
+        assert null == pytest.approx(cosine)
+    one, again, other = (
+        cosine_null(np.eye(9), -np.eye(9)[::-1], paired=False, confidence=0.9, draws=9, seed=seed) for seed in (0, 0, 1)
+    )
+    assert one == again != other
+
+
+def test_the_separation_of_a_gap_is_the_gap() -> None:
+    rng = np.random.default_rng(2)
+    source, target = rng.normal(size=(400, 2)) + np.array([3.0, 4.0]) / 2, rng.normal(size=(300, 2))
+    found = separation(source, target, blocks=(np.arange(400), 400 + np.arange(300)), confidence=0.95)
+    assert found.low < 2.5 < found.high
+    assert found.estimate == pytest.approx(2.5, abs=0.2)
+    # The variance of a gap in deviations of its own: that of both means, and of the mean of both variances.
+    half = 1.96 * ((1 / 400 + 1 / 300) * (1 + 2.5**2 / 8)) ** 0.5
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.2)
+
+
 def test_two_texts_tell_nothing() -> None:
     side = np.random.default_rng(0).normal(size=(2, 4))
     found = separation(side[:1], side[1:], blocks=(np.array([0]), np.array([1])), confidence=0.95)
