@@ -143,6 +143,11 @@ class TestShareChanges:
         columns = (before, ones, after, ones)
         assert self.interval(before, after) == change_interval(share_change, *columns, confidence=0.95, seed=0)
 
+    def test_the_interval_of_shares_however_small_scales_with_them(self) -> None:
+        before, after = np.random.default_rng(0).random((2, 60))
+        small = self.interval(1e-9 * before, 1e-9 * after)
+        assert small == pytest.approx([1e-9 * end for end in self.interval(before, after)])
+
     @pytest.mark.parametrize(("rows", "share_of_hits"), [(20, 0.1), (40, 0.06), (40, 0.25), (60, 0.15)])
     def test_false_alarms_stay_below_the_level_on_both_sides_of_rare(self, rows: int, share_of_hits: float) -> None:
         rng = np.random.default_rng(rows)
@@ -197,7 +202,7 @@ class TestAgainstDraws:
         assert against.interval.estimate == pytest.approx(choice.mean() - controls.mean())
         assert against.rank_p == pytest.approx(2 / 21)
 
-    @pytest.mark.parametrize("spread", [0.0, 0.25, 3.0], ids=["draws alike", "draws vary", "draws vary most"])
+    @pytest.mark.parametrize("spread", [0.0, 0.25, 30.0], ids=["draws alike", "draws vary", "draws vary most"])
     def test_of_means_the_interval_has_a_closed_form(self, spread: float) -> None:
         """Student's quantile times the deviation: of rows, and of draws less what rows alone give them."""
         rng = np.random.default_rng(11)
@@ -260,6 +265,7 @@ def test_either_end_rests_on_fifty_resamples_or_more(
 
     change_interval(change, np.zeros(4), np.arange(4.0), confidence=confidence, seed=0)
     assert sum(counted) == pytest.approx(resamples, abs=1)
+    assert counted[0] == min(3000, sum(counted))
 
 
 def test_what_is_not_finite_and_what_is_not_there_cannot_be_judged() -> None:

@@ -58,6 +58,33 @@ def test_the_separation_of_a_gap_is_the_gap() -> None:
     assert found.high - found.low == pytest.approx(2 * half, rel=0.2)
 
 
+def test_of_one_unit_the_separation_is_written_out() -> None:
+    """Each half of the blocks is measured from the middle of the other half's means."""
+    source, target = np.array([[5.0], [7.0], [6.5], [8.0]]), np.array([[1.0], [2.0], [0.5]])
+    found = separation(source, target, blocks=(np.arange(4), 4 + np.arange(3)), confidence=0.9)
+    sides = [side[:, 0] for side in (source, target)]
+    middles = [(sides[0][half::2].mean() + sides[1][half::2].mean()) / 2 for half in (0, 1)]
+    scores = [side - np.array([middles[1 - place % 2] for place in range(len(side))]) for side in sides]
+    spread = np.sqrt((scores[0].var(ddof=1) + scores[1].var(ddof=1)) / 2)
+    assert found.estimate == pytest.approx((scores[0].mean() - scores[1].mean()) / spread)
+    assert found.confidence == 0.9
+    assert found.low < found.estimate < found.high
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_side_of_two_texts_has_no_interval() -> None:
+    """Without one of them there is no spread."""
+    values = np.random.default_rng(0).normal(size=(8, 4))
+    for texts in (2, 6):
+        found = separation(
+            values[:texts], values[texts:], blocks=(np.arange(texts), np.arange(texts, 8)), confidence=0.95
+        )
+        assert np.isfinite(found.estimate)
+        assert np.isnan(found.low)
+    same = separation(0 * values[:4], 0 * values[4:], blocks=(np.arange(4), np.arange(4, 8)), confidence=0.95)
+    assert np.isnan(same.estimate)
+
+
 def test_two_texts_tell_nothing() -> None:
     side = np.random.default_rng(0).normal(size=(2, 4))
     found = separation(side[:1], side[1:], blocks=(np.array([0]), np.array([1])), confidence=0.95)
