@@ -328,6 +328,11 @@ def test_many_concepts_are_ranked_in_one_call(tiny: Any) -> None:
     got = ranking.concept("odd").frame.set_index(["site", "unit"]).auroc.sort_index()
     np.testing.assert_allclose(got, one.frame.set_index(["site", "unit"]).auroc.sort_index())
     assert len(ranking.top(3)) == 6
+    page, page_of_one = ranking._repr_html_(), one._repr_html_()
+    assert "<td>second bit</td>" in page
+    assert "<td>odd</td>" not in page_of_one
+    assert "<th>concept</th>" in page
+    assert "<th>concept</th>" not in page_of_one
     with pytest.raises(UnitError, match="choose a concept first"):
         ranking.units(3)
 

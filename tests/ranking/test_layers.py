@@ -53,8 +53,10 @@ def test_every_row_is_clopper_and_pearsons_for_all_sites_at_once() -> None:
 
 def test_shares_add_up_per_concept_and_k_is_checked() -> None:
     rng = np.random.default_rng(1)
-    frame = pd.concat([ranked(rng.permutation(60), per_site=20, concept=name) for name in "ab"])
-    assert layer_profile(frame, 30).groupby("concept")["share"].sum().tolist() == pytest.approx([1, 1])
+    frame = pd.concat([ranked(rng.permutation(60), per_site=20, concept=name) for name in "ba"])
+    table = layer_profile(frame, 30)
+    assert table["concept"].drop_duplicates().tolist() == ["b", "a"]  # in their own order
+    assert table.groupby("concept")["share"].sum().tolist() == pytest.approx([1, 1])
     for k in (61, 0):
         with pytest.raises(SettingError, match=f"1 to the 60 that are ranked, not {k}"):
             layer_profile(frame, k)

@@ -18,6 +18,7 @@ from lens_steer.ranking.experts import rank_experts
 from lens_steer.ranking.halves import halves
 from lens_steer.ranking.label_test import design_of
 from lens_steer.ranking.overlap import expert_overlap
+from lens_steer.statistics.scores import auroc
 
 SITE = "blocks.0.mlp.hook_post"
 
@@ -92,7 +93,8 @@ def test_shuffled_labels_never_reach_what_two_equal_concepts_share() -> None:
 def test_the_ends_of_chance_are_quantiles_of_the_hypergeometric_law() -> None:
     area = np.arange(60.0)
     for confidence in (0.95, 0.8):
-        row = expert_overlap(ranked(a=area, b=area), 20, confidence=confidence).iloc[0]
+        row = expert_overlap(ranked(b=area, a=area), 20, confidence=confidence).iloc[0]
+        assert (row.concept, row.other) == ("b", "a")  # in their own order
         ends = hypergeom(60, 20, 20).ppf([0.5 - confidence / 2, 0.5 + confidence / 2])
         assert [row.chance_low, row.chance_high] == pytest.approx([shared / (40 - shared) for shared in ends])
 
@@ -132,6 +134,27 @@ def test_every_shuffled_column_is_that_of_rankings_of_shuffled_labels() -> None:
     reached = np.abs(correlation) >= abs(row.rank_correlation)
     assert row.correlation_p == pytest.approx((1 + reached.sum()) / 10)
     assert 0 < row.shared < 4
+
+
+def test_a_labelling_like_the_given_one_is_as_extreme_as_it() -> None:
+    """Of three texts a side every tenth labelling is the given one or its reverse: p-values count them all."""
+    values = torch.randn(6, 40, generator=torch.Generator().manual_seed(2))
+    first, second = torch.tensor([1, 1, 1, 0, 0, 0]), torch.tensor([1, 0, 1, 0, 1, 0])
+    acts = labelled(values, first, second)
+    row = rank_experts(acts, holdout=None).overlap(10, permutations=400, seed=3).iloc[0]
+    drawn = design_of(acts.concept("b")).relabelled(400, 4) == (second == 1).numpy()
+    given, reverse = drawn.all(1).sum(), (~drawn).all(1).sum()
+    assert given + reverse == pytest.approx(40, abs=20)
+    assert row.shuffled_p * 401 - 1 >= given
+    assert row.correlation_p * 401 - 1 >= given + reverse
+    # Of ten pairs of a labelling and its reverse that come as often, so many lie as far out as the given one.
+    areas = {
+        labels: auroc(values[[*labels]], values[[text for text in range(6) if text not in labels]])
+        for labels in combinations(range(6), 3)
+    }
+    sizes = [abs(spearmanr(area, areas[0, 1, 2]).statistic) for area in areas.values()]
+    reached = sum(size >= abs(row.rank_correlation) - 1e-9 for size in sizes)
+    assert row.correlation_p == pytest.approx(reached / 20, abs=0.1)
 
 
 def test_what_has_no_overlap_is_refused() -> None:
