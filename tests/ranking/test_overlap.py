@@ -18,6 +18,7 @@ from lens_steer.ranking.experts import rank_experts
 from lens_steer.ranking.halves import halves
 from lens_steer.ranking.label_test import design_of
 from lens_steer.ranking.overlap import expert_overlap
+from lens_steer.statistics.relabelled import relabelled_auroc
 from lens_steer.statistics.scores import auroc
 
 SITE = "blocks.0.mlp.hook_post"
@@ -136,25 +137,24 @@ def test_every_shuffled_column_is_that_of_rankings_of_shuffled_labels() -> None:
     assert 0 < row.shared < 4
 
 
-def test_a_labelling_like_the_given_one_is_as_extreme_as_it() -> None:
-    """Of three texts a side every tenth labelling is the given one or its reverse: p-values count them all."""
-    values = torch.randn(6, 40, generator=torch.Generator().manual_seed(2))
-    first, second = torch.tensor([1, 1, 1, 0, 0, 0]), torch.tensor([1, 0, 1, 0, 1, 0])
-    acts = labelled(values, first, second)
-    row = rank_experts(acts, holdout=None).overlap(10, permutations=400, seed=3).iloc[0]
-    drawn = design_of(acts.concept("b")).relabelled(400, 4) == (second == 1).numpy()
+@pytest.mark.parametrize("units", [10, 40, 300])
+def test_a_labelling_like_the_given_one_is_as_extreme_as_it(units: int) -> None:
+    """Of three texts a side every tenth labelling is the given one or its reverse: both p-values count them all."""
+    values, label = torch.randn(6, units, generator=torch.Generator().manual_seed(2)), torch.tensor([1, 0, 1, 0, 1, 0])
+    acts = labelled(values, label, label)
+    row = rank_experts(acts, holdout=None).overlap(units // 4, permutations=400, seed=3).iloc[0]
+    drawn = design_of(acts.concept("b")).relabelled(400, 4) == (label == 1).numpy()
     given, reverse = drawn.all(1).sum(), (~drawn).all(1).sum()
     assert given + reverse == pytest.approx(40, abs=20)
-    assert row.shuffled_p * 401 - 1 >= given
-    assert row.correlation_p * 401 - 1 >= given + reverse
-    # Of ten pairs of a labelling and its reverse that come as often, so many lie as far out as the given one.
-    areas = {
-        labels: auroc(values[[*labels]], values[[text for text in range(6) if text not in labels]])
-        for labels in combinations(range(6), 3)
-    }
-    sizes = [abs(spearmanr(area, areas[0, 1, 2]).statistic) for area in areas.values()]
-    reached = sum(size >= abs(row.rank_correlation) - 1e-9 for size in sizes)
-    assert row.correlation_p == pytest.approx(reached / 20, abs=0.1)
+    assert row.correlation_p == pytest.approx((1 + given + reverse) / 401)
+    assert row.shuffled_p == pytest.approx((1 + given) / 401)
+    # Of two concepts too, whose correlation is no round number.
+    acts = labelled(values, torch.tensor([1, 1, 1, 0, 0, 0]), label)
+    row = rank_experts(acts, holdout=None).overlap(units // 4, permutations=100, seed=3).iloc[0]
+    area = auroc(values[:3], values[3:])
+    drawn = design_of(acts.concept("b")).relabelled(100, 4)
+    sizes = [abs(spearmanr(area, shuffled).statistic) for shuffled in relabelled_auroc(acts.values[SITE], drawn)]
+    assert row.correlation_p == pytest.approx((1 + sum(np.array(sizes) > abs(row.rank_correlation) - 1e-9)) / 101)
 
 
 def test_what_has_no_overlap_is_refused() -> None:
