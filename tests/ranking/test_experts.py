@@ -119,6 +119,17 @@ def test_a_holdout_that_cannot_measure_is_refused(heldout: Activations, message:
             call(ranked, holdout=heldout)
 
 
+def test_texts_are_known_by_their_hashes_else_by_their_values_at_all_sites() -> None:
+    ranked, held = planted(seed=1), planted(seed=2)
+    held.values[SITE][:] = ranked.values[SITE]
+    assert rank_experts(ranked, holdout=held).frame.heldout_auroc.notna().all()
+    hashes = torch.arange(70)[:, None]
+    with pytest.raises(ActivationError, match="7 of the held-out texts are ranked as well"):
+        rank_experts(replace(ranked, hashes=hashes), holdout=replace(held, hashes=hashes + 63))
+    other = replace(planted(seed=2), hashes=hashes + 70)
+    assert rank_experts(replace(ranked, hashes=hashes), holdout=other).frame.heldout_auroc.notna().all()
+
+
 def test_a_holdout_of_ranked_texts_is_refused_by_what_they_say(tiny: Any) -> None:
     sad = ContrastSet(sentences(9, seed=1, must="sad"), sentences(9, seed=2, must="happy"))
     first, second = sad.split()
@@ -347,6 +358,7 @@ def test_a_probe_finds_what_no_single_unit_holds() -> None:
     row = rank_experts(acts).probes().iloc[0]
     assert row.probe_auroc > 0.75
     assert row.best_unit_auroc < row.probe_auroc
+    pd.testing.assert_frame_equal(probe_sites(acts), probe_sites(acts, holdout=0.5, seed=0))
     noise = rank_experts(planted(gap=0.0)).probes()
     assert abs(noise.probe_auroc.mean() - 0.5) < 0.25
 

@@ -65,6 +65,12 @@ def test_pairs_of_one_block_are_averaged() -> None:
     assert frame["site"].eq(SITE).all()
     means = np.stack([(source - target)[block == number].mean(0) for number in range(12)])
     np.testing.assert_allclose(frame.sort_values("unit")["p_value"], wilcoxon(means, method="exact").pvalue, rtol=1e-6)
+    # One block of both sides, or texts of their own, are one stratum: Mann and Whitney's test.
+    for of_texts in (torch.zeros(48, dtype=torch.int64), torch.arange(48)):
+        plain = rank_experts(replace(acts, blocks=of_texts), holdout=None).frame
+        few = rank_experts(replace(acts, blocks=of_texts).rows(order[:20]), holdout=None).frame
+        assert plain["test"].eq("mann_whitney").all()
+        assert few["test"].eq("mann_whitney").all()
     # A text without its pair leaves no pairs to test.
     pairs[0] = -1
     loose = rank_experts(replace(acts, blocks=blocks, pairs=pairs[:, None]), holdout=None).frame

@@ -107,6 +107,7 @@ def test_of_values_with_cells_of_their_own_every_column_is_exact(holdout: float 
             np.testing.assert_allclose(got[column], exact[column], rtol=1e-6, atol=1e-7, err_msg=column)
         else:
             assert got[column].tolist() == exact[column].tolist(), column
+    assert got.index.tolist() == list(range(30))
     assert got["wasserstein"].isna().all()
     errors = got.filter(regex="_error$")
     assert errors.shape[1] == 4

@@ -37,6 +37,18 @@ def test_clusters_of_a_side_vary_by_their_sums() -> None:
     assert got[0] == pytest.approx(above.reshape(5, 2).mean(1).var(ddof=1) / 5 + told.var(ddof=1) / 7)
 
 
+def test_sides_are_treated_alike() -> None:
+    """Clusters of both sides and of one, more of them on the target's: turned round, the variance is the same."""
+    rng = np.random.default_rng(3)
+    source, target = rng.normal(size=(4, 6)).astype(np.float32), rng.normal(size=(4, 15)).astype(np.float32)
+    clusters = np.repeat(np.arange(3), 2), np.arange(15) // 2
+    one, other = (
+        clustered_delong_variance(source, target, *clusters),
+        clustered_delong_variance(target, source, *clusters[::-1]),
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 def test_one_cluster_has_no_spread() -> None:
     sides = np.random.default_rng(1).normal(size=(2, 1, 6)).astype(np.float32)
     assert clustered_delong_variance(*sides, np.zeros(6, int), np.zeros(6, int))[0] == pytest.approx(0, abs=1e-15)

@@ -116,6 +116,7 @@ def test_integrated_gradients_are_complete(tiny: Any) -> None:
     settings: Any = {"sites": ["mlp.hook_post", "hook_resid_post"]}
     exact = attribute(tiny, method="patch", **settings)
     units = attribute(tiny, method="integrated", level="unit", steps=64, **settings)
+    assert units.settings["steps"] == 64
     sums = units.frame.groupby("site", sort=False)["value"].sum()
     np.testing.assert_allclose(sums, exact.frame["value"], rtol=2e-2, atol=5e-3)
 
@@ -308,6 +309,7 @@ def test_agreement_is_the_correlation_of_parts_that_differ(tiny: Any) -> None:
 
 def test_the_strongest_parts_come_first_whatever_their_sign(tiny: Any) -> None:
     result = attribute(tiny, sites="mlp.hook_post", level="unit")
+    assert result.settings["steps"] is result.settings["rules"] is result.settings["flag_above"] is None
     top = result.top(7)
     assert top["value"].abs().tolist() == sorted(result.frame["value"].abs(), reverse=True)[:7]
     assert set(np.sign(top["value"])) == {-1, 1}
