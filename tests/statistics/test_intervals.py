@@ -213,10 +213,9 @@ class TestAgainstDraws:
         of_rows_alone = (controls - controls.mean(0)).var(axis=1, ddof=1).mean() / 40 * 20 / 19
         over_draws = max(0, controls.mean(1).var(ddof=1) - of_rows_alone)
         half = stats.t.ppf(0.95, 19) * math.sqrt(over_rows + over_draws * (1 + 1 / 20))
-        assert against.interval.high - against.interval.estimate == pytest.approx(
-            half, rel=0.04 if spread < 1 else 0.01
-        )
-        assert against.interval.estimate - against.interval.low == pytest.approx(half, rel=0.04 if spread < 1 else 0.01)
+        interval, near = against.interval, 0.04 if spread < 1 else 1e-3
+        assert interval.high - interval.estimate == pytest.approx(half, rel=near)
+        assert interval.estimate - interval.low == pytest.approx(half, rel=near)
 
     def test_the_rank_counts_draws_that_reach_the_choice(self) -> None:
         """Two-sided: twice the smaller side, a tie on either, at most 1."""
