@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import CoercionError, Parameter, Token, validators
 
-from lens_steer.cli.option_values import sites_of
+from lens_steer.cli.option_values import several, sites_of
 from lens_steer.cli.option_words import option
 from lens_steer.cli.options import FINITE, FROM_ZERO, POSITIVE, CountOrNone, whole
 from lens_steer.errors import SettingError
@@ -62,14 +62,14 @@ def method_classes() -> dict[str, type[Any]]:
     }
 
 
-def _layers(_: Any, tokens: Any) -> tuple[int, ...] | str:
-    token: Token = tokens[0]
-    if token.value == "all":
+def _layers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...] | str:
+    parts = several(tokens)
+    if parts == ["all"]:
         return "all"
     try:
-        return tuple(int(part) for part in token.value.split(","))
+        return tuple(int(part) for part in parts)
     except ValueError:
-        raise CoercionError(msg="layers are whole numbers with commas, such as 8,-1, or all", token=token) from None
+        raise CoercionError(msg="layers are whole numbers with commas, such as 8,-1, or all", token=tokens[0]) from None
 
 
 _LayersOption = Annotated[

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from cyclopts import CoercionError, Token
+
 from lens_steer.errors import ContrastError, SettingError
+
+
+def several(tokens: Sequence[Token]) -> list[str]:
+    """Return the values of an option that takes several: with commas, the option again, or both."""
+    parts = [part.strip() for token in tokens for part in token.value.split(",") if part.strip()]
+    if not parts:
+        raise CoercionError(msg="nothing was given; several values are written with commas", token=tokens[0])
+    return parts
 
 
 def lines_of(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import CoercionError, Parameter, Token
 
+from lens_steer.cli.option_values import several
 from lens_steer.cli.options import NOT_NEGATIVE, Count, ScoringOptions
 from lens_steer.cli.reporting import tell
 from lens_steer.cli.runs import say, show, show_pairs
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in tokens[0].value.split(","))
+        return tuple(float(part) for part in several(tokens))
     except ValueError:
         raise CoercionError(msg="strengths are numbers with commas, such as 0.5,1,2", token=tokens[0]) from None
 

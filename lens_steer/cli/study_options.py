@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import CoercionError, Parameter, Token
 from docstring_parser import DocstringStyle, parse
 
-from lens_steer.cli.option_values import lines_of, words_of
+from lens_steer.cli.option_values import lines_of, several, words_of
 from lens_steer.cli.options import FILE, FINITE, FROM_ZERO, CountOrNone, read_texts, whole
 from lens_steer.errors import SettingError
 
@@ -124,6 +124,7 @@ def _option_type(parameter: inspect.Parameter, members: tuple[Any, ...], about: 
         if isinstance(parameter.default, str):  # one site as a text: the default is of this type too
             listed = listed | str
         converter = partial(_commas, element)
+        about = f"{about} Several with commas."
         return _annotated(
             listed | None if optional else listed, about, element=element, converter=converter, n_tokens=1
         )
@@ -148,15 +149,12 @@ def _annotated(kind: Any, about: str, *, element: Any = None, negative: bool = F
 
 
 def _commas(element: Any, _: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
-    parts = [part.strip() for part in tokens[0].value.split(",") if part.strip()]
-    if not parts:
-        raise CoercionError(msg="nothing was given; several values are written with commas", token=tokens[0])
-    return tuple(element(part) for part in parts)  # int("2.5") is refused
+    return tuple(element(part) for part in several(tokens))  # int("2.5") is refused
 
 
 def _pairs(_: Any, tokens: Sequence[Token]) -> dict[str, str]:
-    parts = [part.partition("=") for part in tokens[0].value.split(",") if part.strip()]
-    if not parts or not all(name.strip() and mark for name, mark, _ in parts):
+    parts = [part.partition("=") for part in several(tokens)]
+    if not all(name.strip() and mark for name, mark, _ in parts):
         raise CoercionError(msg="it is written as NAME=VALUE, several with commas", token=tokens[0])
     return {name.strip(): value.strip() for name, _, value in parts}
 

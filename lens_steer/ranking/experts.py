@@ -328,7 +328,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """Put one concept's units in order, best first, and count which tie."""
     order = "selection_auroc" if frame["selection_auroc"].notna().any() else "auroc"
     frame["tied"] = frame.groupby(order)[order].transform("size")
-    return frame.sort_values([order, "distance"], ascending=False, kind="stable").drop(columns="distance")
+    return frame.sort_values([order, "distance"], ascending=False).drop(columns="distance")
 
 
 def _rank_site(

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom, rankdata, spearmanr
 
 from lens_steer.activations.activations import Activations
@@ -15,7 +15,7 @@ from lens_steer.errors import SettingError
 from lens_steer.ranking.halves import Mask
 from lens_steer.ranking.label_test import design_of
 from lens_steer.ranking.measured import require_finite
-from lens_steer.statistics.relabelled import relabelled_auroc
+from lens_steer.statistics.relabelled import relabelled_auroc, relabelled_distance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,38 +85,46 @@ def overlap_of_shuffled(
     order = {name: place for place, name in enumerate(activations.concepts)}
     keys = [(site.name, unit) for site in activations.sites for unit in range(site.width)]
     place = {key: number for number, key in enumerate(keys)}
+    k = int(table["k"].iloc[0])
     best, area, shuffled = {}, {}, {}
     for name, part in frame.groupby("concept", sort=False):
         numbers = [place[key] for key in zip(part["site"], part["unit"], strict=True)]
-        best[name] = np.array(numbers[: int(table["k"].iloc[0])])
+        best[name] = np.array(numbers[:k])
         area[name] = np.empty(len(keys))
         area[name][numbers] = part["auroc"]
         one = activations.concept(str(name))
         draw = seed + order[str(name)]
-        shuffled[name] = tuple(_shuffled(part, permutations, draw) for part in (one, one.rows(chose[str(name)])))
+        chosen = one.rows(chose[str(name)])
+        whole_labels, labels = (design_of(part).relabelled(permutations, draw) for part in (one, chosen))
+        shuffled[name] = _areas(one, whole_labels), _best(chosen, labels, k)
     rows = []
     for row in table.to_dict("records"):
-        one, (whole, chosen) = row["concept"], shuffled[row["other"]]
-        k = int(row["k"])
-        top = np.argpartition(-chosen, k - 1, axis=1)[:, :k]
+        one, (whole, top) = row["concept"], shuffled[row["other"]]
         shared = np.isin(top, best[one]).sum(1)
         ranks = rankdata(whole, axis=1)
-        correlation = _correlations(ranks, rankdata(area[one]))
+        # A labelling like the given one counts as reached, whatever the rounding of its correlation.
+        reached = np.abs(_correlations(ranks, rankdata(area[one]))) >= abs(row["rank_correlation"]) - 1e-12
         rows.append(
             {
                 "shuffled_jaccard": float(_jaccard(shared, k).mean()),
                 "shuffled_p": float(1 + (shared >= row["shared"]).sum()) / (1 + permutations),
-                "correlation_p": float(1 + (np.abs(correlation) >= abs(row["rank_correlation"])).sum())
-                / (1 + permutations),
+                "correlation_p": float(1 + reached.sum()) / (1 + permutations),
                 "resolution": 1 / (1 + permutations),
             }
         )
     return table.assign(**{column: [row[column] for row in rows] for column in rows[0]})
 
 
-def _shuffled(one: Activations, permutations: int, seed: int) -> Float[np.ndarray, "permutation unit"]:
-    labels = design_of(one).relabelled(permutations, seed)
+def _areas(one: Activations, labels: Bool[np.ndarray, "permutation text"]) -> Float[np.ndarray, "permutation unit"]:
     return np.concatenate([relabelled_auroc(one.values[site], labels) for site in one.sites], axis=1)
+
+
+def _best(
+    one: Activations, labels: Bool[np.ndarray, "permutation text"], k: int
+) -> Int[np.ndarray, "permutation best"]:
+    """Return the k best units in the order of a ranking: of those that tie, the ones whose sides lie farther apart."""
+    distance = np.concatenate([relabelled_distance(one.values[site], labels) for site in one.sites], axis=1)
+    return np.stack([np.lexsort(keys)[-k:] for keys in zip(distance, _areas(one, labels), strict=True)])
 
 
 def _correlations(many: Float[np.ndarray, "row unit"], one: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " row"]:

@@ -51,7 +51,8 @@ def resolution(frame: pd.DataFrame, activations: Activations, permutations: int)
 def _smallest_p(one: Activations) -> float:
     """Return the p-value of a perfect unit: with all texts of a side tied, or without ties, whichever is less."""
     is_source = (one.labels[:, 0] == 1).double()
-    ranked = is_source * 2 + torch.arange(len(is_source)) / len(is_source)
+    # At random, so that the differences within pairs do not tie either.
+    ranked = is_source * 2 + torch.rand(len(is_source), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = torch.stack([is_source, ranked], dim=1)
     deviation = compare_sides(values, one.labels[:, 0].numpy()).deviation
     if one.values[one.sites[0]].is_meta:  # a sketch's p-values are the normal ones, however few the texts

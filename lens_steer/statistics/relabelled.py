@@ -1,4 +1,7 @@
-"""Every unit's AUROC under many labellings at once: a unit is ranked once, and each labelling is a sum of its ranks."""
+"""Every unit under many labellings at once: its AUROC, and how far its sides lie apart.
+
+A unit is ranked once, and each labelling is a sum of its ranks; distances are sums of its values and their squares.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,21 @@ def relabelled_auroc(
     sums = map_units(lambda chunk: centred_rank_sums(chunk, exact), values).astype(np.float64)
     area: Float[np.ndarray, "labelling unit"] = 0.5 + sums / (2 * counts * (labels.shape[1] - counts))
     return area
+
+
+def relabelled_distance(
+    values: Float[Tensor, "text unit"], labels: Bool[np.ndarray, "labelling text"]
+) -> Float[np.ndarray, "labelling unit"]:
+    """Return, under every labelling, what orders units of one AUROC: `distance` of a `Comparison`."""
+    centred = values.double().cpu().numpy()
+    centred = centred - centred.mean(0)
+    source, texts = labels.astype(np.float64), labels.shape[1]
+    counts = source.sum(1, keepdims=True)
+    sums, squares = source @ centred, source @ np.square(centred)
+    one, other = sums / counts, -sums / (texts - counts)
+    variances = squares / counts - one**2 + (np.square(centred).sum(0) - squares) / (texts - counts) - other**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.nan_to_num((one - other) / np.sqrt(np.maximum(variances, 0) / 2), nan=0.0))
 
 
 def exact_floats(labels: Bool[np.ndarray, "labelling text"]) -> Float[np.ndarray, "labelling text"]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from lens_steer.activations.collect import collect
 from lens_steer.effects.unit_neighbours import unit_neighbours
@@ -15,12 +17,15 @@ from lens_steer.effects.unit_page import UnitPage, unit_page
 from lens_steer.errors import ContrastError, SettingError, SiteError, TokenError, UnitError
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
-from lens_steer.host.unit_weights import SiteWeights
+from lens_steer.host.unit_weights import SiteWeights, site_weights, tokens_written
 from lens_steer.host.units import Unit
+from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.statistics.jackknife import jackknife_interval
+from lens_steer.statistics.verdict import Change
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.readers import read_contrast
 from tests.compat import make_hooked_tiny
@@ -84,6 +89,122 @@ def test_a_planted_unit_is_told_as_it_was_planted(page: UnitPage) -> None:
     assert set(falls["token"].str.strip()) == {"dog"}
     assert (falls["after"] < falls["before"]).all()
     assert (falls["kl"] > 0).all()
+
+
+def test_causes_are_those_of_logits_read_by_hand(page: UnitPage, planted: Any) -> None:
+    """Every token behind BOS is predicted; the words are asked for at the same places."""
+    held = ablate([page.unit], mode="value", value=page.settings["mean"])
+    activations = collect(planted, CONTRAST, NAME, pool="mean")
+    assert page.settings["mean"] == pytest.approx(activations.token_mean(page.unit.site, "all")[READ].item())
+    dog = WORDS.index("dog") + 4
+    measured, peaks = [], []
+    chosen = [text.row for text in page.texts.units[0].top]
+    for row in chosen:
+        ids = planted.tokenizer((*CONTRAST.source, *CONTRAST.target)[row], return_tensors="pt").input_ids
+        laws = []
+        for edit in (nullcontext(), held.on(planted)):
+            with edit, torch.no_grad():
+                laws.append(planted(ids)[0].double().log_softmax(-1))
+        places = torch.arange(ids.shape[1] - 1)
+        measured.append([[law[places, ids[0, 1:]].mean(), law[places, dog].mean()] for law in laws])
+        peaks.append([law.exp() for law in laws])
+    logs = np.array(measured)  # [text, before and after, measure]
+    for number, name in enumerate(("next tokens", "words")):
+        row = page.causes.set_index("measure").loc[name]
+        before, after = logs[:, :, number].T
+        assert (row.texts, row.draws) == (9, 20)
+        assert (row.before, row.after) == pytest.approx((before.mean(), after.mean()), rel=1e-4)
+        interval = jackknife_interval(
+            (after - before).mean(),
+            np.array([np.delete(after - before, one).mean() for one in range(9)]),
+            confidence=0.95,
+        )
+        assert (row.change, row.low, row.high) == pytest.approx(
+            (interval.estimate, interval.low, interval.high), rel=1e-3, abs=1e-5
+        )
+        assert row.control == pytest.approx(page.controls[name].mean())
+        assert row.beyond == pytest.approx(row.change - row.control, abs=1e-6)
+    for row in page.next_tokens.itertuples():
+        words = (*CONTRAST.source, *CONTRAST.target)[chosen[row.rank]].split()
+        assert row.at.strip() == words[row.position - 1]
+        assert row.next.strip() == (words[row.position] if row.position < len(words) else "")
+        before, after = (law[row.position] for law in peaks[row.rank])
+        assert row.kl == pytest.approx((before * (before / after).log()).sum().item(), rel=1e-3)
+        if not row.token.strip():
+            continue  # a row of the embedding that no word belongs to
+        token = planted.tokenizer.convert_tokens_to_ids(row.token.strip())
+        assert (row.before, row.after) == pytest.approx((before[token].item(), after[token].item()), rel=1e-3)
+    for (_, direction), rows in page.next_tokens.groupby(["rank", "direction"]):
+        change = (rows["after"] - rows["before"]).to_numpy() * (1 if direction == "rises" else -1)
+        assert (np.diff(change) <= 0).all()
+
+
+def test_tokens_are_counted_in_deviations_over_the_vocabulary(page: UnitPage, planted: Any) -> None:
+    """Writing: logits per unit of activation, least ones from below; chance is that of the largest of as many."""
+    rows = page.tokens[page.tokens["part"] == "writes"]
+    written = tokens_written(planted, site_weights(planted, page.unit.site), READ)
+    assert written is not None
+    known = len(planted.tokenizer)
+    numbers = written[:known].double()
+    for direction, order in (("most", numbers.sort(descending=True)), ("least", numbers.sort())):
+        told = rows[rows["direction"] == direction]
+        assert told["rank"].tolist() == list(range(9))
+        assert told["value"].tolist() == pytest.approx(order.values[:9].tolist())
+        assert told["token"].str.strip().tolist() == [
+            planted.tokenizer.decode([number]).strip() for number in order.indices[:9].tolist()
+        ]
+        z = (order.values[:9] - numbers.mean()) / numbers.std(correction=0)
+        assert told["z"].tolist() == pytest.approx(z.tolist())
+    assert 2 * known * stats.norm.sf(page.settings["chance_z"]) == pytest.approx(0.05)
+
+
+def test_sentences_hold_the_numbers_of_the_tables(page: UnitPage) -> None:
+    first, following, beside, *_ = page.sentences
+    low = page.concepts["auroc_low"].item()
+    assert first == f"{page.unit} is larger in the source of 'contrast' (AUROC 1.000 [{low:.3f}, 1.000])."
+    row = page.causes.iloc[0]
+    measure = "log-probability of the next tokens of its top texts (in thousandths of a nat)"
+    change = Change(*(1000 * row[name] for name in ("before", "after", "low", "high")))
+    assert following == change.sentence(f"Holding {page.unit} at its mean", f"the {measure}") + "."
+    own = Change(*(1000 * row[name] for name in ("control", "change", "beyond_low", "beyond_high")))
+    assert beside == own.comparison(str(page.unit), "20 units of like scale", f"change of the {measure}") + "."
+    scores = page.frame.set_index(["measure", "of"])
+    assert scores.loc[("change", "next tokens"), ["value", "low", "high", "verdict"]].tolist() == [
+        row["change"],
+        row["low"],
+        row["high"],
+        row["verdict"],
+    ]
+    assert scores.loc[("beyond", "words"), ["value", "low", "high", "verdict"]].tolist() == [
+        page.causes.iloc[1][name] for name in ("beyond", "beyond_low", "beyond_high", "beyond_verdict")
+    ]
+
+
+def test_neighbours_are_ranked_by_size_and_chance_by_closed_forms() -> None:
+    """Cosines are means over what is read and written with; correlations are numpy's, of either sign."""
+    site = find_sites(make_tiny("gpt2"), NAME)[0]
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randn(128, 32, generator=generator) for _ in range(2)]
+    pooled = torch.randn(12, 128, generator=generator)
+    pooled[:, 9] = -2.0 * pooled[:, 0] + 3
+    pooled[:, 11] = 5.0
+    table = unit_neighbours(Unit(site, 0), SiteWeights(site, reads={"mlp.in": rows[0]}, writes=rows[1]), pooled, most=4)
+    cosine = torch.stack([torch.cosine_similarity(each, each[:1]) for each in rows]).mean(0)
+    correlation = np.ma.corrcoef(pooled.double().numpy(), rowvar=False).filled(np.nan)[0]
+    for by, values in (("weights", cosine.numpy()), ("activations", correlation)):
+        near = table[table["by"] == by]
+        size = np.nan_to_num(np.abs(values))
+        size[0] = 0
+        best = np.argsort(-size, kind="stable")[:4]
+        assert near["unit"].tolist() == [f"{NAME}[{unit}]" for unit in best]
+        assert near["rank"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(near["cosine"], cosine[best], rtol=1e-5)
+        np.testing.assert_allclose(near["correlation"], correlation[best], rtol=1e-4)
+        chance = near["chance"].iloc[0]
+        if by == "weights":  # of 64 numbers
+            assert 2 * 127 * stats.norm.sf(chance * 64**0.5) == pytest.approx(0.05)
+        else:
+            assert 2 * 127 * stats.t.sf(chance * (10 / (1 - chance**2)) ** 0.5, 10) == pytest.approx(0.05)
 
 
 def test_a_twin_is_nearest(page: UnitPage) -> None:

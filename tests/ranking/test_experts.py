@@ -85,6 +85,9 @@ def test_holdout_may_be_other_activations_or_none() -> None:
     values = torch.cat([other.source[OTHER][:, 3], other.target[OTHER][:, 3]])
     assert row.heldout_auroc == pytest.approx(roc_auc_score([1] * 30 + [0] * 40, values))
     assert row.selection_auroc == pytest.approx(row.auroc)
+    settings = {"confidence": 0.95, "permutations": 0, "seed": 0}
+    assert ranking.settings == {"holdout": "other activations", **settings}
+    assert rank_experts(acts, holdout=None).settings == {"holdout": "none", **settings}
     nothing = rank_experts(acts, holdout=None).frame
     assert nothing.heldout_auroc.isna().all()
     assert nothing.auroc.is_monotonic_decreasing
@@ -114,6 +117,17 @@ def test_a_holdout_that_cannot_measure_is_refused(heldout: Activations, message:
     for call in (rank_experts, probe_sites):
         with pytest.raises(ActivationError, match=message):
             call(ranked, holdout=heldout)
+
+
+def test_texts_are_known_by_their_hashes_else_by_their_values_at_all_sites() -> None:
+    ranked, held = planted(seed=1), planted(seed=2)
+    held.values[SITE][:] = ranked.values[SITE]
+    assert rank_experts(ranked, holdout=held).frame.heldout_auroc.notna().all()
+    hashes = torch.arange(70)[:, None]
+    with pytest.raises(ActivationError, match="7 of the held-out texts are ranked as well"):
+        rank_experts(replace(ranked, hashes=hashes), holdout=replace(held, hashes=hashes + 63))
+    other = replace(planted(seed=2), hashes=hashes + 70)
+    assert rank_experts(replace(ranked, hashes=hashes), holdout=other).frame.heldout_auroc.notna().all()
 
 
 def test_a_holdout_of_ranked_texts_is_refused_by_what_they_say(tiny: Any) -> None:
@@ -328,6 +342,8 @@ def test_many_concepts_are_ranked_in_one_call(tiny: Any) -> None:
     got = ranking.concept("odd").frame.set_index(["site", "unit"]).auroc.sort_index()
     np.testing.assert_allclose(got, one.frame.set_index(["site", "unit"]).auroc.sort_index())
     assert len(ranking.top(3)) == 6
+    assert "concept odd" in ranking._repr_html_()
+    assert "concept odd" not in one._repr_html_()
     with pytest.raises(UnitError, match="choose a concept first"):
         ranking.units(3)
 
@@ -342,6 +358,7 @@ def test_a_probe_finds_what_no_single_unit_holds() -> None:
     row = rank_experts(acts).probes().iloc[0]
     assert row.probe_auroc > 0.75
     assert row.best_unit_auroc < row.probe_auroc
+    pd.testing.assert_frame_equal(probe_sites(acts), probe_sites(acts, holdout=0.5, seed=0))
     noise = rank_experts(planted(gap=0.0)).probes()
     assert abs(noise.probe_auroc.mean() - 0.5) < 0.25
 

@@ -10,11 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import hypergeom, spearmanr
 
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.ranking.halves import halves
+from lens_steer.ranking.label_test import design_of
 from lens_steer.ranking.overlap import expert_overlap
+from lens_steer.statistics.relabelled import relabelled_auroc
+from lens_steer.statistics.scores import auroc
 
 SITE = "blocks.0.mlp.hook_post"
 
@@ -84,6 +89,72 @@ def test_shuffled_labels_never_reach_what_two_equal_concepts_share() -> None:
     pd.testing.assert_frame_equal(ranking.overlap(10, permutations=49), ranking.overlap(10, permutations=49))
     with pytest.raises(SettingError, match="permutations must be 1 or more"):
         ranking.overlap(10, permutations=-1)
+
+
+def test_the_ends_of_chance_are_quantiles_of_the_hypergeometric_law() -> None:
+    area = np.arange(60.0)
+    for confidence in (0.95, 0.8):
+        row = expert_overlap(ranked(b=area, a=area), 20, confidence=confidence).iloc[0]
+        assert (row.concept, row.other) == ("b", "a")  # in their own order
+        ends = hypergeom(60, 20, 20).ppf([0.5 - confidence / 2, 0.5 + confidence / 2])
+        assert [row.chance_low, row.chance_high] == pytest.approx([shared / (40 - shared) for shared in ends])
+
+
+def test_every_shuffled_column_is_that_of_rankings_of_shuffled_labels() -> None:
+    """Two sites, half the texts held out: against one ranking for every labelling."""
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(40, 12, generator=generator)
+    label, other = (
+        (torch.rand(40, generator=generator) < 0.5).long(),
+        (torch.rand(40, generator=generator) < 0.5).long(),
+    )
+    values[:, ::2] += label[:, None] + 0.7 * other[:, None]
+    sites = {SITE: values[:, :5], "blocks.1.mlp.hook_post": values[:, 5:]}
+    one = Activations.from_arrays(
+        source={site: part[:1] for site, part in sites.items()}, target={site: part[1:] for site, part in sites.items()}
+    )
+    acts = replace(one, labels=torch.stack([label, other], dim=1).to(torch.int8), concepts=("a", "b"))
+    ranking = rank_experts(acts, holdout=0.5)
+    row = ranking.overlap(4, permutations=9, seed=5).iloc[0]
+    best = set(map(str, ranking.concept("a").units(4)))
+    area = ranking.concept("a").frame.set_index(["site", "unit"])["auroc"].sort_index()
+    chose = halves(acts.concept("b"), 0.5, 0)[0]
+    shared, correlation = [], []
+    for part in (acts.concept("b"), acts.concept("b").rows(chose)):
+        for labels in design_of(part).relabelled(9, 6):  # the seed, and the place of the concept
+            shuffled = replace(part, labels=torch.tensor(labels)[:, None].to(torch.int8))
+            again = rank_experts(shuffled, holdout=None)
+            if len(part.labels) == 40:
+                values_again = again.frame.set_index(["site", "unit"])["auroc"].sort_index()
+                correlation.append(spearmanr(area, values_again).statistic)
+            else:
+                shared.append(len(best & set(map(str, again.units(4)))))
+    counts = np.array(shared)
+    assert row.shuffled_jaccard == pytest.approx((counts / (8 - counts)).mean())
+    assert row.shuffled_p == pytest.approx((1 + (counts >= row.shared).sum()) / 10)
+    reached = np.abs(correlation) >= abs(row.rank_correlation)
+    assert row.correlation_p == pytest.approx((1 + reached.sum()) / 10)
+    assert 0 < row.shared < 4
+
+
+@pytest.mark.parametrize("units", [10, 40, 300])
+def test_a_labelling_like_the_given_one_is_as_extreme_as_it(units: int) -> None:
+    """Of three texts a side every tenth labelling is the given one or its reverse: both p-values count them all."""
+    values, label = torch.randn(6, units, generator=torch.Generator().manual_seed(2)), torch.tensor([1, 0, 1, 0, 1, 0])
+    acts = labelled(values, label, label)
+    row = rank_experts(acts, holdout=None).overlap(units // 4, permutations=400, seed=3).iloc[0]
+    drawn = design_of(acts.concept("b")).relabelled(400, 4) == (label == 1).numpy()
+    given, reverse = drawn.all(1).sum(), (~drawn).all(1).sum()
+    assert given + reverse == pytest.approx(40, abs=20)
+    assert row.correlation_p == pytest.approx((1 + given + reverse) / 401)
+    assert row.shuffled_p == pytest.approx((1 + given) / 401)
+    # Of two concepts too, whose correlation is no round number.
+    acts = labelled(values, torch.tensor([1, 1, 1, 0, 0, 0]), label)
+    row = rank_experts(acts, holdout=None).overlap(units // 4, permutations=100, seed=3).iloc[0]
+    area = auroc(values[:3], values[3:])
+    drawn = design_of(acts.concept("b")).relabelled(100, 4)
+    sizes = [abs(spearmanr(area, shuffled).statistic) for shuffled in relabelled_auroc(acts.values[SITE], drawn)]
+    assert row.correlation_p == pytest.approx((1 + sum(np.array(sizes) > abs(row.rank_correlation) - 1e-9)) / 101)
 
 
 def test_what_has_no_overlap_is_refused() -> None:

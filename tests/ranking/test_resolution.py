@@ -54,12 +54,22 @@ def test_pairs_blocks_and_sketches_have_their_own() -> None:
     assert "there are no p-values" in resolution_sentence(in_blocks)
 
 
+def test_no_p_value_of_pairs_is_smaller_than_that_of_differences_without_ties() -> None:
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.rand(30, 3, generator=generator) + 2, torch.rand(30, 3, generator=generator)
+    acts = Activations.from_arrays(source={SITE: source}, target={SITE: target}, blocks=[*range(30), *range(30)])
+    ranking = rank_experts(replace(acts, pairs=torch.arange(30).repeat(2)[:, None]), holdout=None)
+    assert ranking.resolution().smallest_p.tolist() == pytest.approx([2 / 2**30])
+    assert ranking.frame.p_value.tolist() == pytest.approx([2 / 2**30] * 3)
+
+
 def test_the_sentence_says_what_cannot_be_shown_and_stands_on_the_page() -> None:
     source, target = arrays(5)
     acts = Activations.from_arrays(source={SITE: source}, target={SITE: target})
     ranking = rank_experts(acts, holdout=None, permutations=99)
     sentence = resolution_sentence(ranking.resolution())
-    assert "40 units and 5 + 5 texts" in sentence
+    assert "With 40 units and 5 + 5 texts the smallest p_value is 7.9e-03" in sentence
+    assert ranking.resolution().concept.tolist() == ["contrast"]
     assert "no single unit can be shown at q <= 0.05" in sentence
     assert "with 99 permutations the smallest family_wise_p is 1.0e-02" in sentence
     assert ranking.frame.family_wise_p.min() >= 0.01

@@ -7,7 +7,9 @@ import torch
 
 from lens_steer.errors import SettingError
 from lens_steer.ranking.experts import ExpertRanking, rank_experts
-from tests.ranking.test_overlap import labelled
+from lens_steer.statistics.scores import auroc
+from lens_steer.statistics.significance import auroc_interval
+from tests.ranking.test_overlap import SITE, labelled
 
 TEXTS = 400
 
@@ -37,6 +39,36 @@ def test_a_unit_of_one_concept_is_specific_and_one_of_two_is_not() -> None:
     assert table.loc[("a", 3), "auroc"] > 0.99
     assert (table.low <= table.auroc).all()
     assert (table.auroc <= table.high).all()
+
+
+def test_every_column_is_what_it_says() -> None:
+    """Two units of three concepts make 18 looks at once; the other concept is the one that is told best either way."""
+    values, (a, b, c) = draws(3, units=8)
+    values[:, 2] += 4 * a - 1.2 * b + 0.5 * c
+    first, second = (labelled(values[rows], a[rows], b[rows], c[rows]) for rows in (slice(200), slice(200, 400)))
+    ranking = rank_experts(first, holdout=second.rows(torch.arange(200).repeat(2)))  # copies are one block
+    table = ranking.specificity(2, confidence=0.9)
+    assert len(table) == 6
+    for name in "abc":
+        of_concept = table[table["concept"] == name]
+        assert of_concept["unit"].tolist() == ranking.concept(name).frame["unit"][:2].tolist()
+    measured = {name: second.concept(name) for name in "abc"}
+    for row in table.itertuples():
+        areas = {}
+        for name, texts in measured.items():
+            sides = texts.source[SITE][:, [row.unit]], texts.target[SITE][:, [row.unit]]
+            area = auroc(*sides)
+            ends = auroc_interval(*sides, area, confidence=1 - 0.1 / 18)
+            areas[name] = area.item(), ends.low.item(), ends.high.item()
+        assert (row.site, row.layer) == (SITE, 0)
+        assert (row.auroc, row.low, row.high) == pytest.approx(areas.pop(row.concept))
+        best = max(areas, key=lambda name: abs(areas[name][0] - 0.5))
+        assert row.other == best
+        assert (row.other_auroc, row.other_low, row.other_high) == pytest.approx(areas[best])
+        away = max(max(high, 1 - low) for _, low, high in areas.values())
+        assert row.specific == (row.low > max(away, 0.5))
+    assert table["specific"].any()
+    assert not table["specific"].all()
 
 
 def test_a_concept_and_its_opposite_have_nothing_specific() -> None:

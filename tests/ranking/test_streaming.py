@@ -16,7 +16,11 @@ from lens_steer.activations.collect import collect
 from lens_steer.activations.sketch import ActivationSketch, Sketching
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.ranking.halves import halves
+from lens_steer.statistics.scores import auroc
+from lens_steer.statistics.significance import delong_variance, interval_of_variance
 from lens_steer.statistics.sketches import Grid, Sketch
+from lens_steer.statistics.ties import tie_groups
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from tests.families import sentences
 
@@ -75,15 +79,64 @@ def test_halves_and_concepts_are_sketches_of_one_pass(tiny: Any) -> None:
     assert ranking.frame.groupby("concept")["source_texts"].first().tolist() == [30, 30, 20]
 
 
-def of_arrays(source: torch.Tensor, target: torch.Tensor, **settings: Any) -> ActivationSketch:
+def of_arrays(
+    source: torch.Tensor, target: torch.Tensor, *, holdout: float | None = None, **settings: Any
+) -> ActivationSketch:
     """Sketch arrays, as `collect` sketches a model's activations."""
     acts = Activations.from_arrays(source={SITE: source}, target={SITE: target})
     label = acts.labels[:, 0]
-    members = torch.stack([label == 1, label == 2, label == 0, label == 2])
+    held = halves(acts, holdout, 0)[1] if holdout else label == 2
+    members = torch.stack([(label == side) & part for side in (1, 0) for part in (~held, held)])
     values = acts.values[SITE]
     sketch = Sketch(Grid.of(values[torch.randperm(len(values))[:1024]], **settings), 4)
     sketch.add(values, members)
-    return ActivationSketch(BySite(acts.sites, lambda _: sketch), acts, None, 0)
+    return ActivationSketch(BySite(acts.sites, lambda _: sketch), acts, holdout, 0)
+
+
+@pytest.mark.parametrize("holdout", [None, 0.4])
+def test_of_values_with_cells_of_their_own_every_column_is_exact(holdout: float | None) -> None:
+    """Whole numbers: what ranks the texts themselves says the same, unit by unit and in the same order."""
+    generator = torch.Generator().manual_seed(3)
+    source, target = (torch.randn(n, 30, generator=generator).mul(2).round() for n in (40, 60))
+    source += torch.linspace(-1, 2, 30).round()
+    source[:, 7], target[:, 7] = 1.0, 1.0  # where nothing varies the sides are no distance apart
+    sketch = of_arrays(source, target, holdout=holdout)
+    got, exact = (rank_experts(one, holdout=holdout, confidence=0.9).frame for one in (sketch, sketch.texts))
+    for column in exact.columns.drop("wasserstein"):
+        if exact[column].dtype.kind == "f":
+            np.testing.assert_allclose(got[column], exact[column], rtol=1e-6, atol=1e-7, err_msg=column)
+        else:
+            assert got[column].tolist() == exact[column].tolist(), column
+    assert got.index.tolist() == list(range(30))
+    assert got["wasserstein"].isna().all()
+    errors = got.filter(regex="_error$")
+    assert errors.shape[1] == 4
+    if holdout is None:
+        assert errors.pop("heldout_error").isna().all()
+        assert errors.pop("selection_error").isna().all()
+    assert errors.eq(0).all(axis=None)
+    by_number = got.sort_values("unit")
+    for side, values in (("source", source), ("target", target)):
+        assert got[f"{side}_texts"].eq(len(values)).all()
+        np.testing.assert_allclose(by_number[f"{side}_std"], values.double().std(0, correction=0), rtol=1e-9)
+        assert by_number[f"{side}_min"].tolist() == values.amin(0).tolist()
+        assert by_number[f"{side}_max"].tolist() == values.amax(0).tolist()
+
+
+def test_blocks_widen_an_interval_by_their_size() -> None:
+    """The variance is DeLong's times the texts of the largest block, and times n / (n - 1) of clusters, not texts."""
+    source, target = (torch.randn(n, 20, generator=torch.Generator().manual_seed(n)).round() for n in (24, 36))
+    sketch = of_arrays(source, target)
+    blocks = torch.cat([torch.arange(24) // 2, 50 + torch.arange(36) // 3])
+    blocked = replace(sketch, texts=replace(sketch.texts, blocks=blocks))
+    got = rank_experts(blocked, holdout=None, confidence=0.9).frame.sort_values("unit")
+    area = auroc(source, target)
+    variance = torch.from_numpy(delong_variance(tie_groups(source.T.numpy(), target.T.numpy())))
+    # Blocks of at most 2 and 3 texts make 12 and 12 clusters at least; the largest block has 3 texts.
+    wider = variance * 3 * max(12 / 11 * (1 - 1 / 24), 12 / 11 * (1 - 1 / 36))
+    ends = interval_of_variance(area, wider, (24, 36), confidence=0.9, clusters=(np.arange(12), np.arange(12)))
+    np.testing.assert_allclose(got["auroc_low"], ends.low, rtol=1e-9)
+    np.testing.assert_allclose(got["auroc_high"], ends.high, rtol=1e-9)
 
 
 def test_the_best_hundred_are_the_best_hundred() -> None:

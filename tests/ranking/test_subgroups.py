@@ -12,6 +12,9 @@ from sklearn.metrics import roc_auc_score
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import ActivationError
 from lens_steer.ranking.experts import rank_experts
+from lens_steer.ranking.subgroups import subgroup_auroc
+from lens_steer.statistics.scores import auroc
+from lens_steer.statistics.significance import auroc_interval
 from tests.ranking.test_overlap import SITE, labelled
 
 
@@ -41,6 +44,32 @@ def test_every_subgroup_has_its_auroc_and_says_whether_it_chose() -> None:
     shown = table.assign(told=table["low"] > 0.5).groupby("unit")["told"].sum()
     assert (shown[0], shown[1]) == (1, 6)
     assert rank_experts(acts, holdout=None).subgroups(1)["chose"].all()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_interval_is_that_of_the_texts_of_a_subgroup_once_each(times: int) -> None:
+    """Two authors are two looks at once, texts without a name none; three copies of every text change nothing."""
+    acts = of_groups(3).rows(torch.arange(120))
+    groups = tuple(name if name != "author 2" else None for name in acts.groups or ())
+    once = replace(acts, groups=groups, blocks=torch.arange(120), hashes=torch.arange(120)[:, None])
+    many = once.rows(torch.arange(120).repeat(times))
+    table = rank_experts(many, holdout=None).subgroups(3, confidence=0.9)
+    assert table["group"].drop_duplicates().tolist() == ["author 0", "author 1"]
+    for row in table.itertuples():
+        inside = np.array([name == row.group for name in groups])
+        side = once.labels[:, 0].numpy()
+        source, target = (once.values[SITE][inside & (side == label)][:, [row.unit]] for label in (1, 0))
+        ends = auroc_interval(source, target, auroc(source, target), confidence=0.95)
+        assert (row.low, row.high) == pytest.approx((ends.low.item(), ends.high.item()))
+        assert (row.site, row.source_texts, row.target_texts) == (SITE, 20 * times, 20 * times)
+
+
+def test_a_subgroup_chose_where_one_of_its_texts_did() -> None:
+    acts = of_groups()
+    units = rank_experts(acts, holdout=None).units(1)
+    chose = np.zeros(240, dtype=bool)
+    chose[[0, 41, 200]] = True
+    assert subgroup_auroc(acts, units, chose=chose)["chose"].tolist() == [True, True, False, False, False, True]
 
 
 def test_noise_is_told_in_no_subgroup() -> None:

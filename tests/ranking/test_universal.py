@@ -59,6 +59,9 @@ def test_more_than_half_is_shown_by_an_exact_test(hits: int, shown: bool) -> Non
 
 def test_the_top_of_a_wide_site_is_its_thousandth_part() -> None:
     found = universal_units(activations(noise(6, 3000)))
+    assert list(found.columns) == ["site", "layer", "unit", "top_share", "chance", "universal"]
+    assert found[["site", "layer"]].drop_duplicates().to_numpy().tolist() == [[SITE, 0]]
+    assert found["unit"].tolist() == list(range(3000))
     assert found["top_share"].sum() == pytest.approx(3)
     assert found["chance"].unique() == [3 / 3000]
 

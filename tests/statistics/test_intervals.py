@@ -143,6 +143,11 @@ class TestShareChanges:
         columns = (before, ones, after, ones)
         assert self.interval(before, after) == change_interval(share_change, *columns, confidence=0.95, seed=0)
 
+    def test_the_interval_of_shares_however_small_scales_with_them(self) -> None:
+        before, after = np.random.default_rng(0).random((2, 60))
+        small = self.interval(1e-9 * before, 1e-9 * after)
+        assert small == pytest.approx([1e-9 * end for end in self.interval(before, after)])
+
     @pytest.mark.parametrize(("rows", "share_of_hits"), [(20, 0.1), (40, 0.06), (40, 0.25), (60, 0.15)])
     def test_false_alarms_stay_below_the_level_on_both_sides_of_rare(self, rows: int, share_of_hits: float) -> None:
         rng = np.random.default_rng(rows)
@@ -197,6 +202,30 @@ class TestAgainstDraws:
         assert against.interval.estimate == pytest.approx(choice.mean() - controls.mean())
         assert against.rank_p == pytest.approx(2 / 21)
 
+    @pytest.mark.parametrize("spread", [0.0, 0.25, 30.0], ids=["draws alike", "draws vary", "draws vary most"])
+    def test_of_means_the_interval_has_a_closed_form(self, spread: float) -> None:
+        """Student's quantile times the deviation: of rows, and of draws less what rows alone give them."""
+        rng = np.random.default_rng(11)
+        controls = spread * rng.normal(size=(20, 40)).mean(1, keepdims=True) * 40**0.5 + rng.normal(size=(20, 40))
+        choice = rng.normal(size=40)
+        against = against_draws(share, (choice, np.ones(40)), (controls, np.ones((20, 40))), confidence=0.9, seed=0)
+        over_rows = (choice - controls.mean(0)).var(ddof=1) / 40
+        of_rows_alone = (controls - controls.mean(0)).var(axis=1, ddof=1).mean() / 40 * 20 / 19
+        over_draws = max(0, controls.mean(1).var(ddof=1) - of_rows_alone)
+        half = stats.t.ppf(0.95, 19) * math.sqrt(over_rows + over_draws * (1 + 1 / 20))
+        interval, near = against.interval, 0.04 if spread < 1 else 1e-3
+        assert interval.high - interval.estimate == pytest.approx(half, rel=near)
+        assert interval.estimate - interval.low == pytest.approx(half, rel=near)
+
+    def test_the_rank_counts_draws_that_reach_the_choice(self) -> None:
+        """Two-sided: twice the smaller side, a tie on either, at most 1."""
+        controls = np.arange(20.0)[:, None] * np.ones((20, 3))
+        columns = (controls, np.ones((20, 3)))
+        for value, p in ((0.0, 4 / 21), (-1.0, 2 / 21), (17.5, 6 / 21), (17.0, 8 / 21), (9.5, 1.0), (9.0, 1.0)):
+            choice = (np.full(3, value), np.ones(3))
+            against = against_draws(share, choice, columns, confidence=0.95, seed=0)
+            assert (against.rank_p, against.draws) == (pytest.approx(p), 20)
+
     def test_few_draws_carry_no_level(self) -> None:
         controls = np.random.default_rng(0).normal(size=(19, 60))
         against = against_draws(
@@ -223,7 +252,10 @@ def test_an_interval_is_read_from_a_row() -> None:
 
 
 @pytest.mark.parametrize(("confidence", "resamples"), [(0.9, 2000), (0.95, 2000), (0.98, 5000), (0.999, 100_000)])
-def test_either_end_rests_on_fifty_resamples_or_more(confidence: float, resamples: int) -> None:
+def test_either_end_rests_on_fifty_resamples_or_more(
+    confidence: float, resamples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lens_steer.statistics.intervals._BATCH_VALUES", 12_000)  # 4 rows: the last batch is smaller
     counted = []
 
     def change(before: Any, after: Any, axis: Any) -> Any:
@@ -232,6 +264,7 @@ def test_either_end_rests_on_fifty_resamples_or_more(confidence: float, resample
 
     change_interval(change, np.zeros(4), np.arange(4.0), confidence=confidence, seed=0)
     assert sum(counted) == pytest.approx(resamples, abs=1)
+    assert counted[0] == min(3000, sum(counted))
 
 
 def test_what_is_not_finite_and_what_is_not_there_cannot_be_judged() -> None:

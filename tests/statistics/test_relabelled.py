@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lens_steer.statistics.comparison import compare_sides
-from lens_steer.statistics.relabelled import relabelled_auroc
+from lens_steer.statistics.relabelled import relabelled_auroc, relabelled_distance
 from lens_steer.statistics.scores import auroc
 from lens_steer.statistics.significance import interval_of_variance, mann_whitney_p
 
@@ -20,6 +20,20 @@ def test_every_labelling_has_the_auroc_of_its_sides(decimals: int) -> None:
     got = relabelled_auroc(values, labels)
     for row, label in zip(got, labels, strict=True):
         np.testing.assert_allclose(row, auroc(values[label], values[~label]), atol=1e-12)
+
+
+def test_every_labelling_has_the_distance_of_its_sides() -> None:
+    """Also far from 0, of a unit that is constant, and of one that tells the sides without varying within them."""
+    rng = np.random.default_rng(1)
+    values = torch.tensor(rng.standard_normal((30, 4)) + 1e4, dtype=torch.float32)
+    values[:, 2] = 0.1
+    labels = np.stack([rng.permutation(np.arange(30) < 12) for _ in range(9)])
+    values[:, 3] = torch.from_numpy(labels[0]) * 2.0
+    got = relabelled_distance(values, labels)
+    for row, label in zip(got, labels, strict=True):
+        np.testing.assert_allclose(row[:3], compare_sides(values, label.astype(int)).distance[:3], rtol=1e-6)
+    assert got[0, 3] > 1e6
+    assert (got[1:, 3] < 10).all()
 
 
 def test_a_hundred_thousand_texts_of_one_token() -> None:

@@ -104,6 +104,32 @@ def test_bins_are_about_equally_full() -> None:
     assert np.abs(got.auroc - auroc(values[:10_000], values[10_000:]).numpy()).max() < 2e-4
 
 
+@pytest.mark.parametrize(("texts", "bins"), [(1024, 256), (96, 3), (50, 2), (64, 64)])
+def test_every_cell_holds_the_same_share_of_the_pilot(texts: int, bins: int) -> None:
+    pilot = torch.randperm(texts, generator=torch.Generator().manual_seed(0))[:, None].float()
+    grid = Grid.of(pilot, bins)
+    assert (sketched(grid, pilot, torch.ones(1, texts, dtype=torch.bool)).counts == texts // bins).all()
+
+
+@pytest.mark.parametrize("cuts", [1, 2, 3, 4, 7, 8])
+def test_a_cell_holds_its_lower_cut(cuts: int) -> None:
+    edges = torch.arange(cuts) * 2.0
+    values = torch.arange(-2.0, 2 * cuts + 2)
+    expected = torch.searchsorted(edges, values, right=True)
+    assert torch.equal(Grid(torch.stack([edges, -edges.flip(0)])).cells(values[:, None].repeat(1, 2))[0], expected)
+
+
+def test_a_value_that_fills_two_bins_is_an_atom() -> None:
+    """Three zeros of eight texts hold two of the three cuts: zero has a cell of its own, the other cells are open."""
+    pilot = torch.tensor([-3.0, -2.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0])[:, None]
+    grid = Grid.of(pilot, 4)
+    above = torch.nextafter(torch.tensor(0.0), torch.tensor(1.0)).item()
+    assert grid.cuts.tolist() == [[0.0, above, 2.0]]
+    assert grid.single.tolist() == [[False, True, False, False]]
+    counts = sketched(grid, pilot, torch.ones(1, 8, dtype=torch.bool)).counts
+    assert counts.tolist() == [[[2, 3, 1, 2]]]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 9))
 def test_no_order_and_no_split_changes_a_count(seed: int, texts: int, batch: int) -> None:
@@ -134,6 +160,10 @@ def test_moments_and_extremes_are_those_of_the_values() -> None:
     joint = sketch.together([0, 1])
     assert torch.equal(joint.counts[0], sketched(sketch.grid, values, torch.ones(1, 300, dtype=torch.bool)).counts[0])
     torch.testing.assert_close(joint.mean[0], values.double().mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(joint.squares[0], values.double().var(0, correction=0) * 300, rtol=1e-9, atol=0)
+    assert joint.texts.tolist() == [300]
+    assert torch.equal(joint.low[0], values.amin(0))
+    assert torch.equal(joint.high[0], values.amax(0))
 
 
 def test_what_cannot_be_sketched_is_refused() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import lens_steer as ls
 from lens_steer.effects.attribution import reliability
 from lens_steer.host.tokens import tokenize
+from lens_steer.statistics.jackknife import jackknife_interval
 from tests.effects.attribution.prompts import CLEAN, CORRUPTED, METRIC, attribute, giving
 from tests.families import make_tiny
 from tests.handles import handles
@@ -114,6 +116,7 @@ def test_integrated_gradients_are_complete(tiny: Any) -> None:
     settings: Any = {"sites": ["mlp.hook_post", "hook_resid_post"]}
     exact = attribute(tiny, method="patch", **settings)
     units = attribute(tiny, method="integrated", level="unit", steps=64, **settings)
+    assert units.settings["steps"] == 64
     sums = units.frame.groupby("site", sort=False)["value"].sum()
     np.testing.assert_allclose(sums, exact.frame["value"], rtol=2e-2, atol=5e-3)
 
@@ -253,6 +256,69 @@ def test_agreement_of_an_attribution_with_itself_and_with_noise(tiny: Any) -> No
     assert other.agreement(exact)["value"].abs().max() < 0.35
     with pytest.raises(ls.LensSteerError, match="other pairs, parts or levels"):
         exact.agreement(attribute(tiny, sites="mlp.hook_post", level="unit", method="patch"))
+
+
+def test_the_difference_of_a_part_is_that_of_collected_values(tiny: Any) -> None:
+    """Clean less corrupted: a unit's mean over pairs and places, signed; of other parts the mean length."""
+    pairs: Any = (CLEAN[:1] + CLEAN[3:], CORRUPTED[:1] + CORRUPTED[3:])
+    name = "blocks.0.attn.hook_z"
+    moved = []
+    with torch.no_grad():
+        for pair in zip(*pairs, strict=True):
+            clean, corrupted = (
+                tiny.run_with_cache(torch.tensor([ls_ids(tiny, text)]))[1][name][0].flatten(1).numpy() for text in pair
+            )
+            moved.append(clean - corrupted)
+    expected = {
+        "unit": np.mean([each.mean(0) for each in moved], axis=0),
+        "head": np.mean([[np.linalg.norm(each[:, 8 * head :][:, :8]) for head in range(4)] for each in moved], axis=0),
+        "site": [np.mean([np.linalg.norm(each) for each in moved])],
+    }
+    for level, value in expected.items():
+        frame = attribute(tiny, *pairs, sites=name, level=level).frame
+        np.testing.assert_allclose(frame["difference"], value, rtol=1e-4, atol=1e-6, err_msg=level)
+    last = attribute(tiny, *pairs, sites=name, level="position", positions=[-2, -1]).frame
+    lengths = [[np.linalg.norm(row) for row in each[-2:]] for each in moved]
+    np.testing.assert_allclose(last["difference"], np.mean(lengths, axis=0), rtol=1e-4)
+    assert last["position"].tolist() == [0, 1]
+
+
+def test_agreement_is_the_correlation_of_parts_that_differ(tiny: Any) -> None:
+    """Kind by kind, with the jackknife of both over the same pairs; what is alike in both runs has no part in it."""
+    settings: Any = {"sites": ["hook_resid_post", "hook_mlp_out"], "level": "position", "positions": range(5)}
+    pairs: Any = (CLEAN[:1] + CLEAN[2:], CORRUPTED[:1] + CORRUPTED[2:])
+    estimate, exact = (attribute(tiny, *pairs, method=method, **settings) for method in ("attribution", "patch"))
+    table = estimate.agreement(exact).set_index(["kind", "measure"])
+    for kind, rows in exact.frame.groupby("kind"):
+        differs = (rows["difference"] != 0).to_numpy()
+        assert 3 <= differs.sum() < len(rows)
+        ours, theirs = (
+            np.concatenate([each.cases[site] for site in dict.fromkeys(rows["site"])], axis=1)[:, differs]
+            for each in (estimate, exact)
+        )
+        np.testing.assert_allclose(ours[0], estimate.frame.loc[rows.index, "value"][differs])
+        for measure, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+            cases = np.array([correlate(*both).statistic for both in zip(ours, theirs, strict=True)])
+            interval = jackknife_interval(cases[0], cases[1:], confidence=0.95)
+            row = table.loc[(kind, measure)]
+            assert row["value"] == pytest.approx(cases[0])
+            ends = max(-1.0, interval.low), min(1.0, interval.high)
+            assert (row["low"], row["high"]) == pytest.approx(ends)
+            assert row["parts"] == differs.sum()
+
+
+def test_the_strongest_parts_come_first_whatever_their_sign(tiny: Any) -> None:
+    result = attribute(tiny, sites="mlp.hook_post", level="unit")
+    assert result.settings["steps"] is result.settings["rules"] is result.settings["flag_above"] is None
+    top = result.top(7)
+    assert top["value"].abs().tolist() == sorted(result.frame["value"].abs(), reverse=True)[:7]
+    assert set(np.sign(top["value"])) == {-1, 1}
+    assert result.gap == result.settings["clean"] - result.settings["corrupted"]
+    by = {"not shown": 0, "lower": 0, "higher": 0}
+    for row in result.frame.itertuples():
+        by[row.verdict] += 1
+        assert row.verdict == ("lower" if row.high < 0 else "higher" if row.low > 0 else "not shown")
+    assert min(by.values()) > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
