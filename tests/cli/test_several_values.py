@@ -18,9 +18,7 @@ class Shared:
     seed: int = 0
 
 
-def study(
-    *, sites: str | tuple[str, ...] = "mlp.hook_post", ks: tuple[int, ...] = (1,), names: dict[str, str] | None = None
-) -> None:
+def study(*, sites: str | tuple[str, ...] = "mlp.hook_post", ks: tuple[int, ...] = (1,)) -> None:
     """Ask something."""
 
 
@@ -43,7 +41,6 @@ STUDY = options_of(study, cyclopts.Parameter(name="*")(Shared))
     [
         (STUDY, "ks", "4", "16", (4, 16)),
         (STUDY, "sites", "hook_mlp_out", "hook_attn_out", ("hook_mlp_out", "hook_attn_out")),
-        (STUDY, "names", "a=b", "c=d", {"a": "b", "c": "d"}),
         (MethodOptions, "layers", "8", "-1", (8, -1)),
         (StrengthOptions, "strengths", "0.5", "2", (0.5, 2.0)),
     ],
