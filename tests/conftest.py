@@ -14,11 +14,14 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import type_checks
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 settings.register_profile("unhurried", deadline=None)  # the machine is noisy
 settings.load_profile("unhurried")
+type_checks.install()
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
 
 
