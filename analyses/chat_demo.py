@@ -45,10 +45,11 @@ def smollm2(model: Any, *, out: str | Path | None, seed: int = 0, **settings: An
     given: dict[str, Any] = {
         "scorer": ls.WordList(SAD_WORDS, name="sad words"),
         "prompts": requests(),
-        "neutral": neutral_pairs(model, most=24, seed=seed),
         **DEMOS["smollm2"],
         **settings,
     }
+    if "neutral" not in given:
+        given["neutral"] = neutral_pairs(model, most=24, seed=seed)
     return run(model, sad_stories(), out=out, seed=seed, **given)
 
 

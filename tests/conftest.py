@@ -7,18 +7,21 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests import type_checks
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 settings.register_profile("unhurried", deadline=None)  # the machine is noisy
 settings.load_profile("unhurried")
+type_checks.install()
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
 
 
@@ -44,17 +47,19 @@ def _functions_of_errors(module: ModuleType) -> tuple[str, ...]:
     return tuple(name[1] for name, part in named if name and name[1][:5] != "test_" and _OF_ERRORS.search(part))
 
 
-def _speaks_of_errors(item: pytest.Function) -> bool:
-    source = inspect.getsource(item.function)
-    called = (re.search(rf"\b{name}\b", source) for name in _functions_of_errors(item.module))
-    fixtures = set(item.fixturenames) & set(_functions_of_errors(item.module))
-    return bool(_OF_ERRORS.search(source) or any(called) or fixtures)
+@cache  # once for all parameters of a test
+def _speaks_of_errors(function: FunctionType, module: ModuleType, fixtures: frozenset[str]) -> bool:
+    source = inspect.getsource(function)
+    called = (re.search(rf"\b{name}\b", source) for name in _functions_of_errors(module))
+    return bool(_OF_ERRORS.search(source) or any(called) or fixtures & set(_functions_of_errors(module)))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and _speaks_of_errors(item):
+        if isinstance(item, pytest.Function) and _speaks_of_errors(
+            item.function, item.module, frozenset(item.fixturenames)
+        ):
             item.add_marker("refusal")
     if config.getoption("jaxtyping_packages", None):
         plain = [item for item in items if item.get_closest_marker("plain")]

@@ -62,7 +62,7 @@ STRANGE = [
     {"a": 1},
     [{"kind": "x"}],
 ]
-DAMAGES = {"interventions": 1400, "activations": 1000, "runs": 700, "stores": 200}
+DAMAGES = {"interventions": 500, "activations": 400, "runs": 300, "stores": 100}
 
 
 def diagonal() -> DiagonalAffine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +59,14 @@ def label(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield (module, name or "", whether inside a function that may look up) for every import of a file."""
+@cache
+def imports(path: Path) -> tuple[tuple[str, str, bool], ...]:
+    """Return (module, name or "", whether inside a function that may look up) for every import of a file."""
 
     def visit(node: ast.AST, function: str | None) -> Iterator[tuple[str, str, bool]]:
         for child in ast.iter_child_nodes(node):
@@ -75,7 +78,7 @@ def imports(path: Path) -> Iterator[tuple[str, str, bool]]:
                 yield from ((child.module or "", alias.name, inside == "plot") for alias in child.names)
             yield from visit(child, inside)
 
-    return visit(tree(path), None)
+    return tuple(visit(tree(path), None))
 
 
 def our_rooms(path: Path) -> Iterator[tuple[str, str]]:
@@ -126,14 +129,16 @@ def test_no_two_files_import_each_other() -> None:
     imported = np.array([[name in modules for name in names] for modules in reached])
     _, circle = connected_components(imported & ~np.eye(len(names), dtype=bool), directed=True, connection="strong")
     circles = [[names[i] for i in np.flatnonzero(circle == number)] for number in np.unique(circle)]
-    assert not (several := [each for each in circles if len(each) > 1]), f"these import each other: {several}"
+    assert not (several := [names_in for names_in in circles if len(names_in) > 1]), (
+        f"these import each other: {several}"
+    )
 
 
 def test_only_faces_and_registers_load_by_name() -> None:
     """What `import_module` loads no rule above sees: the faces name homes, a register finds what a name stands for."""
     allowed = {"microworld/__init__.py", "report/plots.py", "interventions/maps.py"}
-    found = {label(path) for path in MODULES if any(name == "import_module" for _, name, _ in imports(path))}
-    assert found <= allowed, f"{sorted(found - allowed)} load modules by name: write the import"
+    loading = {label(path) for path in MODULES if any(name == "import_module" for _, name, _ in imports(path))}
+    assert loading <= allowed, f"{sorted(loading - allowed)} load modules by name: write the import"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=label)
@@ -179,7 +184,11 @@ def test_nothing_is_unpickled(path: Path) -> None:
 def test_nothing_is_printed(path: Path) -> None:
     """The result of a command is, in its `main`."""
     allowed = {
-        node.lineno for each in functions(path) if each.name == "main" for node in ast.walk(each) if calls_print(node)
+        node.lineno
+        for function in functions(path)
+        if function.name == "main"
+        for node in ast.walk(function)
+        if calls_print(node)
     }
     for node in ast.walk(tree(path)):
         assert not calls_print(node) or node.lineno in allowed, f"{label(path)}:{node.lineno} prints"

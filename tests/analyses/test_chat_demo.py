@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from analyses import chat_demo
+from analyses import chat_demo, steering_table
 from analyses.chat_demo import CLASSIFIER, CONCEPT, EXPERTS, RANDOM, SHUFFLED
 from analyses.sad_stories import SAD_WORDS, requests, sad_stories
 from tests.analyses.contrasts import contrast
@@ -99,11 +99,11 @@ class TestRun:
         assert (study[0].frames["divergence"]["kl"] > 0).all()
 
     def test_the_saved_edit_moves_the_best_units_at_the_chosen_strength(self, study: tuple[ls.Study, Path]) -> None:
-        found, out = study
-        assert ls.Study.load(out).summary == found.summary
-        assert len(found.interventions["edit"].units()) == 5
-        assert found.frames["strengths"]["chosen"].tolist() == [True]
-        assert found.captions["experts"] != found.captions["edit"]  # a table and an edit of one name would share one
+        result, out = study
+        assert ls.Study.load(out).summary == result.summary
+        assert len(result.interventions["edit"].units()) == 5
+        assert result.frames["strengths"]["chosen"].tolist() == [True]
+        assert result.captions["experts"] != result.captions["edit"]  # a table and an edit of one name would share one
         page = ls.write_report(out.parent / "report.html", out).read_text(encoding="utf-8")
         assert "the share of replies with words" in page
 
@@ -187,12 +187,23 @@ def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
     heldout: Any = SimpleNamespace(
         scorers={CONCEPT: ls.WordList(["sad"], name="sad words")}, neutral_name="neutral texts", prompts=range(48)
     )
-    said = chat_demo.summary("sad", tables, about, heldout)
-    assert check_verbs(said) >= 7  # comparisons are counted where there is no interval only
+    summary = chat_demo.summary("sad", tables, about, heldout)
+    assert check_verbs(summary) >= 7  # comparisons are counted where there is no interval only
 
 
 @pytest.mark.llm
-def test_the_whole_demo_at_test_size(smollm2: Any, tmp_path: Path) -> None:
+def test_the_whole_demo_at_test_size(smollm2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_demo, "sad_stories", lambda: sad_stories().subsample(40))
     study = chat_demo.smollm2(smollm2, out=tmp_path / "run", **SMALL)
     assert set(study.frames["effect"]["units"]) == {150}
     assert ls.Study.load(tmp_path / "run").summary == study.summary
+
+
+@pytest.mark.llm
+def test_neutral_pairs_are_questions_with_the_models_own_replies(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering_table, "REPLY_TOKENS", 8)
+    pairs = steering_table.neutral_pairs(smollm2, most=3)
+    assert 0 < len(pairs) <= 3
+    for asked, reply in pairs:
+        assert asked.endswith("?")
+        assert len(reply.split()) > 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ SMALL: dict[str, Any] = {
     **GENERATION,
     "second_scorer": ls.WordList(["cat", "bird"], name="cat words"),
     "fit_texts": 6,
-    "steps": 8,
+    "steps": 4,
 }
 FIRST, SECOND = "sad, then cat", "cat, then sad"
 
@@ -52,8 +53,8 @@ def test_every_edit_is_measured_on_both_concepts_and_the_cost(study: ls.Study) -
 def test_orders_and_interference_are_differences_of_the_table(study: ls.Study) -> None:
     table = study.frames["composition"].set_index(["kind", "edit", "measure"])["after"]
     for row in study.frames["order"].to_dict("records"):
-        there, back = (table[row["kind"], order, row["measure"]] for order in (FIRST, SECOND))
-        assert (row["before"], row["after"]) == pytest.approx((there, back))
+        first, second = (table[row["kind"], order, row["measure"]] for order in (FIRST, SECOND))
+        assert (row["before"], row["after"]) == pytest.approx((first, second))
     for row in study.frames["interference"].to_dict("records"):
         alone, composed = (table[row["kind"], edit, row["measure"]] for edit in (row["measure"], row["order"]))
         assert (row["before"], row["after"]) == pytest.approx((alone, composed))
@@ -165,9 +166,12 @@ def test_one_concept_twice_is_refused(tiny: Any) -> None:
         composition.run(tiny, contrast("sad", "happy"), out=None, second=contrast("sad", "happy"), **SMALL)
 
 
-def test_microworld_concepts_are_scored_by_the_oracle(embedded: Any) -> None:
-    rude = ls.read_contrast("microworld:rude", n=14)
+def test_microworld_concepts_are_scored_by_the_oracle(embedded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = partial(ls.read_contrast, n=14)
+    rude = few("microworld:rude")
+    monkeypatch.setattr(ls, "read_contrast", few)  # the second contrast is read by its name, of 200 texts a side
     sizes = {**SMALL, "scorer": None, "second_scorer": None, "prompt_words": 4, "max_new_tokens": 12}
+    sizes |= {"steps": 8, "samples": 1, "most_prompts": 4}
     study = composition.run(embedded, rude, out=None, second="microworld:negative", **sizes)
     table = study.frames["composition"]
     assert {"rude", "negative", "grammatical", "unreadable", "perplexity"} <= set(table["measure"])

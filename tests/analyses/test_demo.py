@@ -60,11 +60,11 @@ def test_no_two_draws_share_a_text(embedded: Any) -> None:
 
 
 def test_the_folder_and_the_page_tell_of_the_concept_of_the_contrast(study: tuple[ls.Study, Path]) -> None:
-    found, out = study
-    assert "negative" in found.summary[0]
-    assert "“negative”" in found.summary[1]
-    assert len(found.summary) <= 20
-    assert ls.Study.load(out).summary == found.summary
+    result, out = study
+    assert "negative" in result.summary[0]
+    assert "“negative”" in result.summary[1]
+    assert len(result.summary) <= 20
+    assert ls.Study.load(out).summary == result.summary
     page = ls.write_report(out.parent / "report.html", out).read_text(encoding="utf-8")
     assert "share of negative texts" in page
 
@@ -93,10 +93,10 @@ def frames(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
 @FEW
 @given(frames())
 def test_verbs_follow_from_intervals(tables: dict[str, pd.DataFrame]) -> None:
-    said = demo.summary("rude", tables, fit_texts=20, units=9)
-    assert check_verbs(said) == 16
+    summary = demo.summary("rude", tables, fit_texts=20, units=9)
+    assert check_verbs(summary) == 16
     # The unreadable texts of the controls are told as well.
-    assert "25.0%" in " ".join(said)
+    assert "25.0%" in " ".join(summary)
 
 
 def test_a_share_of_experts_stands_beside_that_of_random_units() -> None:

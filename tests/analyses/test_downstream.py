@@ -18,7 +18,7 @@ from analyses.downstream_findings import APART, CAUSAL, END_TO_END, LAYERWISE, N
 from tests.analyses.contrasts import contrast
 from tests.analyses.verbs import FEW, changes, check_verbs
 
-SMALL: dict[str, Any] = {"fit_texts": 6, "fits": 2, "most_texts": 6, "steps": 8}
+SMALL: dict[str, Any] = {"fit_texts": 6, "fits": 2, "most_texts": 6, "steps": 4}
 EDITS = (*LAYERWISE, END_TO_END, *NULLS)
 
 

@@ -16,7 +16,7 @@ from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
 SETTINGS: dict[str, Any] = {
-    "draws": 2, "fit_texts": 6, "gamma_shares": (0.5, 0.1), "steps": 6, "samples": 1, "most_prompts": 4,
+    "draws": 2, "fit_texts": 6, "gamma_shares": (0.5, 0.1), "steps": 4, "samples": 1, "most_prompts": 4,
     "most_neutral": 4, "max_new_tokens": 4, "scorer": ls.WordList(["sad"]),
 }  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_verbs_follow_from_intervals(study: ls.Study, data: st.DataObject) -> No
     gamma = tables["kept_by_layer"]["gamma"].iloc[0]
     summary = lineas_selection.summary("sad", tables, gamma, "control texts")
     verdicts = {row["choice"]: expected(row) for row in tables["against_lineas"].to_dict("records")}
-    shown = [each in (ls.Verdict.LOWER, ls.Verdict.HIGHER) for each in verdicts.values()]
+    shown = [verdict in (ls.Verdict.LOWER, ls.Verdict.HIGHER) for verdict in verdicts.values()]
     assert check_verbs(summary) == sum(shown) + 2 * (1 + 3)
     (line,) = [line for line in summary if "against LinEAS's choice: " in line]
     groups = dict(part.split(": ", 1) for part in line.rpartition("LinEAS's choice: ")[2].rstrip(".").split("; "))

@@ -13,7 +13,7 @@ from analyses.sparsity import CONCEPT, DENSE, LINEAS, PERPLEXITY, RANDOM, SHUFFL
 from tests.families import sentences
 
 SETTINGS: dict[str, Any] = {
-    "kinds": ("mlp.hook_post", "hook_resid_post"), "shares": (0.1, 0.3), "draws": 2, "fit_texts": 6, "steps": 4,
+    "kinds": ("mlp.hook_post", "hook_resid_post"), "shares": (0.1, 0.3), "draws": 2, "fit_texts": 6, "steps": 2,
     "most_prompts": 4, "most_neutral": 4, "max_new_tokens": 4, "scorer": ls.WordList(["sad"]),
 }  # fmt: skip
 
@@ -57,9 +57,9 @@ def _frames(low: float, high: float) -> dict[str, pd.DataFrame]:
 
 
 def test_a_number_of_units_is_named_only_where_the_interval_is_above_the_share() -> None:
-    dense, found, cost = sparsity.summary("rude", _frames(0.81, 0.95), 0.8, "texts")
+    dense, kept, cost = sparsity.summary("rude", _frames(0.81, 0.95), 0.8, "texts")
     assert "lowers" in dense
-    assert "100 of 1,000 (10.0%), in 2 layers; they keep 0.88 [0.81, 0.95]; as many with random units" in found
+    assert "100 of 1,000 (10.0%), in 2 layers; they keep 0.88 [0.81, 0.95]; as many with random units" in kept
     assert cost.startswith("They lower")
     assert "No number of units is shown" in sparsity.summary("rude", _frames(0.79, 0.95), 0.8, "texts")[1]
 

@@ -44,7 +44,15 @@ def test_it_runs_the_study_and_writes_the_report(
     monkeypatch.setattr(command, "find_studies", lambda: {"demo": Installed()})
     monkeypatch.setattr(command, "load_study", lambda name: {"demo": Installed()}[name].load())
     monkeypatch.setattr("lens_steer.host.load.load_model", {"microworld": embedded}.__getitem__)
+    asked, read_contrast = [], ls.read_contrast
+
+    def read_few(name: str, *, n: int, seed: int) -> ls.ContrastSet:
+        asked.append((name, n, seed))
+        return read_contrast(name, n=8, seed=seed)
+
+    monkeypatch.setattr("lens_steer.texts.readers.read_contrast", read_few)
     printed, report = demo(tmp_path / "demo"), tmp_path / "demo" / "report.html"
+    assert asked == [("microworld:rude", 400, 0)]
     assert printed[0].startswith("found in ContrastSet('microworld:rude'")
     assert [line.split() for line in printed[1:4]] == [
         ["the", "clerk", "..."],

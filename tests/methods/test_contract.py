@@ -15,7 +15,7 @@ from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.fitting import Method
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.readers import read_contrast
-from tests.families import sentences
+from tests.families import make_tiny, sentences
 from tests.handles import handles
 from tests.methods.contract import METHODS
 
@@ -50,13 +50,27 @@ def edit(method: Method, tiny: Any, contrast: ContrastSet, fitted: dict[Method, 
     return fitted[method]
 
 
+@pytest.fixture(scope="module")
+def untouched(tiny: Any) -> tuple[torch.Tensor, Any]:
+    """What the model answers before all tests, and the handles on it."""
+    return logits(tiny), handles(tiny)
+
+
 @pytest.fixture(autouse=True)
-def model_untouched(tiny: Any) -> Iterator[None]:
+def model_untouched(tiny: Any, untouched: tuple[torch.Tensor, Any]) -> Iterator[None]:
     """Whatever a test does, the model answers as before and no handle is left."""
-    before, there = logits(tiny), handles(tiny)
     yield
-    assert handles(tiny) == there
+    before, on_it = untouched
+    assert handles(tiny) == on_it
     assert torch.equal(logits(tiny), before)
+
+
+@pytest.fixture(scope="module")
+def half() -> Any:
+    """The tiny model in bfloat16."""
+    model = make_tiny("gpt2")
+    model.to(torch.bfloat16)
+    return model
 
 
 def logits(model: Any, text: str = "the dog was sad and ran home") -> torch.Tensor:
@@ -148,11 +162,7 @@ def test_nesting_is_composition(tiny: Any, edit: Intervention) -> None:
         torch.testing.assert_close(logits(tiny), nested, rtol=1e-4, atol=1e-4)
 
 
-def test_it_follows_the_models_dtype(method: Method, contrast: ContrastSet) -> None:
-    from tests.families import make_tiny
-
-    half = make_tiny("gpt2")
-    half.to(torch.bfloat16)
+def test_it_follows_the_models_dtype(method: Method, half: Any, contrast: ContrastSet) -> None:
     edit = method.fit(half, contrast)
     assert all(value.dtype == torch.float32 for e in edit.edits for value in e.map.tensors().values())
     with edit.on(half):
@@ -166,20 +176,20 @@ def test_on_the_real_models(method: Method, real_model: Any, shared: Path) -> No
     contrast = read_contrast(shared / "data" / "story_concepts" / "sad.json", n=16)
     neutral = read_contrast(shared / "data" / "story_concepts" / "dog.json", n=16)
     contrast = replace(contrast, control=neutral.source)
-    before, there = logits(real_model), handles(real_model)
+    before, on_it = logits(real_model), handles(real_model)
     with method.fit(real_model, contrast).on(real_model):
         assert not torch.equal(logits(real_model), before)
-    assert handles(real_model) == there
+    assert handles(real_model) == on_it
     assert torch.equal(logits(real_model), before)
 
 
 @pytest.mark.compat
 def test_on_the_embedded_model(method: Method, embedded_host: Any, microworld_contrast: ContrastSet) -> None:
     text = str(microworld_contrast.source[0])
-    before, there = logits(embedded_host, text), handles(embedded_host)
+    before, on_it = logits(embedded_host, text), handles(embedded_host)
     with method.fit(embedded_host, microworld_contrast).on(embedded_host):
         assert not torch.equal(logits(embedded_host, text), before)
-    assert handles(embedded_host) == there
+    assert handles(embedded_host) == on_it
     assert torch.equal(logits(embedded_host, text), before)
 
 
