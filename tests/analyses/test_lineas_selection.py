@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import lens_steer as ls
 from analyses import lineas_selection
 from analyses.selection import ALL, AUROC, LINEAS, RANDOM, REAL, SHUFFLED
+from analyses.sentences import interval
 from tests.analyses.verbs import FEW, changes, check_verbs, expected
 from tests.families import sentences
 
@@ -67,7 +68,7 @@ def test_controls_stand_beside_the_claims(study: ls.Study) -> None:
 def test_the_sentences_say_what_the_tables_do(study: ls.Study) -> None:
     removed = study.frames["removed"].set_index("choice")
     for name in (LINEAS, ALL, RANDOM):
-        assert f"{name} {removed.loc[name, 'value']:.2f}" in study.summary[0]
+        assert f"{name} {interval(removed.loc[name])}" in study.summary[0]
     text = " ".join(study.summary)
     pairs = study.frames["stability"].set_index("against")
     assert f"Jaccard overlap {pairs.loc[REAL, 'jaccard']:.2f}" in text

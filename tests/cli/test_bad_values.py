@@ -61,9 +61,9 @@ def bad_values(option: str, kind: Any, choices: tuple[str, ...] | None) -> list[
     if choices:
         return ["bogus", "", "1"]
     if option == "--layers":
-        return ["nan", "2.5", "1,,2", ""]
+        return ["nan", "2.5", "1,x", ""]
     if option == "--strengths":
-        return [*REAL, "0", "1,,2"]
+        return [*REAL, "0", "1,x"]
     if "int" in str(kind):
         return WHOLE if option == "--seed" else [*WHOLE, "0"] if option not in ("--steps", "--limit") else WHOLE
     if "float" in str(kind):

@@ -77,7 +77,7 @@ def test_what_is_read(place: Path, words: str) -> None:
             "--prompt, --source-text: two text files have",
         ),
         ("--contrast microworld:rude --paired", "--paired: microworld:rude have no columns"),
-        ("--texts @scored.csv --config sst2", "config= is for data sets"),
+        ("--texts @scored.csv --config sst2", "--config is for data sets"),
         ("--texts @scored.csv --threshold 0.5 --paired", "nothing pairs its texts"),
     ],
 )

@@ -267,6 +267,7 @@ def test_a_scope_is_written_and_read_as_plain_data() -> None:
         assert Scope.rebuilt(json.loads(json.dumps(asdict(scope)))) == scope
 
 
+@pytest.mark.plain  # a type check would speak first
 def test_an_unknown_name() -> None:
     # As a user meets it: without the type checks of the tests.
     jaxtyping.config.update("jaxtyping_disable", True)

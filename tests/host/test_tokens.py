@@ -338,6 +338,7 @@ def test_conversations(chatty: Any) -> None:
     assert generate(chatty, [chat], chat=True, **GENERATED) == found[:1]
 
 
+@pytest.mark.plain  # a type check would speak first
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -53,6 +53,7 @@ def test_kl_to_clean_is_0_in_the_clean_run_and_falls_where_the_difference_is_car
     assert result.frame["value"].item() == pytest.approx(-result.settings["corrupted"], rel=1e-3)
 
 
+@pytest.mark.plain  # a type check would speak first
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("metric", "why"),
@@ -88,6 +89,7 @@ def test_words_are_refused_at_once() -> None:
             ls.ConceptProbability(words)
 
 
+@pytest.mark.plain  # a type check would speak first
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("clean", "corrupted", "settings", "why"),
