@@ -311,6 +311,6 @@ def _of_independent(pairs: pd.DataFrame, level: float = 0.05) -> str:
         )
     share, alike = (int((pairs[column] <= of_one).sum()) for column in ("shuffled_p", "correlation_p"))
     return (
-        f"Of {which}, at {level:.0%} over all, {share} share more experts than shuffled labels do, and the units' "
-        f"AUROCs correlate more in {alike}."
+        f"Of {which}, at {level:.0%} over all, {share} are shown to share more experts than shuffled labels do, and "
+        f"{alike} to have AUROCs of units that correlate more."
     )

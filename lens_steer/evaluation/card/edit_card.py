@@ -304,10 +304,10 @@ def _checked_items(items: Sequence[str]) -> tuple[ItemName, ...]:
 
 
 def _enough(name: str, rows: Sequence[Any]) -> tuple[Any, ...]:
-    names = listed(name, rows)
-    if len(names) < _FEWEST:
-        raise SettingError(f"{name}: a card needs {_FEWEST} or more, not {len(names)}; with so few nothing can be told")
-    return tuple(names)
+    given = listed(name, rows)
+    if len(given) < _FEWEST:
+        raise SettingError(f"{name}: a card needs {_FEWEST} or more, not {len(given)}; with so few nothing can be told")
+    return tuple(given)
 
 
 def _require_unseen(edit: Intervention, held: ContrastSet, trial: Trial) -> None:
