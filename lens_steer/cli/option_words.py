@@ -40,17 +40,22 @@ def in_options(command: Callable[..., Any]) -> Iterator[None]:
 
 
 def as_options(message: str, options: Mapping[str, bool]) -> str:
-    """Return a message with these options in place of arguments of the same name."""
+    """Return a message with these options in place of arguments of the same name; a call of `ls` stays Python."""
     listed = "|".join(sorted(options, key=len, reverse=True))
-    value = r"(\"[^\"]*\"|-?\w+(?:\.\w+)?(?:e-?\d+)?)?"
+    value = r"(\"[^\"]*\"|\([^()]*\)|-?\w+(?:\.\w+)?(?:e-?\d+)?)?"
 
     def given(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
+        if name is None:
+            return match[0]
         if not value or options[name]:
             return option(name)
+        if value.startswith("("):
+            parts = [part.strip(" '") for part in value[1:-1].split(",") if part.strip()]
+            return f"{option(name)} {','.join(parts)}"
         return f"{option(name)} {value if ' ' in value else value.strip(chr(34))}"
 
-    message = re.sub(rf"(?<![\w-])({listed})={value}", given, message)
+    message = re.sub(rf"\bls\.\w+\([^()]*\)|(?<![\w-])({listed})={value}", given, message)
     alone = "|".join(name for name in options if "_" in name)  # a word of English is no argument
     return (
         re.sub(rf"(?<![\w/.'\"-])({alone})(?![\w=.'\"])", lambda match: option(match[1]), message) if alone else message

@@ -28,6 +28,8 @@ def test_arguments_become_options_of_the_command_and_nothing_else_does() -> None
         ("lr=1e-05 is out of range", "--lr 1e-05 is out of range"),
         ("or unproven=True, lower max_new_tokens", "or --unproven, lower --max-new-tokens"),
         ('such as chat="User: {text}"', 'such as --chat "User: {text}"'),
+        ("k=(1, 9999): too many; k=(4,)", "--k 1,9999: too many; --k 4"),
+        ("ls.LinEAS(k=[...]) (--k), or k=3", "ls.LinEAS(k=[...]) (--k), or --k 3"),
         ("of block=2, in max_new_tokens.csv and runs/max_new_tokens; 12 source texts",) * 2,
     ):
         assert as_options(said, options) == expected
