@@ -46,7 +46,7 @@ def method(request: pytest.FixtureRequest) -> Method:
 @pytest.fixture(autouse=True)
 def model_untouched(tiny: Any) -> Iterator[None]:
     ids = tiny.to_tokens("the dog was sad and ran home")
-    plain, before = logits(tiny, ids), handles(tiny)  # a bridge hangs hooks of its own in its first pass
+    plain, before = logits(tiny, ids), handles(tiny)
     yield
     assert torch.equal(logits(tiny, ids), plain)
     assert handles(tiny) == before
