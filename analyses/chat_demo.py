@@ -131,7 +131,9 @@ def run(
         "effect": effect_table(measurements, jobs),
         "texts": reported_on.texts,
         "against_controls": against_table(measurements),
-        "divergence": _divergence(model, reported_on, [job for job in jobs if job.draw == 0]),
+        "divergence": pd.DataFrame(
+            [{"edit": job.kind, "kl": reported_on.divergence(job.edit)} for job in jobs if job.draw == 0]
+        ),
         "strengths": pd.DataFrame(tried).assign(chosen=lambda frame: frame["strength"] == strength),
         "experts": ranking.top(100),
     }
@@ -254,19 +256,6 @@ def against_table(measurements: Measurements) -> pd.DataFrame:
             for row in measurements.against(EXPERTS, control)
         ]
     )
-
-
-def _divergence(model: Any, reported_on: HeldOut, jobs: Sequence[Job]) -> pd.DataFrame:
-    """Return how far every edit's next-token distributions lie from the unedited model's on neutral texts."""
-    chat = None if all(isinstance(row, str) for row in reported_on.neutral) else reported_on.chat
-    rows = [
-        {
-            "edit": job.kind,
-            "kl": ls.divergence(model, reported_on.neutral, intervention=job.edit, chat=chat, progress=False),
-        }
-        for job in jobs
-    ]
-    return pd.DataFrame(rows)
 
 
 def summary(

@@ -226,6 +226,11 @@ class HeldOut:
             self._kept.append(first.assign(edit=name)[["edit", *first.columns]])
         return self.read(result, name, draw)
 
+    def divergence(self, edit: ls.Intervention, *, strength: float = 1.0) -> float:
+        """Return the mean KL(unedited || edited) of the next token on the neutral texts, in nats per token."""
+        chat = None if all(isinstance(row, str) for row in self.neutral) else self.chat
+        return ls.divergence(self.model, self.neutral, intervention=edit, strength=strength, chat=chat, progress=False)
+
     def read(self, result: ls.Evaluation, name: str, draw: int) -> pd.DataFrame:
         """Return an evaluation as rows of `Measurements`."""
         parts = [

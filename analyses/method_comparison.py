@@ -8,8 +8,7 @@ strength.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,26 +16,17 @@ from typing import Any
 import pandas as pd
 
 import lens_steer as ls
+from analyses.compared_methods import COMMON, OWN, compared_methods, placed
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import by_verdict, listed, sentence
 from lens_steer.progress import progress_bar
 
-COMMON, OWN = "the same for all", "the paper's"
 NULL = "shuffled labels"
+RANDOM = "random edits"
 CONCEPT, SECOND = "concept", "second"
 _SHARES = ("unreadable", "grammatical")
 _ERRORS = ("error_before", "error_after", "error_change", "error_change_se")
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A method under a name of the table: how it is made for given sites, and the sites of its own paper."""
-
-    name: str
-    make: Callable[[Any], Any]
-    own: Any
-    anywhere: bool = True
 
 
 @measured(most_prompts=200, most_neutral=100)
@@ -53,6 +43,7 @@ def run(
     fit_texts: int = 32,
     steps: int = 200,
     share: float = 0.02,
+    random_edits: int = 0,
     given: Mapping[str, str] | None = None,
     second_scorer: ls.Scorer | None = None,
     looks: int | None = None,
@@ -60,9 +51,11 @@ def run(
 ) -> ls.Study:
     """Fit every method on the same texts and measure each at its best strength.
 
-    Frames: `methods` (each method at the strength that was chosen), `strengths` (every strength that was tried),
-    `texts`. Of prompts and neutral texts the even ones choose (strengths, and which method a sentence names), the odd
-    ones are reported on. One fit of every method: intervals are over prompts and texts.
+    Frames: `methods` (each method at the strength that was chosen; `kl`: KL(unedited || edited) of the next token on
+    the neutral texts, nats), `strengths` (every strength that was tried), `texts`; with `random_edits` also
+    `against_random` (before: their mean, after: the method). Of prompts and neutral texts the even ones choose
+    (strengths, and which method a sentence names), the odd ones are reported on. One fit of every method: intervals
+    are over prompts and texts.
 
     Parameters
     ----------
@@ -87,6 +80,8 @@ def run(
         Of LoReFT.
     share:
         Of all units, for LinEAS with few units and the methods that choose k; ITI takes a quarter of the heads.
+    random_edits:
+        How many random edits that write as far (`norm_matched_edits`) each method is held against; 20 carry that.
     given:
         On a microworld model, the target's attributes: adds the steering error, in nats per token, before, after, and
         its change with the standard error over documents, paired; nan for an edit of prompts alone, because the
@@ -114,36 +109,47 @@ def run(
         test.scorers = {**tuning.scorers, SECOND: second_scorer}
     small = experiment.fit_texts(fit_texts)[0]
     texts = {"": small, NULL: experiment.train.shuffled(seed).subsample(len(small.source), seed=seed)}
-    entries = [
-        entry for entry in _entries(model, small, sites, steps, share, seed) if not only or entry.name.startswith(only)
-    ]
-    if not entries:
+    every = compared_methods(model, small, sites, steps, share, seed)
+    methods = [method for method in every if not only or method.name.startswith(only)]
+    if not methods:
         raise ls.LensSteerError(f"only={only} names no method")
     about, tried, parts, kept = [], [], [], {}
-    for entry, where, place in progress_bar(list(_placed(entries, sites)), desc="methods", unit="method", show=True):
+    for method, where, place in progress_bar(list(placed(methods, sites)), desc="methods", unit="method", show=True):
         chosen: dict[str, Any] = {}
         for control, fitted_on in texts.items():
             begun = perf_counter()
-            edit = entry.make(place).fit(model, fitted_on)
+            edit = method.make(place).fit(model, fitted_on)
             seconds = perf_counter() - begun
-            row = {"method": entry.name, "sites": where, "control": control}
+            row = {"method": method.name, "sites": where, "control": control}
             if not control:
                 curve = [row | _tried(tuning, edit, strength, label(row)) for strength in strengths]
                 tried += curve
                 chosen = _best(curve, budget)
             parts.append(test.measure(edit, label(row), strength=chosen["strength"]))
-            row |= chosen | _size(model, edit) | {"fit_seconds": seconds}
+            kl = test.divergence(edit, strength=chosen["strength"])
+            row |= chosen | _size(model, edit) | {"fit_seconds": seconds, "kl": kl}
+            if random_edits and not control:
+                parts += _random(
+                    test, edit.scaled(chosen["strength"]), small, label(row | {"control": RANDOM}), random_edits
+                )
             about.append(row | _steering_error(model, edit, chosen["strength"], given, seed))
             if not control and where == COMMON:
-                kept[entry.name.replace(" ", "_")] = edit
-    table = methods_table(about, Measurements.of(parts, seed=seed), looks)
+                kept[method.name.replace(" ", "_")] = edit
+    measurements = Measurements.of(parts, seed=seed)
+    table = methods_table(about, measurements, looks)
+    frames = {"methods": table, "strengths": pd.DataFrame(tried), "texts": test.texts}
+    if random_edits:
+        frames["against_random"] = against_random(about, measurements)
     return experiment.keep(
         ls.Study(
-            frames={"methods": table, "strengths": pd.DataFrame(tried), "texts": test.texts},
+            frames=frames,
             figures={"strengths": _figure(experiment.concept, pd.DataFrame(tried))},
-            summary=summary(experiment.concept, table, budget, test.neutral_name),
+            summary=[
+                *summary(experiment.concept, table, budget, test.neutral_name),
+                *_beside_random(experiment.concept, frames.get("against_random")),
+            ],
             interventions=kept,
-            captions=_captions(test, budget, len(small.source)),
+            captions=_captions(test, budget, len(small.source), random_edits),
         )
     )
 
@@ -173,55 +179,24 @@ def methods_table(
     return pd.DataFrame(rows)
 
 
-def _entries(model: Any, small: ls.ContrastSet, sites: Any, steps: int, share: float, seed: int) -> Iterator[_Entry]:
-    """Yield the methods; where a paper edits one layer of the residual stream, that is the middle one."""
-    layers = sorted({site.layer for site in ls.find_sites(model, "hook_resid_post")})
-    middle = (layers[len(layers) // 2],)
-    one: dict[str, Any] = {"sites": "hook_resid_post", "layers": middle}
-    at: dict[str, Any] = {"seed": seed}
+def _random(
+    test: HeldOut, edit: ls.Intervention, texts: ls.ContrastSet, name: str, draws: int
+) -> Iterator[pd.DataFrame]:
+    """Yield what random edits do that write as far as an edit."""
+    for draw, random in enumerate(ls.norm_matched_edits(test.model, edit, texts, draws=draws, seed=test.seed)):
+        yield test.measure(random, name, draw=draw)
 
-    def k(place: Any) -> int:
-        return max(1, round(share * sum(site.width for site in ls.find_sites(model, place))))
 
-    def layered(method: Callable[..., Any], **own: Any) -> Callable[[Any], Any]:
-        return lambda place: method(**(place if isinstance(place, dict) else {"sites": place}), **own, **at)
-
-    n_heads = sum(site.heads for site in ls.find_sites(model, "attn.hook_z"))
-    yield _Entry("AurA", lambda place: ls.AurA(sites=place, **at), "paper:aura")
-    yield _Entry("Det0", lambda place: ls.Det0(k=k(place), sites=place, **at), "paper:aura")
-    yield _Entry("Damp", lambda place: ls.Damp(k=k(place), sites=place, **at), "paper:aura")
-    yield _Entry("SelfCond", lambda place: ls.SelfCond(k=k(place), sites=place, **at), "paper:selfcond")
-    token: dict[str, Any] = {"statistic": "token", "value": "mean"}
-    yield _Entry(
-        "SelfCond, token means", lambda place: ls.SelfCond(k=k(place), sites=place, **token, **at), "paper:selfcond"
+def against_random(about: Sequence[Mapping[str, Any]], measurements: Measurements) -> pd.DataFrame:
+    """Return one row per method and measure: the method beside one more random edit."""
+    return pd.DataFrame(
+        [
+            {name: row[name] for name in ("method", "sites", "strength", "units")} | beside
+            for row in about
+            if not row["control"]
+            for beside in measurements.against(label(row), label({**row, "control": RANDOM}))
+        ]
     )
-    yield _Entry("MeanAcT", layered(ls.MeanAcT), "paper:act")
-    yield _Entry("GaussianAcT", layered(ls.GaussianAcT), "paper:act")
-    yield _Entry("LinearAcT", layered(ls.LinearAcT), "paper:act")
-    yield _Entry("CAA", layered(ls.CAA, pool="mean"), one)
-    yield _Entry("ActAdd", layered(ls.ActAdd, pair=0), one)
-    yield _Entry(
-        "ITI", lambda place: ls.ITI(k=max(1, n_heads // 4), alpha=1.0, sites=place, **at), "attn.hook_z", False
-    )
-    pairing: dict[str, Any] = {"pairing": "random", "pool": "mean"}
-    yield _Entry("RepE", layered(ls.RepE, **pairing), one)
-    yield _Entry("RepE, projected out", layered(ls.RepE, mode="project_out", **pairing), one)
-    yield _Entry("LinEAS", lambda place: ls.LinEAS(sites=place, progress=False, **at), "paper:lineas")
-    few: dict[str, Any] = {"progress": False, **at}
-    yield _Entry("LinEAS, few units", lambda place: ls.LinEAS(sites=place, units=k(place), **few), "paper:lineas")
-    yield _Entry("LoReFT", layered(ls.LoReFT, steps=steps, progress=False), one)
-    yield _Entry("CAST of CAA", lambda place: ls.CAST(base=layered(ls.CAA, pool="mean")(place), **at), one)
-    if small.control:
-        yield _Entry(
-            "DSAS of LinearAcT", lambda place: ls.DSAS(base=ls.LinearAcT(sites=place, **at), **at), "paper:act"
-        )
-
-
-def _placed(entries: Sequence[_Entry], sites: Any) -> Iterator[tuple[_Entry, str, Any]]:
-    for entry in entries:
-        if entry.anywhere and sites is not None:
-            yield entry, COMMON, sites
-        yield entry, OWN, entry.own
 
 
 def _tried(tuning: HeldOut, edit: ls.Intervention, strength: float, name: str) -> dict[str, Any]:
@@ -303,6 +278,17 @@ def summary(concept: str, table: pd.DataFrame, budget: float, neutral: str) -> l
     return sentences
 
 
+def _beside_random(concept: str, table: pd.DataFrame | None) -> list[str]:
+    if table is None:
+        return []
+    rows = table[table["measure"] == CONCEPT].to_dict("records")
+    verdicts = {f"{row['method']} ({row['sites']})": change_of(row).verdict for row in rows}
+    return [
+        f"Score of {concept}, against one more random edit that writes as far ({rows[0]['draws']} draws, each method "
+        f"alone at 95 %): {by_verdict(verdicts)}."
+    ]
+
+
 def _best_method(row: Any, place: str, concept: str, neutral: str) -> list[str]:
     subject = f"{place}, {row['method']} (best on the validation prompts, strength {row['strength']:g})"
     cost = {name: row[f"{PERPLEXITY}_{name}"] for name in ("before", "after", "low", "high")}
@@ -336,19 +322,27 @@ def _figure(concept: str, tried: pd.DataFrame) -> Any:
     )
 
 
-def _captions(test: HeldOut, budget: float, texts: int) -> dict[str, str]:
-    return {
+def _captions(test: HeldOut, budget: float, texts: int, random_edits: int) -> dict[str, str]:
+    captions = {
         "methods": (
             f"Each method fitted once, on {texts} + {texts} texts, at the strength chosen on other prompts and texts: "
             f"{test.about} (behind their first words). low, high: interval of the change over prompts, which "
             "holds at 95 % for all methods together (Bonferroni). within_budget: perplexity at most "
             f"{budget:g} times the unedited model's on the validation texts; validation_after: the score there. "
+            "kl: mean KL(unedited || edited) of the next token on the same neutral texts, nats. "
             "units: moved, of those at the sites. error: steering error in nats per token; error_change_se: standard "
             "error of its change, over the same documents before and after."
         ),
         "strengths": "Every strength that was tried, on the validation prompts and texts.",
         "texts": "Continuations of the first prompts, before and after every edit at its strength.",
     }
+    if random_edits:
+        captions["against_random"] = (
+            f"Each method (after) beside {random_edits} random edits that write as far at its sites (before: their "
+            "mean). low, high: 95 % interval, each method alone, of the difference from one more of them, over prompts "
+            "and draws. rank_p: exact two-sided p-value of the method's rank among the draws."
+        )
+    return captions
 
 
 if __name__ == "__main__":

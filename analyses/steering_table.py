@@ -137,8 +137,13 @@ def base_rates(model: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def methods(model: Any, name: str, *, seed: int, only: tuple[str, ...]) -> pd.DataFrame:
-    """Return the rows of one job: every method at its best strength under the budget, at its paper's sites."""
+def methods(
+    model: Any, name: str, *, seed: int, only: tuple[str, ...], random_edits: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Return the rows of one job: every method at its best strength under the budget, at its paper's sites.
+
+    `methods`, and with `random_edits` `against_random`: each method beside that many random edits that write as far.
+    """
     job = JOBS[name]
     contrast, (words, classifier) = prepared(job)
     study = method_comparison.run(
@@ -152,6 +157,7 @@ def methods(model: Any, name: str, *, seed: int, only: tuple[str, ...]) -> pd.Da
         strengths=(0.5, 1.0, 2.0),
         budget=1.25,
         steps=100,
+        random_edits=random_edits,
         scorer=words,
         second_scorer=classifier,
         prompts=job.prompts,
@@ -162,7 +168,11 @@ def methods(model: Any, name: str, *, seed: int, only: tuple[str, ...]) -> pd.Da
         max_new_tokens=REPLY_TOKENS,
         **SAMPLING,
     )
-    return study.frames["methods"].assign(job=name, seed=seed)
+    return {
+        table: frame.assign(job=name, seed=seed)
+        for table, frame in study.frames.items()
+        if table in ("methods", "against_random")
+    }
 
 
 def main() -> None:
@@ -172,23 +182,28 @@ def main() -> None:
     parser.add_argument("--job", choices=[*JOBS, "base_rates"], required=True)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--random-edits", type=int, default=0, help="how many beside each method, into OUT_random.csv")
     parser.add_argument("--device", default=None)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     model = ls.load_model(given.model, device=given.device, dtype=given.dtype)
+    about = {"model": given.model, "dtype": given.dtype}
     if given.job == "base_rates":
-        frame = base_rates(model)
-    else:
-        parts = []
-        # What is done is written: an interruption loses one method of those that are named.
-        groups: list[tuple[str, ...]] = [(name,) for name in given.only] or [()]
-        for only in groups:
-            parts.append(methods(model, given.job, seed=given.seed, only=only))
-            pd.concat(parts).to_csv(given.out, index=False)
-        frame = pd.concat(parts)
-    frame.assign(model=given.model, dtype=given.dtype).to_csv(given.out, index=False)
-    print(json.dumps({"rows": len(frame), "out": str(given.out)}))
+        frame = base_rates(model).assign(**about)
+        frame.to_csv(given.out, index=False)
+        print(json.dumps({"rows": len(frame), "out": str(given.out)}))
+        return
+    tables: dict[str, list[pd.DataFrame]] = {}
+    # What is done is written: an interruption loses one method of those that are named.
+    groups: list[tuple[str, ...]] = [(name,) for name in given.only] or [()]
+    for only in groups:
+        done = methods(model, given.job, seed=given.seed, only=only, random_edits=given.random_edits)
+        for table, frame in done.items():
+            tables.setdefault(table, []).append(frame.assign(**about))
+            path = given.out if table == "methods" else given.out.with_stem(f"{given.out.stem}_random")
+            pd.concat(tables[table]).to_csv(path, index=False)
+    print(json.dumps({"rows": sum(map(len, tables["methods"])), "out": str(given.out)}))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from .errors import LensSteerError as LensSteerError
 from .errors import LensSteerWarning as LensSteerWarning
 from .evaluation.card.card import EditCard as EditCard
 from .evaluation.card.edit_card import edit_card as edit_card
+from .evaluation.card.norm_matched import norm_matched_edits as norm_matched_edits
 from .evaluation.evaluation import Evaluation as Evaluation
 from .evaluation.evaluation import evaluate as evaluate
 from .evaluation.generation import generate as generate

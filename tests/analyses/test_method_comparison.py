@@ -73,6 +73,21 @@ def test_the_strength_is_the_best_of_those_tried_within_the_budget(study: ls.Stu
         assert row["strength"] in set(expected["strength"])
 
 
+def test_a_method_stands_beside_random_edits_that_write_as_far(tiny: Any) -> None:
+    study = method_comparison.run(tiny, texts(), out=None, sites=None, only=("CAA",), random_edits=20, **SMALL)
+    methods, beside = study.frames["methods"], study.frames["against_random"]
+    row = methods[methods["control"] == ""].iloc[0]
+    concept, perplexity = (beside[beside["measure"] == name].iloc[0] for name in ("concept", "perplexity"))
+    assert concept["after"] == pytest.approx(row["after"])
+    assert perplexity["after"] == pytest.approx(row["perplexity_after"])
+    assert concept["change"] == pytest.approx(concept["after"] - concept["before"])
+    assert concept["low"] <= concept["change"] <= concept["high"]
+    assert set(beside["draws"]) == {20}
+    assert beside["rank_p"].between(2 / 21, 1).all()
+    assert "against one more random edit that writes as far (20 draws," in study.summary[-1]
+    assert row["kl"] > 0
+
+
 def test_the_folder_holds_the_study_and_the_seed_repeats_it(study: ls.Study, tiny: Any, out: Path) -> None:
     saved = ls.Study.load(out)
     again = method_comparison.run(tiny, texts(), out=None, only=("AurA",), **SMALL)
@@ -132,14 +147,14 @@ def test_the_method_that_is_named_is_the_best_on_the_validation_prompts(table: p
 
 def test_all_methods_are_taken_where_none_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
-    entries = method_comparison._entries
+    every = method_comparison.compared_methods
 
     def first_two(*given: Any) -> Any:
-        listed = list(entries(*given))
-        names.extend(entry.name for entry in listed)
+        listed = list(every(*given))
+        names.extend(method.name for method in listed)
         return listed[:2]
 
-    monkeypatch.setattr(method_comparison, "_entries", first_two)
+    monkeypatch.setattr(method_comparison, "compared_methods", first_two)
     study = method_comparison.run(tiny, texts(), out=None, **SMALL)
     assert set(study.frames["methods"]["method"]) == set(names[:2])
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lens_steer.activations.activations import Activations
-from lens_steer.evaluation.card.dose import DoseReader
 from lens_steer.evaluation.card.effect import worse_share
 from lens_steer.evaluation.card.judges import Judged, Judges
 from lens_steer.evaluation.card.measured import Item, Measured
 from lens_steer.evaluation.card.trial import Trial, Tried, by_prompt
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.interventions.random_edits import random_edits
 from lens_steer.statistics.intervals import AgainstDraws, against_draws, perplexity_of, share, share_change_interval
 from lens_steer.statistics.verdict import Change, Verdict
 
@@ -26,22 +23,6 @@ class Controls:
 
     tried: tuple[Tried, ...]
     judged: tuple[Judged, ...]
-
-
-def matched_in_norm(
-    edit: Intervention, activations: Activations, reader: DoseReader, *, draws: int, seed: int
-) -> list[Intervention]:
-    """Return random edits that write, site by site, as far as the edit does (root mean square over tokens)."""
-    wanted = [dose.size for dose in reader.read(edit)]
-    matched = []
-    for control in random_edits(edit, activations, draws=draws, seed=seed):
-        own = [dose.size for dose in reader.read(control)]
-        edits = tuple(
-            replace(one, map=one.map.scaled(norm / size if size > 0 else 0.0))
-            for one, norm, size in zip(control.edits, wanted, own, strict=True)
-        )
-        matched.append(replace(control, edits=edits))
-    return matched
 
 
 def try_controls(trial: Trial, judges: Judges, edits: Sequence[Intervention]) -> Controls:

@@ -12,7 +12,7 @@ from torch import nn
 from lens_steer.activations.collect import collect
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.card.card import EditCard
-from lens_steer.evaluation.card.controls import matched_in_norm, random_item, shuffled_item, try_controls
+from lens_steer.evaluation.card.controls import random_item, shuffled_item, try_controls
 from lens_steer.evaluation.card.cost import cost_item
 from lens_steer.evaluation.card.dose import DoseReader, dose_item
 from lens_steer.evaluation.card.downstream import downstream_item
@@ -20,6 +20,7 @@ from lens_steer.evaluation.card.effect import effect_item
 from lens_steer.evaluation.card.identity import facts_of
 from lens_steer.evaluation.card.judges import Judged, Judges, readability_for, scorers_for
 from lens_steer.evaluation.card.measured import ITEMS, Item, ItemName
+from lens_steer.evaluation.card.norm_matched import matched_in_norm
 from lens_steer.evaluation.card.other_contrasts import other_scorers, others_item
 from lens_steer.evaluation.card.refitted import refitted_on_shuffled
 from lens_steer.evaluation.card.steerable import steerable_item

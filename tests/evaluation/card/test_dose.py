@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lens_steer.activations.collect import collect
-from lens_steer.evaluation.card.controls import matched_in_norm
 from lens_steer.evaluation.card.dose import DoseReader, dose_item
+from lens_steer.evaluation.card.norm_matched import norm_matched_edits
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.edit import Edit
@@ -84,14 +83,20 @@ def test_behind_a_branch_with_a_norm_its_output_is_no_write_into_the_stream() ->
 def test_random_edits_write_as_far_as_the_edit(tiny: Any) -> None:
     edit = random_edit(tiny, size=0.2)
     contrast = ContrastSet(sentences(8, seed=1), sentences(8, seed=2))
-    reader = DoseReader(tiny, TEXTS, chat=None, batch_size=None)
-    activations = collect(tiny, contrast, [site.name for site in edit.sites], progress=False)
-    first, second = matched_in_norm(edit, activations, reader, draws=2, seed=0)
+    reader = DoseReader(tiny, contrast.source, chat=None, batch_size=None)
+    first, second = norm_matched_edits(tiny, edit, contrast, draws=2, seed=0)
     assert first != second
     wanted = [dose.size for dose in reader.read(edit)]
     for control in (first, second):
         assert control.sites == edit.sites
-        found = [dose.size for dose in reader.read(control)]
+        sizes = [dose.size for dose in reader.read(control)]
         first_to_fire = edit.sites.index(find_sites(tiny, "blocks.0.mlp.hook_post")[0])
-        assert found[first_to_fire] == pytest.approx(wanted[first_to_fire], rel=1e-3)  # the others see what it wrote
-        np.testing.assert_allclose(found, wanted, rtol=0.35)
+        assert sizes[first_to_fire] == pytest.approx(wanted[first_to_fire], rel=1e-3)  # the others see what it wrote
+        np.testing.assert_allclose(sizes, wanted, rtol=0.35)
+
+
+def test_random_edits_beside_no_edit_write_nothing(tiny: Any) -> None:
+    contrast = ContrastSet(sentences(8, seed=1), sentences(8, seed=2))
+    none = shift_at(tiny, "blocks.0.mlp.hook_post").scaled(0.0)
+    for control in norm_matched_edits(tiny, none, contrast, draws=2):
+        assert read(tiny, control).size == 0.0
