@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -94,6 +94,12 @@ class EndToEndLoss:
                 float(self._distance({site: values[list(source)] for site, values in pooled.items()}, target))
                 for source, target in subsets
             ]
+
+    def of_units(self) -> dict[Site, Float[Tensor, " unit"]]:
+        """Return what each unit of the loss sites contributes to the loss at the identity: they sum to it."""
+        with torch.no_grad():
+            distances = self._distances(self._untouched, None)
+            return {site: distance / len(self._loss_sites) for site, distance in distances}
 
     @cached_property
     def _untouched(self) -> dict[Site, Tensor]:
@@ -189,15 +195,20 @@ class EndToEndLoss:
 
     def _distance(self, pooled: Mapping[Site, Tensor], target: Sequence[int] | None) -> Tensor:
         total = torch.zeros((), device=next(iter(pooled.values())).device)
+        for _, distances in self._distances(pooled, target):
+            total = total + distances.sum()
+        return total / len(self._loss_sites)
+
+    def _distances(
+        self, pooled: Mapping[Site, Tensor], target: Sequence[int] | None
+    ) -> Iterator[tuple[Site, Float[Tensor, " unit"]]]:
+        """Yield every loss site and its units' squared distances, weighted."""
         for site, values in pooled.items():
             other = self._sorted_target[site] if target is None else self._target[site][list(target)].sort(0).values
             i, j, weights = self._coupling(len(values), len(other), values.device)
             gaps = values.sort(0).values[i] - other[j]
             distances = weights @ gaps.square()
-            if self.unit_weights is not None:
-                distances = distances * self.unit_weights[site]
-            total = total + distances.sum()
-        return total / len(self._loss_sites)
+            yield site, distances if self.unit_weights is None else distances * self.unit_weights[site]
 
     def _coupling(self, n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         if (n, m) not in self._couplings:

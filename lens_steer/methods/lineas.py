@@ -177,8 +177,8 @@ class LinEAS:
 
         The provenance says why the descent `stopped`, and under `choice` what was tried where the share of gamma_max
         was chosen. `activations` may bring the target's pooled values at the loss sites; where a quarter is held out,
-        those of the choice are read anew. Ctrl-C does what `on_interrupt` says. Warns (LensSteerWarning) where all
-        steps will take long, and where nothing was moved in the end.
+        those of the choice are read anew. Ctrl-C does what `on_interrupt` says. Warns (LensSteerWarning) where one
+        unit has most of the loss, where all steps will take long, and where nothing was moved in the end.
 
         Raises
         ------
@@ -191,6 +191,7 @@ class LinEAS:
         """
         require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
+            problem.warn_if_about_one_unit("LinEAS")
             solver = Solver(self, problem)
             outcome, gamma, about = solver.solve(partial(self._quarter, model, contrast))
             outcome.warn_if_nothing_moved("LinEAS", solver.descent(gamma))
@@ -278,6 +279,7 @@ class LinEAS:
             raise SettingError("LinEAS.path: shares and gammas say the same in two ways: give one of them")
         keeps = keeps_on_interrupt()
         with self._problem(model, contrast, activations) as problem:
+            problem.warn_if_about_one_unit("LinEAS.path")
             solver, ceiling = Solver(self, problem), problem.gamma_max
             relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
             wanted = sorted(set(relative if gammas is None else gammas), reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.activations.whole_texts import Pooled
-from lens_steer.errors import SiteError
+from lens_steer.errors import LensSteerWarning, SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
+from lens_steer.host.stream_writes import is_stream
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FLOOR = 0.1  # of a group's mean curvature: below it an estimate of few draws says little
+_MOST_OF_LOSS = 0.5
 _SMALLEST_SPREAD = 0.01  # of a site's mean spread: what a shift is measured in where a unit hardly varies
 
 
@@ -52,6 +55,28 @@ class Problem:
         device = host_of(model).device
         self.penalty = SparseGroupLasso(self.layout.group.to(device), l1, group)
         self.identity = torch.zeros(len(self.layout), device=device)
+
+    def warn_if_about_one_unit(self, name: str) -> None:
+        """Warn (LensSteerWarning) where one unit has most of the loss: what is learned is then about little else.
+
+        A unit of the residual stream is one over all of its loss sites: massive activations keep their place.
+        """
+        of_units = self.loss.of_units()
+        stream = [site for site in of_units if is_stream(host_of(self._model), site)]
+        parts = {site.name: values for site, values in of_units.items() if site not in stream}
+        if stream:
+            parts["the residual stream"] = torch.stack([of_units[site] for site in stream]).sum(0)
+        total = float(sum(values.sum() for values in parts.values()))
+        where, values = max(parts.items(), key=lambda part: float(part[1].max()))
+        if total > 0 and float(values.max()) > _MOST_OF_LOSS * total:
+            share = float(values.max()) / total
+            warnings.warn(
+                f"{name}: unit {int(values.argmax())} of {where} alone has {share:.0%} of the loss (a massive "
+                'activation?), so the fit is about this unit: loss="normalised" counts all units alike, and so do '
+                'sites behind a norm, such as sites="paper:lineas"',
+                LensSteerWarning,
+                4,
+            )
 
     def heldout_loss(self, parameters: Tensor) -> float:
         """Return the loss on the held-out contrast; nan where there is none."""

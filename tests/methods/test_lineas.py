@@ -27,7 +27,7 @@ from lens_steer.methods.loreft import LoReFT
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.statistics.wasserstein import wasserstein
 from lens_steer.texts.contrast import ContrastSet
-from tests.families import sentences
+from tests.families import make_tiny, sentences
 from tests.handles import Forwards
 
 
@@ -47,6 +47,31 @@ def make_loss(
 
 def random_parameters(loss: EndToEndLoss, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(len(loss.layout.group), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", ["hook_resid_post", "mlp.hook_post"])
+def test_units_have_their_own_distances_of_the_loss(tiny: Any, contrast: ContrastSet, kind: str) -> None:
+    loss = make_loss(tiny, contrast, kind=kind)
+    of_units = loss.of_units()
+    assert sum(float(values.sum()) for values in of_units.values()) == pytest.approx(loss(random_parameters(loss) * 0))
+    plain = collect(tiny, contrast, kind, pool="mean", progress=False)
+    for site, values in of_units.items():
+        expected = wasserstein(plain.source[site], plain.target[site], order=2).square() / len(of_units)
+        torch.testing.assert_close(values.double(), expected, rtol=1e-3, atol=1e-9)
+
+
+def test_a_loss_that_is_about_one_unit_is_said(contrast: ContrastSet) -> None:
+    """A unit of the stream that is a thousand times the others, as massive activations are, has the whole loss."""
+    model = make_tiny("gpt2")
+    lineas = LinEAS(sites="hook_resid_post", gamma_share=0.1, steps=5, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lineas.fit(model, contrast)
+        with torch.no_grad():
+            model.blocks[0].mlp.out.original_component.weight[:, 5] *= 1000
+        replace(lineas, loss="normalised").fit(model, contrast)
+    with pytest.warns(LensSteerWarning, match=r"unit 5 of the residual stream alone has (9\d|100)% of the loss"):
+        lineas.fit(model, contrast)
 
 
 @pytest.mark.compat
