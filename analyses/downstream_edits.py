@@ -18,9 +18,9 @@ from analyses.downstream_findings import (
     LINEAR_CAUSAL,
     LINEAR_SOURCE,
     NULLS,
+    STRONGEST,
 )
 
-_STRONGEST = 2.0  # beyond, an edit is asked for more than it was fitted for
 _CLOSE = 0.01  # strengths are found to this
 Measured = Mapping[tuple[str, str, str, int, str], Any]
 """Edit, texts, edited, layer, measure -> cases."""
@@ -106,7 +106,7 @@ def _strength_at(
         )
         return float(shift.estimates["heldout", "all", last.layer, "arrived"][0]) - share
 
-    for low, high in ((0.0, 1.0), (1.0, _STRONGEST)):
+    for low, high in ((0.0, 1.0), (1.0, STRONGEST)):
         reached = beyond(high)
         if np.isnan(reached):
             return float("nan")

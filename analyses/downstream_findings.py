@@ -9,12 +9,14 @@ import pandas as pd
 
 import lens_steer as ls
 from analyses.measurements import change_of
-from analyses.sentences import PLURAL, by_verdict, interval, sentence
+from analyses.sentences import PLURAL, by_verdict, interval, listed, sentence
 
 APART, CAUSAL, END_TO_END = "mean differences", "mean differences in turn", "LinEAS"
 LINEAR, LINEAR_CAUSAL, LINEAR_SOURCE = "Linear-AcT", "Linear-AcT in turn", "Linear-AcT in turn, source moved"
 LAYERWISE = (APART, CAUSAL, LINEAR, LINEAR_CAUSAL, LINEAR_SOURCE)
 """Edits whose layers are estimated one by one."""
+STRONGEST = 2.0
+"""The highest strength that is tried for an equal effect: beyond, an edit is asked for more than it was fitted for."""
 NULLS = (f"{APART}, shuffled labels", f"{END_TO_END}, shuffled labels")
 
 _MEASURES = {
@@ -43,6 +45,7 @@ def summary(frames: Mapping[str, pd.DataFrame], concept: str, neutral: str) -> l
     sentences += [_overshoot_sentence(frames["overshoot"], edit) for edit in NULLS]
     if "end_to_end" in frames:
         sentences += [_collateral_sentence(frames["end_to_end"], equal, neutral) for equal in ("strength", "effect")]
+        sentences += _unreached_sentences(frames["strengths"])
     return sentences
 
 
@@ -78,6 +81,16 @@ def _collateral_sentence(end_to_end: pd.DataFrame, equal: str, neutral: str) -> 
         verdicts = {row["edit"]: change_of(row).verdict for row in rows if row["texts"] == texts}
         parts.append(f"{name}: {by_verdict(verdicts, words)}")
     return sentence(f"at equal {equal}, {END_TO_END} moves at the last layer", ", ".join(parts).replace(";", ","))
+
+
+def _unreached_sentences(strengths: pd.DataFrame) -> list[str]:
+    """Say which edits do not have the equal effect at any strength, so that nothing is judged beside them."""
+    fits = strengths["fit"].nunique()
+    unreached = strengths[strengths["strength"].isna()].groupby("edit", sort=False).size()
+    if unreached.empty:
+        return []
+    names = [f"{edit} ({count} of {fits} fits)" for edit, count in unreached.items()]
+    return [sentence(f"the equal effect is reached at no strength up to {STRONGEST:g} by {listed(names)}")]
 
 
 def _left_sentence(left: pd.DataFrame, edit: str) -> str:
