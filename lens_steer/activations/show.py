@@ -20,6 +20,7 @@ from lens_steer.host.sites import all_sites, site_at
 from lens_steer.host.tokens import TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, LabelledTexts, Row
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def show_units(
         A value is not finite.
 
     """
+    require_settings(show_units, locals())
     require_eval(model)
     if min(top, max_tokens) < 1:
         raise SettingError(f"top and max_tokens are 1 or more, not {top} and {max_tokens}")

@@ -24,6 +24,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.decode import Sampling
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import verdict_of
@@ -158,6 +159,7 @@ def generated_shift(
         As for `collect`.
 
     """
+    require_settings(generated_shift, locals())
     require_confidence(confidence)
     require_interventions(intervention)
     edited = find_sites(model, [site.name for site in intervention.sites])

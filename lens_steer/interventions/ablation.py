@@ -18,6 +18,7 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.resample import Resample
+from lens_steer.settings import require_settings
 from lens_steer.texts.seen import pack, seen_forms
 
 AblationMode = Literal["zero", "mean", "target_mean", "resample", "value"]
@@ -69,6 +70,7 @@ def ablate(
         The activations are of another model, or of other edits, than `model`, or than those of the ranking.
 
     """
+    require_settings(ablate, locals())
     require_choice("ablate: mode", mode, AblationMode)
     if (mode == "value") != (value is not None):
         raise SettingError('value= goes with mode="value", and only with it')
@@ -152,6 +154,9 @@ def _draw(site: Site, indices: list[int], activations: Activations, seed: int) -
 
 def random_units(sites: tuple[Site, ...], k: int, *, seed: int) -> tuple[Unit, ...]:
     """Draw k units of these sites, each equally likely: the null control of a choice of k units."""
+    require_settings(random_units, locals())
+    if not all(isinstance(site, Site) for site in sites):
+        raise SettingError(f"random_units: sites are what find_sites(model, pattern) gives, not {sites!r:.60}")
     total = sum(site.width for site in sites)
     if not 0 < k <= total:
         raise UnitError(f"the sites have {total} units: {k} of them cannot be drawn")

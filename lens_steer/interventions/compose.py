@@ -13,6 +13,7 @@ from lens_steer.host.units import Unit
 from lens_steer.interventions.collisions import colliding, require_equal_widths
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 
 Policy = Literal["sequential", "first", "error"]
 """What happens where two interventions edit the same unit: both in turn, the first alone, or nothing at all."""
@@ -51,6 +52,7 @@ def compose(*interventions: Intervention, policy: Policy = "sequential", tol: fl
         Fewer than two interventions, or an unknown policy.
 
     """
+    require_settings(compose, locals())
     require_choice("compose: policy", policy, Policy)
     if len(interventions) < 2:
         raise SettingError(f"two or more interventions make a composition, not {len(interventions)}")

@@ -17,6 +17,7 @@ from lens_steer.report.packed_script import packed_plotly
 from lens_steer.report.run_folder import RunFolder, read_run
 from lens_steer.report.run_writing import versions
 from lens_steer.report.sections import DrawnEdits, section_of
+from lens_steer.settings import require_settings
 
 _HERE = Path(__file__).parent
 
@@ -47,6 +48,7 @@ def write_report(out: str | Path, run_folders: str | Path | Sequence[str | Path]
         No folder was given.
 
     """
+    require_settings(write_report, locals())
     place = Path(out)
     require_new_file(place)
     given = [run_folders] if isinstance(run_folders, str | Path) else list(run_folders)

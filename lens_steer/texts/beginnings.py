@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from lens_steer.errors import SettingError
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import Row
 from lens_steer.texts.messages import ConversationRow
 from lens_steer.texts.scripts import CHARACTERS_PER_WORD, UNSPACED, combining_marks
@@ -36,6 +37,7 @@ def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> t
         `words` or `most` is below 1.
 
     """
+    require_settings(beginnings, locals())
     for name, value in (("words", words), ("most", most)):
         if value is not None and value < 1:
             raise SettingError(f"{name} must be 1 or more, not {value}")

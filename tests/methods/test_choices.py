@@ -37,7 +37,7 @@ for name, settings in {"ITI": {"k": 3}, "CAST": {"base": ls.CAA()}, "DSAS": {"ba
     for setting in ("pool", "direction", "similarity"):
         if setting in getattr(ls, name).__dataclass_fields__:
             calls[f"{name} {setting}"] = lambda n=name, s=settings, f=setting: getattr(ls, n)(**s, **{f: "Mean"})
-calls["ConceptClassifier unproven"] = lambda: ls.ConceptClassifier.fit(None, unproven="no")
+calls["ConceptClassifier.fit unproven"] = lambda: ls.ConceptClassifier.fit(None, unproven="no")
 said = {}
 for name, call in calls.items():
     try:

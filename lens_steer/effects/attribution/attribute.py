@@ -33,6 +33,7 @@ from lens_steer.host.trunk import frozen
 from lens_steer.host.turns import taking_turns
 from lens_steer.host.units import UnitsLike
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import Verdict
@@ -145,6 +146,7 @@ def attribute(
         The model is in training mode, or RelP's rules cannot be hung on it.
 
     """
+    require_settings(attribute, locals())
     require_confidence(confidence)
     require_choice("attribute: method", method, AttributionMethod)
     require_choice("attribute: level", level, Level)

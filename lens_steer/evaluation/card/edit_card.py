@@ -33,6 +33,7 @@ from lens_steer.host.prompts import Prompt
 from lens_steer.interventions.budget import Budget
 from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import FEWEST_DRAWS, require_confidence
 from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
@@ -122,6 +123,7 @@ def edit_card(
         As `Intervention.on` and `generate` say.
 
     """
+    require_settings(edit_card, locals())
     wanted, limit = _checked_items(items), Budget.of(budget)
     tried = checked_strengths(strengths)
     require_confidence(confidence)
