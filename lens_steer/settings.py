@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -50,7 +49,7 @@ def require_settings(owner: _Owner, given: Mapping[str, object]) -> None:
         if name in given and not kind.holds(given[name]):
             what = owner.__qualname__.removesuffix(".__init__")
             remedy = "".join(f": {way}" for made, way in _MADE_BY.items() if made in kind.names)
-            raise SettingError(f"{what}: {name} is {_listed(kind.names)}, not {reprlib.repr(given[name])}{remedy}")
+            raise SettingError(f"{what}: {name} is {_listed(kind.names)}, not {given[name]!r:.60}{remedy}")
 
 
 _MADE_BY = {

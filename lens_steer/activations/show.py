@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lens_steer.activations.show_page import page
 from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.directories import replace_file
+from lens_steer.display.paper import standalone
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError, UnitError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
@@ -64,8 +65,7 @@ class UnitView:
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML file, in place of what bears its name."""
-        head = '<!doctype html>\n<meta charset="utf-8">\n<title>Units</title>\n'
-        replace_file(Path(path), lambda place: _write(place, head + self._repr_html_()))
+        replace_file(Path(path), lambda place: _write(place, standalone("Units", self._repr_html_())))
         return Path(path)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from lens_steer.activations.show import UnitView, show_units
 from lens_steer.activations.show_page import shown_text
 from lens_steer.activations.shown_unit import ShownUnit, TopText
+from lens_steer.display.paper import paper_style
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.host.units import Unit, UnitsLike
@@ -63,7 +64,7 @@ class GeneratedView:
         return pd.DataFrame(rows, columns=["unit", "prompt", "run", "step", "token", "value"])
 
     def _repr_html_(self) -> str:
-        return _template().render(units=[_shown(unit) for unit in self.units])
+        return _template().render(style=paper_style(), units=[_shown(unit) for unit in self.units])
 
 
 def show_generated(

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from lens_steer.directories import replace_file, require_new_file
+from lens_steer.display.paper import paper_style
 from lens_steer.errors import SettingError
 from lens_steer.report.comparison import comparison
 from lens_steer.report.packed_script import packed_plotly
@@ -80,7 +81,7 @@ def _html(runs: Sequence[RunFolder], title: str | None) -> str:
         sections=sections,
         comparison=comparison(runs),
         plotly=Markup(packed_plotly()) if any(section["has_plots"] for section in sections) else None,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        style=paper_style() + Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         version=versions()["lens-steer"],
     )
