@@ -169,19 +169,19 @@ def generated_shift(
     names = [site.name for site in measured]
 
     def run(edit: Intervention | None, of: Of) -> Activations:
-        settings: Sampling = sampling if of == "generated" else {}
-        return collect(
-            model,
-            contrast,
-            names,
-            pool=pool,
-            batch_size=batch_size,
-            intervention=edit,
-            strength=strength if edit is not None else 1.0,
-            of=of,
-            progress=progress,
-            **settings,
-        )
+        how: dict[str, Any] = {
+            "pool": pool,
+            "batch_size": batch_size,
+            "intervention": edit,
+            "strength": strength if edit is not None else 1.0,
+            "progress": progress,
+        }
+        values: Activations
+        if of == "given":
+            values = collect(model, contrast, names, **how)
+        else:
+            values = collect(model, contrast, names, of="generated", **how, **sampling)
+        return values
 
     runs = {of: (run(None, of), run(intervention, of)) for of in ("generated", "given")}
     silent = sorted({row for one in runs["generated"] for row in one.provenance["silent"]})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -207,9 +206,9 @@ def confidence_of_each(confidence: float, looks: int) -> float:
     return 1 - (1 - confidence) / looks
 
 
-def require_confidence(confidence: float) -> None:
+def require_confidence(confidence: Any) -> None:
     """Refuse a confidence that is none."""
-    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+    if not isinstance(confidence, int | float | np.number) or not 0 < confidence < 1:
         raise SettingError(f"confidence must lie between 0 and 1, not {confidence!r}; 0.95 is usual")
 
 

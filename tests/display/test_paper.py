@@ -38,7 +38,7 @@ def test_colours_of_paper_and_ink_are_in_one_style_sheet(pages: dict[str, Any]) 
 def test_a_saved_page_is_dark_where_the_reader_is_and_light_on_paper(pages: dict[str, Any], tmp_path: Path) -> None:
     at = pages["unit"].save(tmp_path / "unit.html")
     paper = "getComputedStyle(document.documentElement).backgroundColor"
-    ink = "getComputedStyle(document.querySelector('.lens-units td.tokens span')).color"
+    ink = "getComputedStyle(document.querySelector('.lens-units td.tokens span:not(.aside)')).color"
     below = "getComputedStyle(document.querySelector('.lens-unit-page .wide td')).backgroundColor"
     with open_page(at.as_uri(), tmp_path / "browser") as page:
         page.resize(900, 700)
