@@ -16,8 +16,6 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from lens_steer.errors import SettingError
 
 _Owner: TypeAlias = "Callable[..., object] | type"
@@ -106,7 +104,7 @@ def _kind(hint: Any) -> _Kind | None:
     if getattr(array, "__name__", "") == "Tensor":
         return _Kind(lambda value: isinstance(value, array), ("a tensor",))
     if inspect.isclass(hint) and hint.__module__.startswith("lens_steer.") and not getattr(hint, "_is_protocol", False):
-        article = "an" if hint.__name__[0] in "AEIOU" else "a"
+        article = "an" if hint.__name__[0] in "AEIO" else "a"
         return _Kind(lambda value: isinstance(value, hint), (f"{article} {hint.__name__}",), is_ours=True)
     return None
 
@@ -133,7 +131,8 @@ def _collection(origin: type, parts: tuple[Any, ...]) -> _Kind | None:
     if not issubclass(origin, Iterable):
         return None
     item = _kind(parts[0])
-    if item is None or item.is_ours or len(item.names) > _MOST_KINDS:
+    is_simple = item is not None and (len(item.names) <= _MOST_KINDS or get_origin(parts[0]) is Literal)
+    if item is None or item.is_ours or not is_simple:
         return _Kind(lambda value: isinstance(value, Iterable), ("a list",))
 
     def holds(value: Any) -> bool:
@@ -157,13 +156,17 @@ def _several(name: str) -> str:
     return f"{noun}s" if article in ("a", "an") else name
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"  # numpy's
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not _is_bool(value)
 
 
 def _is_number(value: Any) -> bool:
     """Whether a value is a real number, also as an array or tensor without axes."""
-    return not isinstance(value, bool | np.bool_) and (isinstance(value, Real) or getattr(value, "ndim", None) == 0)
+    return not _is_bool(value) and (isinstance(value, Real) or getattr(value, "ndim", None) == 0)
 
 
 _PATH = _Kind(lambda value: isinstance(value, os.PathLike), ("a path",))
@@ -171,7 +174,7 @@ _NONE = _Kind(lambda value: value is None, ("None",))
 _PLAIN: dict[Any, _Kind] = {
     int: _Kind(_is_whole, ("a whole number",)),
     float: _Kind(_is_number, ("a number",)),
-    bool: _Kind(lambda value: isinstance(value, bool | np.bool_), ("True or False",)),
+    bool: _Kind(_is_bool, ("True or False",)),
     str: _Kind(lambda value: isinstance(value, str), ("a text",)),
     Path: _PATH,
     NoneType: _NONE,

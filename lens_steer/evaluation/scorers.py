@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from lens_steer.display.shown_result import shown_result, with_interval
-from lens_steer.errors import ContrastError, LensSteerWarning, SettingError, require_choice
+from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
 from lens_steer.settings import require_settings
 from lens_steer.statistics.scores import auroc
 from lens_steer.statistics.significance import auroc_interval
@@ -123,7 +123,6 @@ class ConceptClassifier:
 
         """
         require_settings(ConceptClassifier.fit, locals())
-        require_choice("ConceptClassifier: unproven", unproven, Unproven)
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import accuracy_score

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.origin import require_of_model, require_one_origin
-from lens_steer.errors import ActivationError, SettingError, UnitError, require_choice
+from lens_steer.errors import ActivationError, SettingError, UnitError
 from lens_steer.host.sites import Site, all_sites
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.interventions.edit import Edit
@@ -71,7 +71,6 @@ def ablate(
 
     """
     require_settings(ablate, locals())
-    require_choice("ablate: mode", mode, AblationMode)
     if (mode == "value") != (value is not None):
         raise SettingError('value= goes with mode="value", and only with it')
     if mode in ("mean", "target_mean", "resample") and activations is None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from lens_steer.errors import LensSteerWarning, MapError, SettingError, require_choice
+from lens_steer.errors import LensSteerWarning, MapError, SettingError
 from lens_steer.host.units import Unit
 from lens_steer.interventions.collisions import colliding, require_equal_widths
 from lens_steer.interventions.edit import Edit
@@ -53,7 +53,6 @@ def compose(*interventions: Intervention, policy: Policy = "sequential", tol: fl
 
     """
     require_settings(compose, locals())
-    require_choice("compose: policy", policy, Policy)
     if len(interventions) < 2:
         raise SettingError(f"two or more interventions make a composition, not {len(interventions)}")
     require_interventions(*interventions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Generic, NamedTuple, TypeVar
 
 from lens_steer.errors import SettingError
 from lens_steer.settings import require_settings
@@ -13,28 +12,24 @@ from lens_steer.texts.contrast import ContrastSet, Row
 from lens_steer.texts.messages import ConversationRow
 from lens_steer.texts.scripts import CHARACTERS_PER_WORD, UNSPACED, combining_marks
 
-_Row = TypeVar("_Row")
+Groups = Sequence[str] | None
+"""The group that each row comes from; None where the rows are in none."""
 
 
-class GroupedRows(NamedTuple, Generic[_Row]):
-    """Rows of a contrast, and the group that each comes from; None where they are in none."""
-
-    rows: Sequence[_Row]
-    groups: Sequence[str] | None
-
-
-def prompts_in_groups(contrast: ContrastSet, *, words: int, most: int) -> GroupedRows[str | ConversationRow]:
-    """Return the beginnings of the first source texts, as prompts."""
+def prompts_in_groups(
+    contrast: ContrastSet, *, words: int, most: int
+) -> tuple[Sequence[str | ConversationRow], Groups]:
+    """Return the beginnings of the first source texts, as prompts, and their groups."""
     groups = contrast.source_groups
-    return GroupedRows(beginnings(contrast.source, words=words, most=most), None if groups is None else groups[:most])
+    return beginnings(contrast.source, words=words, most=most), None if groups is None else groups[:most]
 
 
-def neutral_in_groups(contrast: ContrastSet, *, most: int | None = None) -> GroupedRows[Row]:
+def neutral_in_groups(contrast: ContrastSet, *, most: int | None = None) -> tuple[Sequence[Row], Groups]:
     """Return the first texts that an edit should leave alone: the control, which has no groups, or else the target."""
     if contrast.control:
-        return GroupedRows(contrast.control[:most], None)
+        return contrast.control[:most], None
     groups = contrast.target_groups
-    return GroupedRows(contrast.target[:most], None if groups is None else groups[:most])
+    return contrast.target[:most], None if groups is None else groups[:most]
 
 
 def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> tuple[str | ConversationRow, ...]:
