@@ -20,6 +20,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from lens_steer.errors import ArtifactError, OutputError
+from lens_steer.settings import require_settings
 
 # pathlib raises ValueError for a null byte, RuntimeError for links that go in a circle (Python 3.12 and before).
 _UNWRITABLE = (OSError, SafetensorError, ValueError, RuntimeError)
@@ -121,6 +122,7 @@ def require_free_place(path: str | Path) -> None:
         `path` is a file, a directory that holds something, or a place that cannot be written.
 
     """
+    require_settings(require_free_place, locals())
     with _refused_as_output(path):
         final = Path(path).resolve()
         occupied = (final.exists() and not final.is_dir()) or (final.is_dir() and any(final.iterdir()))

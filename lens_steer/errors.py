@@ -5,8 +5,6 @@ The command line ends with an exit status by class: see `lens_steer.cli.exit_sta
 
 from __future__ import annotations
 
-from typing import Any, get_args
-
 
 class LensSteerError(Exception):
     """Base of every error that lens_steer raises on purpose."""
@@ -66,16 +64,3 @@ class MicroworldError(LensSteerError):
 
 class LensSteerWarning(UserWarning):
     """Base of every warning: something was done that the caller may not have meant."""
-
-
-def require_choice(name: str, value: object, choices: Any) -> None:
-    """Raise SettingError unless `value` is one of `choices`, a `Literal` or a tuple of values; the message lists them.
-
-    `name` says whose setting it is, as in "ablate: mode".
-    """
-    allowed = choices if isinstance(choices, tuple) else get_args(choices)
-    if isinstance(value, str | bool | int | float | None) and value in allowed:
-        return
-    *most, last = (repr(choice) for choice in allowed)
-    listed = f"{', '.join(most)} or {last}" if most else last
-    raise SettingError(f"{name} is {listed}, not {value!r}")

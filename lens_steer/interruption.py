@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-from lens_steer.errors import require_choice
+from lens_steer.settings import require_settings
 
 Interruption = Literal["keep", "raise"]
 
@@ -23,7 +23,7 @@ def on_interrupt(action: Interruption) -> Iterator[None]:
     "raise": KeyboardInterrupt goes on, so that whatever runs the fit ends too. Outside of any context an interactive
     session (Jupyter, IPython, the Python prompt) keeps, and a script or command raises. The innermost context holds.
     """
-    require_choice("on_interrupt: action", action, Interruption)
+    require_settings(on_interrupt, locals())
     token = _INTERRUPTION.set(action)
     try:
         yield

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lens_steer.directories import plain, replace_file
 from lens_steer.errors import LensSteerWarning, OutputError
 from lens_steer.host.fingerprint import model_fingerprint
+from lens_steer.settings import require_settings
 
 _RESULT_DEPENDS_ON = ("lens-steer", "transformer-lens", "transformers", "torch")
 
@@ -92,6 +93,7 @@ def resumable(out: str | Path, *, model: nn.Module, plan: Mapping[str, Any]) -> 
     depends on), of the model's fingerprint and of the versions: another call meets none of them. Warns
     (LensSteerWarning) of parts that are taken over, and, where the work is broken off, of those that are kept.
     """
+    require_settings(resumable, locals())
     final = Path(out).resolve()
     whole = {"plan": plan, "model": model_fingerprint(model).content()}
     whole["versions"] = {name: version(name) for name in _RESULT_DEPENDS_ON}

@@ -38,7 +38,8 @@ LEVELS = {
     "display": 10,
     "invocation": 9,
     "resumption": 6,
-    "errors": 10,
+    "settings": 10,
+    "errors": 11,
 }
 # Rooms of one level that may see each other.
 NEIGHBOURS = {

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import lens_steer as ls
 from tests.families import sentences
@@ -79,7 +84,7 @@ def test_the_name_of_an_edit_is_refused_in_its_place(tiny: Any, edit: ls.Interve
         lambda given: edit.then(given),
     ]
     for call in calls:
-        with pytest.raises(ls.LensSteerError, match="an intervention is needed, not 'runs/edit'"):
+        with pytest.raises(ls.LensSteerError, match=r"an [iI]ntervention.* not 'runs/edit': Intervention.load\(DIR\)"):
             call("runs/edit")
 
 
@@ -101,3 +106,90 @@ def test_activations_and_numbers_are_asked_for_by_name(tiny: Any, edit: ls.Inter
     for given in (None, 3):
         with pytest.raises(ls.LensSteerError, match="a model is a hub name"):
             ls.load_model(given)
+
+
+# Numbers in, numbers out, and what takes anything or says in its own words what it takes.
+OWN_WORDS = {"load_model", "on_interrupt", "plot", "pooled_text", "resumable", "stream_texts", "study_command"}
+PARTS: dict[Any, list[str]] = {
+    ls.ConceptClassifier: ["fit"],
+    ls.ContrastSet: ["lint", "shuffled", "split", "subsample"],
+    ls.ExpertRanking: "concept confounds layers overlap specificity subgroups top units".split(),
+    ls.Intervention: ["calibrate", "load", "save", "scaled", "support", "units"],
+    ls.LinEAS: ["path"],
+}
+PUBLIC = [getattr(ls, name) for name in dir(ls) if name not in OWN_WORDS]
+CALLS: list[Any] = [
+    *(call for call in PUBLIC if inspect.isfunction(call) and ".statistics." not in call.__module__),
+    *(getattr(owner, name) for owner, names in PARTS.items() for name in names),
+    *{type(method) for method in METHODS.values()},
+    *(ls.OracleScorer, ls.Scope, ls.Sketching, ls.Unit, ls.WordList),
+]
+WRONG: dict[str, list[Any]] = {
+    "int": ["a", [], ["a"], True, 1.5, float("nan"), object()],
+    "float": ["a", [], True, object()],
+    "bool": ["yes", [], 1.5, None],
+    "str": [[], 3, object()],
+    "str | Path": [None, 3, [], True],
+    "Pool": ["median", None, ["max"], {}],
+    "Sequence[float]": ["a", 3, ["a"], None],
+}
+RIGHT: dict[str, Any] = {"int": 1, "str": "a", "str | Path": "a", "Unit | str": "a", "Mapping[str, str]": {}}
+RIGHT |= {"str | PathLike[str]": "a", "Intervention | None": None, "Site": ls.Site(f"blocks.0.{SITES}", 0, SITES, 8)}
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: str(call.__qualname__))
+def test_a_setting_of_a_wrong_kind_is_refused_by_name(call: Any) -> None:
+    """Before anything is made of the other arguments, which stand for nothing here."""
+    taken = {name: one for name, one in inspect.signature(call).parameters.items() if one.kind not in VARIADIC}
+    needed = {name: RIGHT.get(str(one.annotation), []) for name, one in taken.items() if one.default is one.empty}
+    for name, one in taken.items():
+        for wrong in WRONG.get(str(one.annotation), ()):
+            with pytest.raises(ls.LensSteerError, match=rf": {name} is (a |True or|'max',)") as refused:
+                call(**{**needed, name: wrong})
+            assert f", not {wrong!r:.60}" in str(refused.value)
+
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def test_what_passes_for_a_setting() -> None:
+    """Numbers of numpy and torch, and lists where the hint says tuple; a mistake names what it is in short."""
+    ls.LinEAS(steps=np.int64(3), gamma=np.float32(0.5), layers=[1, 2], progress=np.bool_(0))  # type: ignore[arg-type]
+    HELD.split(torch.tensor(0.5))  # type: ignore[arg-type]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"steps": "a"}, "LinEAS: steps is a whole number or None, not 'a'"),
+        ({"layers": "last"}, "LinEAS: layers is a list of whole numbers or None, not 'last'"),
+        ({"layers": (1, "2")}, "LinEAS: layers is a list of whole numbers or None, not \\(1, '2'\\)"),
+        ({"holdout": TEXTS}, r"LinEAS: holdout is a ContrastSet or None, not \['"),
+    ]
+    for settings, says in cases:
+        with pytest.raises(ls.LensSteerError, match=says) as refused:
+            ls.LinEAS(**settings)
+        assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("answer", ["high", "0.5", [0.5]])
+def test_a_scorer_that_gives_no_numbers_is_named(answer: Any, tiny: Any, edit: ls.Intervention) -> None:
+    def wordy(texts: list[str]) -> list[Any]:
+        return [answer for _ in texts]
+
+    class Reader:
+        name = "wordy"
+
+        def __call__(self, texts: Any) -> Any:
+            return wordy(texts)
+
+        def read(self, prompts: Any, continuations: Any) -> Any:
+            return SimpleNamespace(scores=wordy(continuations), shares={})
+
+    settings: Any = {"prompts": sentences(4, seed=3), "neutral": sentences(4, seed=4), "max_new_tokens": 1}
+    given: Any
+    for given in (wordy, Reader()):
+        for call in (ls.evaluate, ls.choose_strength):
+            with pytest.raises(ls.LensSteerError, match="'wordy'"):
+                call(tiny, edit, scorer=given, progress=False, **settings)
+
+
+def test_a_whole_strength_is_a_strength(tiny: Any, edit: ls.Intervention) -> None:
+    traced = [ls.trace_shift(tiny, edit, HELD, strength=strength, progress=False) for strength in (2, 2.0)]
+    pd.testing.assert_frame_equal(traced[0].frame, traced[1].frame)

@@ -286,3 +286,9 @@ def _finite_floats(values: Any, name: str) -> Tensor:
 
 
 _SIDES = {"source": 0, "target": 1}
+
+
+def require_activations(given: object) -> None:
+    """Raise ActivationError for what is no activations, such as a contrast."""
+    if not isinstance(given, Activations):
+        raise ActivationError(f"activations are needed, not {type(given).__name__}: collect(model, contrast, ...)")

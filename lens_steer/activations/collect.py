@@ -20,14 +20,14 @@ from torch import nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.generated import collect_generated, continued_texts, store_generated
-from lens_steer.activations.given import collect_given, store_given
+from lens_steer.activations.given import collect_given, labelled, store_given
 from lens_steer.activations.pooled_rows import PooledRows
 from lens_steer.activations.pooling import Pool, checked_pool
 from lens_steer.activations.sketch import ActivationSketch, Sketching
 from lens_steer.activations.sketch_file import valueless
 from lens_steer.activations.sketch_pass import sketch_plan, sketch_texts
 from lens_steer.activations.store import open_store
-from lens_steer.errors import ContrastError, LensSteerWarning, SettingError, require_choice
+from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.attach import Attachable, edited
 from lens_steer.host.decode import Sampling
@@ -37,6 +37,7 @@ from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Overflow, Tokens, checked_batch_size, tokenize
 from lens_steer.processes import process_number
+from lens_steer.settings import require_settings
 from lens_steer.texts.blocks import Row
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms
@@ -57,7 +58,29 @@ def collect(
     overflow: Overflow = "truncate",
     intervention: Attachable | None = None,
     strength: Any = 1.0,
-    of: Literal["given", "generated"] = "given",
+    of: Literal["given"] = "given",
+    store: str | Path | None = None,
+    store_dtype: StoreDtype = "float32",
+    progress: bool = True,
+    reduce: None = None,
+) -> Activations: ...
+
+
+@overload
+def collect(
+    model: nn.Module,
+    contrast: ContrastSet | LabelledTexts,
+    sites: SitePattern = "mlp.hook_post",
+    *,
+    pool: Pool = "max",
+    batch_size: int | None = None,
+    scope: Scope | ScopeName = "all",
+    special_in_pool: bool = False,
+    format_in_pool: bool = False,
+    overflow: Overflow = "truncate",
+    intervention: Attachable | None = None,
+    strength: Any = 1.0,
+    of: Literal["generated"],
     store: str | Path | None = None,
     store_dtype: StoreDtype = "float32",
     progress: bool = True,
@@ -80,7 +103,7 @@ def collect(
     overflow: Overflow = "truncate",
     intervention: Attachable | None = None,
     strength: Any = 1.0,
-    of: Literal["given", "generated"] = "given",
+    of: Literal["given"] = "given",
     store: str | Path | None = None,
     store_dtype: StoreDtype = "float32",
     progress: bool = True,
@@ -173,12 +196,11 @@ def collect(
         name), or of this one under other interventions or hooks.
 
     """
+    require_settings(collect, locals())
     require_eval(model)
     checked_pool(pool)
     size = checked_batch_size(batch_size)
-    require_choice("collect: of", of, Literal["given", "generated"])
-    require_choice("collect: store_dtype", store_dtype, StoreDtype)
-    texts = _labelled(contrast)
+    texts = contrast if isinstance(contrast, TextStream) else labelled(contrast)
     progress = progress and (store is None or process_number() == 0)
     chosen = find_sites(model, sites)
     meant = as_scope(scope)
@@ -253,17 +275,6 @@ def collect(
 StoreDtype = Literal["float32", "float16", "bfloat16"]
 _FIRST = 256  # texts whose tokens a store is known by
 _NAMES = ("model", "revision", "origin", "batch")  # of the provenance: they change nothing that is collected
-
-
-def _labelled(contrast: ContrastSet | LabelledTexts | TextStream) -> LabelledTexts | TextStream:
-    if isinstance(contrast, ContrastSet):
-        return contrast.labelled
-    if not isinstance(contrast, LabelledTexts | TextStream):
-        raise ContrastError(
-            f"collect needs a contrast, not {type(contrast).__name__}: ContrastSet(source, target), "
-            "read_contrast(path) or LabelledTexts(texts, labels)"
-        )
-    return contrast
 
 
 def _edit_provenance(intervention: Attachable | None, strength: Any) -> dict[str, Any]:

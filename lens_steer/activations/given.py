@@ -15,14 +15,14 @@ from lens_steer.activations.pooling import Pool
 from lens_steer.activations.saved import shard_paths, write_activations
 from lens_steer.activations.store import Store, shards_of
 from lens_steer.activations.stored_values import StoredValues
-from lens_steer.errors import ActivationError
+from lens_steer.errors import ActivationError, ContrastError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
 from lens_steer.processes import is_mine, process_number, wait_for_all
 from lens_steer.progress import one_bar, progress_bar
-from lens_steer.texts.contrast import LabelledTexts
+from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 
 def collect_given(
@@ -167,3 +167,15 @@ def _not_finite(model: nn.Module, sites: Iterable[Site], rows: list[int], batch:
     with torch.no_grad(), trunk(model, {site: look_at(site) for site in sites}) as run:
         run(batch)
     return f"{places[0] if places else 'a sum over tokens overflows'}: the model or an edit attached to it overflows"
+
+
+def labelled(contrast: ContrastSet | LabelledTexts) -> LabelledTexts:
+    """Return the table of texts and labels behind what is to be collected; ContrastError where it is no contrast."""
+    if isinstance(contrast, ContrastSet):
+        return contrast.labelled
+    if not isinstance(contrast, LabelledTexts):
+        raise ContrastError(
+            f"a contrast is needed, not {type(contrast).__name__}: ContrastSet(source, target), read_contrast(path) or "
+            "LabelledTexts(texts, labels)"
+        )
+    return contrast

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from lens_steer.activations.given import labelled
 from lens_steer.activations.pooled_rows import PooledRows
 from lens_steer.activations.pooling import Pool, checked_pool
 from lens_steer.activations.sketch import Sketching
@@ -20,6 +21,7 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import TokenBatch, Tokens, checked_batch_size, tokenize
 from lens_steer.host.trunk import trunk
 from lens_steer.processes import process_count
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 if TYPE_CHECKING:
@@ -137,12 +139,13 @@ def plan(
         Passes below 1, no such pool or dtype; and what `find_sites` and `tokenize` refuse.
 
     """
+    require_settings(plan, locals())
     require_eval(model)
     checked_pool(pool)
     if passes < 1 or store_dtype not in _DTYPES:
         raise SettingError(f"passes are 1 or more and store_dtype one of {', '.join(_DTYPES)}")
     size = checked_batch_size(batch_size)
-    texts = contrast.labelled if isinstance(contrast, ContrastSet) else contrast
+    texts = labelled(contrast)
     chosen = find_sites(model, sites)
     tokens = tokenize(model, texts.texts, chat=texts.chat)
     batches = list(tokens.batch_rows(size))

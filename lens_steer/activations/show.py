@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lens_steer.activations.show_page import page
 from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.directories import replace_file
+from lens_steer.display.paper import standalone
 from lens_steer.errors import ActivationError, ContrastError, SettingError, SiteError, UnitError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
@@ -20,6 +21,7 @@ from lens_steer.host.sites import all_sites, site_at
 from lens_steer.host.tokens import TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import Visit, run_texts
 from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, LabelledTexts, Row
 
 if TYPE_CHECKING:
@@ -63,8 +65,7 @@ class UnitView:
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML file, in place of what bears its name."""
-        head = '<!doctype html>\n<meta charset="utf-8">\n<title>Units</title>\n'
-        replace_file(Path(path), lambda place: _write(place, head + self._repr_html_()))
+        replace_file(Path(path), lambda place: _write(place, standalone("Units", self._repr_html_())))
         return Path(path)
 
 
@@ -108,6 +109,7 @@ def show_units(
         A value is not finite.
 
     """
+    require_settings(show_units, locals())
     require_eval(model)
     if min(top, max_tokens) < 1:
         raise SettingError(f"top and max_tokens are 1 or more, not {top} and {max_tokens}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lens_steer.display.paper import paper_style
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from lens_steer.activations.shown_unit import ShownUnit, TopText
 
 _SIDE_COLOURS = {"source": "#d55e00", "target": "#0072b2", None: "#767676"}
-_POSITIVE, _NEGATIVE = (123, 50, 148), (0, 136, 55)
-_DEEPEST = 0.7  # of the colour at the largest value, so that black text on it stays readable
+_DEEPEST = 70  # per cent of the colour at the largest value, so that text on it stays readable
 _BINS, _WIDTH, _HEIGHT, _MARGIN = 28, 300, 96, 8
 
 
@@ -31,20 +32,19 @@ def _template() -> Template:
 
 def page(units: Sequence[ShownUnit]) -> str:
     """Return the HTML of some units, one below the other."""
-    return _template().render(units=[_unit(shown) for shown in units])
+    return _template().render(style=paper_style(), units=[_unit(shown) for shown in units])
 
 
 def _unit(shown: ShownUnit) -> dict[str, Any]:
     low, high = min(shown.low, 0.0), max(shown.high, 0.0)
     scale = max(-low, high) or 1.0
     zero = 100 * -low / ((high - low) or 1.0)
-    stops = [f"{_colour(low, scale)} 0%", f"#fff {zero:.0f}%", f"{_colour(high, scale)} 100%"]
     return {
         "name": str(shown.unit),
         "sides": [_side(shown, side) for side in _sides(shown)],
         "low": _number(low),
         "high": _number(high),
-        "ramp": ", ".join(stops),
+        "ramp": {"low": depth(low, scale), "zero": round(zero), "high": depth(high, scale)},
         "plot": _histogram(shown),
         "texts": [shown_text(text, scale) for text in shown.top],
     }
@@ -72,7 +72,8 @@ def shown_text(text: TopText, scale: float) -> dict[str, Any]:
             "text": token.replace("\n", "↵\n") or "·",
             "title": f"{value:.4g}",
             "aside": not pooled,
-            "colour": _colour(value, scale),
+            "depth": depth(value, scale),
+            "way": "above" if value > 0 else "below",
         }
         for token, value, pooled in zip(text.tokens, text.values.tolist(), text.pooled, strict=True)
     ]
@@ -119,11 +120,9 @@ def _histogram(shown: ShownUnit) -> dict[str, Any]:
     return {**size, "bars": bars, "ticks": ticks}
 
 
-def _colour(value: float, scale: float) -> str:
-    """White at 0, towards one hue for positive values and another for negative ones."""
-    share = _DEEPEST * min(abs(value) / scale, 1.0)
-    red, green, blue = (round(255 + share * (part - 255)) for part in (_POSITIVE if value > 0 else _NEGATIVE))
-    return f"rgb({red},{green},{blue})"
+def depth(value: float, scale: float) -> int:
+    """Return how deep a value is coloured, in per cent of the colour: nothing at 0, as deep for -x as for x."""
+    return round(_DEEPEST * min(abs(value) / scale, 1.0))
 
 
 def _number(value: float) -> str:

@@ -17,6 +17,7 @@ from lens_steer.directories import new_directory
 from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ActivationError, SettingError
 from lens_steer.host.sites import Site
+from lens_steer.settings import require_settings
 from lens_steer.statistics.sketches import Sketch
 
 HALVES = ("selection", "heldout")
@@ -50,6 +51,7 @@ class Sketching:
     grid: ActivationSketch | None = None
 
     def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
         if self.bins < 2 or self.pilot < 1:
             raise SettingError(f"bins are 2 or more and pilot texts 1 or more, not {self.bins} and {self.pilot}")
         if self.holdout is not None and not 0 < self.holdout < 1:

@@ -232,7 +232,7 @@ def evaluate(
         hosted = model.load()
         note = generation_note(
             hosted,
-            scoring.read_prompts(held),
+            scoring.read_prompts(held)[0],
             edits=2,
             samples=scoring.samples,
             max_new_tokens=scoring.max_new_tokens,

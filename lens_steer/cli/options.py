@@ -343,19 +343,13 @@ class ScoringOptions(SamplingOptions):
         if self.words is not None:
             words_of(self.words)
 
-    def read_prompts(self, held: ContrastSet) -> Sequence[Prompt]:
-        """Return the prompts of the file, or the beginnings of held-out source texts."""
+    def read_prompts(self, held: ContrastSet) -> tuple[Sequence[Prompt], Sequence[str] | None]:
+        """Return the prompts of the file, or the beginnings of held-out source texts, and their groups if any."""
         if self.prompts is not None:
-            return lines_of(self.prompts)
-        from lens_steer.texts.beginnings import beginnings
+            return lines_of(self.prompts), None
+        from lens_steer.texts.beginnings import prompts_in_groups
 
-        return beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
-
-    def prompt_groups(self, held: ContrastSet) -> Sequence[str] | None:
-        """Return what the prompts come from, where they are the beginnings of texts in groups."""
-        if self.prompts is not None or held.source_groups is None:
-            return None
-        return held.source_groups[:_MOST_PROMPTS]
+        return prompts_in_groups(held, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
 
     def scorer(self, train: ContrastSet, seed: int) -> Scorer:
         """Return the word list, the oracle of a microworld contrast, or a classifier trained on `train`."""

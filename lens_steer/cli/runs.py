@@ -44,7 +44,7 @@ def evaluate_edit(
     return evaluate(
         hosted,
         edit,
-        prompts=scoring.read_prompts(held),
+        prompts=scoring.read_prompts(held)[0],
         scorer=scorer,
         neutral=held.control or held.target,
         seed=seed,

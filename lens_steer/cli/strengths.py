@@ -99,11 +99,12 @@ class StrengthOptions:
         was chosen, the edit is as it was fitted.
         """
         from lens_steer.evaluation.strength_choice import STRENGTHS, choose_strength
+        from lens_steer.texts.beginnings import neutral_in_groups
         from lens_steer.texts.blocks import alternate_blocks
         from lens_steer.texts.seen import known_forms, pack, seen_forms
 
-        neutral, prompts = held.control or held.target, self._scoring.read_prompts(held)
-        groups, neutral_groups = self._scoring.prompt_groups(held), None if held.control else held.target_groups
+        prompts, groups = self._scoring.read_prompts(held)
+        neutral, neutral_groups = neutral_in_groups(held)
         choice = choose_strength(
             hosted,
             edit,

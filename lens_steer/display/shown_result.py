@@ -23,6 +23,7 @@ def shown_result(
     sentences: Iterable[str] = (),
     facts: Iterable[tuple[str, object]] = (),
     table: pd.DataFrame | None = None,
+    rows: str = "",
     rest: str = ".frame",
 ) -> str:
     """Return the HTML of a result, every text in it escaped.
@@ -35,19 +36,24 @@ def shown_result(
         What it says, and pairs of a word and a value; facts without a value (None, "") are left out.
     table:
         Its first ten rows are shown, rounded as in reports; columns in their order, so that with the sort key first.
+    rows:
+        What rows of the result the table holds, where they were chosen for it: then all of them are shown.
     rest:
         Where the other rows are.
 
     """
     total = 0 if table is None else len(table)
-    shown = None if table is None or table.empty else shown_table(table.head(MOST_ROWS))
+    if not rows and total > MOST_ROWS:
+        rows = f"{MOST_ROWS} of {total:,} rows"
+        table = None if table is None else table.head(MOST_ROWS)
+    shown = None if table is None or table.empty else shown_table(table)
     return _template().render(
         style=_style(),
         heading=heading,
         sentences=list(sentences),
         facts=[(name, str(value)) for name, value in facts if value is not None and value != ""],
         table=shown,
-        more=f"{MOST_ROWS} of {total:,} rows; all are in {rest}" if total > MOST_ROWS else "",
+        more=f"{rows}; all are in {rest}" if rows else "",
     )
 
 

@@ -21,6 +21,7 @@ from lens_steer.host.guards import require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import verdict_of
@@ -237,6 +238,7 @@ def downstream_shift(
         As `Intervention.on` and `tokenize` say.
 
     """
+    require_settings(downstream_shift, locals())
     import pandas as pd
 
     require_confidence(confidence)

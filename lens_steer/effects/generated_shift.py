@@ -24,6 +24,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.decode import Sampling
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import verdict_of
@@ -158,6 +159,7 @@ def generated_shift(
         As for `collect`.
 
     """
+    require_settings(generated_shift, locals())
     require_confidence(confidence)
     require_interventions(intervention)
     edited = find_sites(model, [site.name for site in intervention.sites])
@@ -167,19 +169,19 @@ def generated_shift(
     names = [site.name for site in measured]
 
     def run(edit: Intervention | None, of: Of) -> Activations:
-        settings: Sampling = sampling if of == "generated" else {}
-        return collect(
-            model,
-            contrast,
-            names,
-            pool=pool,
-            batch_size=batch_size,
-            intervention=edit,
-            strength=strength if edit is not None else 1.0,
-            of=of,
-            progress=progress,
-            **settings,
-        )
+        how: dict[str, Any] = {
+            "pool": pool,
+            "batch_size": batch_size,
+            "intervention": edit,
+            "strength": strength if edit is not None else 1.0,
+            "progress": progress,
+        }
+        values: Activations
+        if of == "given":
+            values = collect(model, contrast, names, **how)
+        else:
+            values = collect(model, contrast, names, of="generated", **how, **sampling)
+        return values
 
     runs = {of: (run(None, of), run(intervention, of)) for of in ("generated", "given")}
     silent = sorted({row for one in runs["generated"] for row in one.provenance["silent"]})

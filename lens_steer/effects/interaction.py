@@ -24,6 +24,7 @@ from lens_steer.interventions.collisions import collisions
 from lens_steer.interventions.compose import compose
 from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.texts.contrast import ContrastSet
@@ -174,6 +175,7 @@ def interaction(
         As `Intervention.on` and `tokenize` say.
 
     """
+    require_settings(interaction, locals())
     require_confidence(confidence)
     named = _named(interventions)
     require_eval(model)

@@ -13,10 +13,11 @@ from lens_steer.activations.collect import collect
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.show import show_units
 from lens_steer.directories import replace_file
+from lens_steer.display.paper import standalone
 from lens_steer.effects.unit_causes import unit_causes
 from lens_steer.effects.unit_facts import UnitFacts
 from lens_steer.effects.unit_neighbours import unit_neighbours
-from lens_steer.effects.unit_page_html import page, standalone
+from lens_steer.effects.unit_page_html import page
 from lens_steer.effects.unit_tables import concept_table, edit_table, token_table, universality
 from lens_steer.effects.unit_texts import (
     Contrasts,
@@ -34,6 +35,7 @@ from lens_steer.host.unit_weights import site_weights
 from lens_steer.host.units import Unit, unit_in
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.matched_units import matched_units
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.texts.contrast import ContrastSet, Row
 
@@ -56,7 +58,7 @@ class UnitPage(UnitFacts):
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML file, in place of what bears its name; it loads nothing."""
-        text = standalone(self)
+        text = standalone("Unit", page(self))
         replace_file(Path(path), lambda place: _write(place, text))
         return Path(path)
 
@@ -116,6 +118,7 @@ def unit_page(
         `top` below 1, or a confidence that is none.
 
     """
+    require_settings(unit_page, locals())
     require_eval(model)
     require_confidence(confidence)
     if top < 1:

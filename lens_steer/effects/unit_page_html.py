@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from lens_steer.display.paper import paper_style
 from lens_steer.effects.unit_facts import UnitFacts
 
 if TYPE_CHECKING:
@@ -38,16 +39,10 @@ def _template() -> Template:
     return environment.get_template("unit_page.html.j2")
 
 
-def standalone(result: UnitFacts) -> str:
-    """Return one HTML document."""
-    head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-    head += '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Unit</title>\n'
-    return f"{head}{page(result)}\n</html>\n"
-
-
 def page(result: UnitFacts) -> str:
     """Return the HTML of a unit page, to stand in another document."""
     return _template().render(
+        style=paper_style(),
         name=str(result.unit),
         about=result.settings,
         sentences=result.sentences,

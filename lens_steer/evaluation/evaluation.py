@@ -17,7 +17,7 @@ from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import text_losses
-from lens_steer.evaluation.reading import Reading, Share, read_continuations
+from lens_steer.evaluation.reading import Reading, Share, as_scorer, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.adapter import host_of
 from lens_steer.host.fingerprint import ModelFingerprint, model_fingerprint
@@ -26,6 +26,7 @@ from lens_steer.host.prompts import Prompt, prompt_text
 from lens_steer.interventions.fingerprint import content_hash
 from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.resumption import Part, digest_of, remembered
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import (
     change_interval,
     perplexity_change,
@@ -145,6 +146,7 @@ def evaluate(
         The intervention has seen prompts or neutral texts: they cannot judge it.
 
     """
+    require_settings(evaluate, locals())
     prompts, neutral = listed("prompts", prompts), listed("neutral", neutral)
     if samples < 1:
         raise SettingError(f"samples must be 1 or more, not {samples}")
@@ -213,29 +215,6 @@ def listed(name: str, rows: Any) -> list[Any]:
 
 
 _ONE_OF = {"prompts": "prompt to continue", "neutral": "text to measure the cost of the edit on"}
-
-
-@dataclass(frozen=True)
-class _Function:
-    """A plain function as a scorer, called by its own name."""
-
-    function: Callable[[Sequence[str]], Any]
-    name: str
-
-    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-        return np.asarray(self.function(texts), dtype=float)
-
-
-def as_scorer(scorer: Any) -> Scorer:
-    """Return a scorer, or a plain function as one; SettingError for what cannot be called."""
-    if not callable(scorer):
-        raise SettingError(
-            f"a scorer is called with texts and returns their scores in [0, 1]; a {type(scorer).__name__} cannot be "
-            "called: give a WordList, a ConceptClassifier, an OracleScorer or a function"
-        )
-    if isinstance(scorer, Scorer):
-        return scorer
-    return _Function(scorer, str(getattr(scorer, "__name__", type(scorer).__name__)))
 
 
 def _taken_over(before: Evaluation, settings: Mapping[str, Any]) -> tuple[list[str], TextLosses]:

@@ -14,6 +14,7 @@ from lens_steer.host.prompts import Prompt, continuation, prompt_batches, prompt
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.strengths import Strength, as_strengths
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ChatFormat
 
 
@@ -75,6 +76,7 @@ def generate(
         empty on a model without BOS.
 
     """
+    require_settings(generate, locals())
     decoding = Decoding(
         max_new_tokens=max_new_tokens,
         temperature=temperature,

@@ -13,6 +13,7 @@ from lens_steer.evaluation.reading import Reading, Share
 from lens_steer.microworld.contrasts import concept
 from lens_steer.microworld.english import english
 from lens_steer.microworld.oracle import Oracle
+from lens_steer.settings import require_settings
 
 
 class OracleScorer:
@@ -46,6 +47,7 @@ class OracleScorer:
     """
 
     def __init__(self, value: str, *, attribute: str | None = None, name: str | None = None) -> None:
+        require_settings(OracleScorer.__init__, {"value": value, "attribute": attribute, "name": name})
         if attribute is None:
             asked = concept(value)
             attribute, value = asked.attribute, asked.value

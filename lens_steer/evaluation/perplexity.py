@@ -11,6 +11,7 @@ from lens_steer.errors import SettingError
 from lens_steer.host.attach import edited
 from lens_steer.host.next_tokens import Reduction, TextDivergences, TextLosses, read_divergences, read_losses
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ChatFormat, Row
 from lens_steer.texts.messages import Conversation
 
@@ -59,6 +60,7 @@ def perplexity(
         A text's loss is not a number: the model overflows, by itself or under this edit.
 
     """
+    require_settings(perplexity, locals())
     if reduction not in ("token", "text"):
         raise SettingError(f'reduction is "token" or "text", not {reduction!r}')
     losses = text_losses(
@@ -96,6 +98,7 @@ def divergence(
 
     0 for no edit. The tokens that count, and everything else, are those of `perplexity`.
     """
+    require_settings(divergence, locals())
     return text_divergences(
         model, texts, intervention=intervention, strength=strength, chat=chat, batch_size=batch_size, progress=progress
     ).mean

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 
 from lens_steer.display.shown_result import shown_result, with_interval
-from lens_steer.errors import ContrastError, LensSteerWarning, SettingError, require_choice
+from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
+from lens_steer.settings import require_settings
 from lens_steer.statistics.scores import auroc
 from lens_steer.statistics.significance import auroc_interval
 from lens_steer.statistics.verdict import Verdict, verdict_of
@@ -57,6 +58,7 @@ class WordList:
     name: str
 
     def __init__(self, words: Iterable[str], *, name: str = "word list") -> None:
+        require_settings(WordList, locals())
         if isinstance(words, str):
             raise SettingError(f"words must be a list: write a single word as [{words!r}]")
         listed = tuple(words)
@@ -120,7 +122,7 @@ class ConceptClassifier:
             1/2.
 
         """
-        require_choice("ConceptClassifier: unproven", unproven, Unproven)
+        require_settings(ConceptClassifier.fit, locals())
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import accuracy_score

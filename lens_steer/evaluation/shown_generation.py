@@ -13,10 +13,12 @@ from torch import nn
 from lens_steer.activations.show import UnitView, show_units
 from lens_steer.activations.show_page import shown_text
 from lens_steer.activations.shown_unit import ShownUnit, TopText
+from lens_steer.display.paper import paper_style
 from lens_steer.errors import ContrastError, SettingError
 from lens_steer.evaluation.generation import generate
 from lens_steer.host.units import Unit, UnitsLike
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +64,7 @@ class GeneratedView:
         return pd.DataFrame(rows, columns=["unit", "prompt", "run", "step", "token", "value"])
 
     def _repr_html_(self) -> str:
-        return _template().render(units=[_shown(unit) for unit in self.units])
+        return _template().render(style=paper_style(), units=[_shown(unit) for unit in self.units])
 
 
 def show_generated(
@@ -106,6 +108,8 @@ def show_generated(
         As for `show_units` and `generate`.
 
     """
+    require_settings(show_generated, locals())
+    require_interventions(intervention)
     if top < 1:
         raise SettingError(f"show_generated: top is 1 or more, not {top}")
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}

@@ -21,6 +21,7 @@ from lens_steer.host.trunk import text_logits
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.microworld.english import english
 from lens_steer.microworld.steering import SteeringError, SteeringTask
+from lens_steer.settings import require_settings
 from lens_steer.statistics.verdict import verdict_of
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def steering_error(
         There is no such attribute or value, or fewer than two documents.
 
     """
+    require_settings(steering_error, locals())
     host = host_of(model)
     _require_vocabulary(host.tokenizer)
     if batch_size < 1:

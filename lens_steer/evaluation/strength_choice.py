@@ -15,13 +15,14 @@ from torch import nn
 
 from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import SettingError
-from lens_steer.evaluation.evaluation import Evaluation, as_scorer, evaluate, listed
+from lens_steer.evaluation.evaluation import Evaluation, evaluate, listed
 from lens_steer.evaluation.generation import generate
-from lens_steer.evaluation.reading import read_continuations
+from lens_steer.evaluation.reading import as_scorer, read_continuations
 from lens_steer.evaluation.scorers import Scorer
 from lens_steer.host.prompts import Prompt, prompt_text
 from lens_steer.interventions.budget import Budget
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 from lens_steer.statistics.verdict import Change
 from lens_steer.texts.blocks import alternate_blocks
 from lens_steer.texts.contrast import ChatFormat, Row
@@ -166,6 +167,7 @@ def choose_strength(
         The intervention has seen prompts or neutral texts.
 
     """
+    require_settings(choose_strength, locals())
     limit, tried = Budget.of(budget), checked_strengths(strengths)
     require_interventions(intervention)
     prompts, neutral = listed("prompts", prompts), listed("neutral", neutral)

@@ -56,6 +56,11 @@ class Attachable(Protocol):
         ...
 
 
+def not_an_intervention(given: object) -> SettingError:
+    """Return the error for what stands in an intervention's place, such as the name of a directory."""
+    return SettingError(f"an intervention is needed, not {given!r}: Intervention.load(DIR) reads a saved one")
+
+
 @contextmanager
 def edited(model: nn.Module, intervention: Attachable | None, strength: Any) -> Iterator[None]:
     """Run the model with this intervention, if there is one; calls of other threads wait until it is off again.
@@ -64,7 +69,7 @@ def edited(model: nn.Module, intervention: Attachable | None, strength: Any) -> 
     """
     require_eval(model)
     if not isinstance(intervention, Attachable | None):
-        raise SettingError(f"an intervention is needed, not {intervention!r}: Intervention.load(DIR) reads a saved one")
+        raise not_an_intervention(intervention)
     with taking_turns(model):
         if intervention is None:
             yield

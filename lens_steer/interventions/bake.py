@@ -16,6 +16,7 @@ from lens_steer.host.adapter import host_of
 from lens_steer.host.weights import PlainWeights
 from lens_steer.interventions.folding import KEEP_HOOKS, planned_writes, require_foldable
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,6 +46,7 @@ def bake(
         As for `Intervention.on`; `check_model=False` allows weights that the intervention was not fitted on.
 
     """
+    require_settings(bake, locals())
     if not math.isfinite(strength):
         raise SettingError(f"a strength is a finite number, not {strength}")
     require_interventions(intervention)

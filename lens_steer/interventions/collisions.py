@@ -18,6 +18,7 @@ from lens_steer.host.scope import Scope
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
+from lens_steer.settings import require_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,6 +104,7 @@ def collisions(
         A site's width differs between the interventions, or between them and the activations.
 
     """
+    require_settings(collisions, locals())
     import pandas as pd
 
     require_interventions(first, later)

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from lens_steer.errors import LensSteerWarning, MapError, SettingError, require_choice
+from lens_steer.errors import LensSteerWarning, MapError, SettingError
 from lens_steer.host.units import Unit
 from lens_steer.interventions.collisions import colliding, require_equal_widths
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 
 Policy = Literal["sequential", "first", "error"]
 """What happens where two interventions edit the same unit: both in turn, the first alone, or nothing at all."""
@@ -51,7 +52,7 @@ def compose(*interventions: Intervention, policy: Policy = "sequential", tol: fl
         Fewer than two interventions, or an unknown policy.
 
     """
-    require_choice("compose: policy", policy, Policy)
+    require_settings(compose, locals())
     if len(interventions) < 2:
         raise SettingError(f"two or more interventions make a composition, not {len(interventions)}")
     require_interventions(*interventions)

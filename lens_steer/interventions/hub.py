@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 from lens_steer.directories import replace_file
 from lens_steer.errors import ArtifactError, OutputError
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _PARTS = ["intervention.json", "maps.safetensors"]
@@ -41,6 +42,8 @@ def push_to_hub(
         `repo` is no such name, or the hub does not take it: no network, no token, no right to write.
 
     """
+    require_settings(push_to_hub, locals())
+    require_interventions(edit)
     from huggingface_hub import HfApi
 
     if not _REPO.fullmatch(repo):
@@ -70,6 +73,7 @@ def load_from_hub(repo: str, *, revision: str | None = None, token: str | None =
         The hub has no such intervention or does not answer, or its files are damaged or of another version.
 
     """
+    require_settings(load_from_hub, locals())
     from huggingface_hub import snapshot_download
 
     try:

@@ -13,25 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lens_steer.errors import MapError, SettingError, SiteError, UnitError
+from lens_steer.errors import MapError, SettingError
 from lens_steer.host.adapter import host_of
-from lens_steer.host.attach import Write, attach
+from lens_steer.host.attach import Write, attach, not_an_intervention
 from lens_steer.host.fingerprint import SiteReading, identified, read_fingerprint
 from lens_steer.host.scope import Scope, ScopeName, as_scope
 from lens_steer.host.sites import Site
 from lens_steer.host.trunk import as_hook
 from lens_steer.host.turns import taking_turns
-from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.host.units import Unit, UnitsLike
 from lens_steer.interventions.artifact import Content, read_artifact, save_artifact
 from lens_steer.interventions.budget import LARGEST, Budget, largest_within
 from lens_steer.interventions.edit import Edit, check_gates
 from lens_steer.interventions.fingerprint import content_hash, require_same_model
 from lens_steer.interventions.maps import Chain
+from lens_steer.interventions.part import sites_and_units
 from lens_steer.interventions.row_gate import RowGate
 from lens_steer.interventions.shown_edits import edits_html
 from lens_steer.interventions.strengths import Strength, as_strengths, warn_if_far
 from lens_steer.interventions.touched import Touched
 from lens_steer.interventions.writes import writes_of
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ChatFormat, Row
 from lens_steer.texts.seen import require_unseen, seen_in
 
@@ -182,6 +184,7 @@ class Intervention:
 
     def scaled(self, strength: float) -> Intervention:
         """Return the intervention whose strength 1 is this one's `strength`."""
+        require_settings(Intervention.scaled, locals())
         edits = tuple(replace(edit, map=edit.map.scaled(strength)) for edit in self.edits)
         ends = None if self.strengths is None or strength == 0.0 else [end / strength for end in self.strengths]
         scaled = self._derived(edits, f"scaled({strength})")
@@ -238,7 +241,7 @@ class Intervention:
             A map that mixes units would have to leave some of them out.
 
         """
-        whole, units = _sites_and_units(units_or_sites, self.sites)
+        whole, units = sites_and_units(units_or_sites, self.sites)
         wanted: dict[str, list[int]] = {}
         for unit in units:
             wanted.setdefault(unit.site.name, []).append(unit.index)
@@ -299,6 +302,7 @@ class Intervention:
             As `perplexity`.
 
         """
+        require_settings(Intervention.calibrate, locals())
         require_unseen(neutral, seen_in(self.provenance), "the intervention")
         limit = Budget.of(budget)
         in_search = replace(self, strengths=(0.0, LARGEST))  # nothing to warn of
@@ -316,6 +320,7 @@ class Intervention:
         Columns: site, layer, units, kept (units moved by more than `tol`), share, and (diagonal maps) the largest
         |scale - 1| and |shift|.
         """
+        require_settings(Intervention.support, locals())
         import pandas as pd
 
         rows = []
@@ -331,6 +336,7 @@ class Intervention:
 
     def units(self, tol: float = 1e-5) -> tuple[Unit, ...]:
         """Return the units that are moved by more than `tol`, in forward order."""
+        require_settings(Intervention.units, locals())
         moved = (
             Unit(edit.site, index) for edit in self.edits for index in edit.map.moved(tol).nonzero()[:, 0].tolist()
         )
@@ -351,41 +357,20 @@ class Intervention:
 
     def save(self, directory: str | Path) -> Path:
         """Write `intervention.json` and `maps.safetensors` into a new directory; OutputError if it holds something."""
+        require_settings(Intervention.save, locals())
         content = Content(self.edits, self.provenance, self.fingerprint, self.strengths)
         return save_artifact(Path(directory), content)
 
     @staticmethod
     def load(directory: str | Path) -> Intervention:
         """Read what `save` wrote; ArtifactError if it is damaged, foreign or of another version."""
+        require_settings(Intervention.load, locals())
         return Intervention(*read_artifact(Path(directory)))
 
     def _derived(self, edits: tuple[Edit, ...], how: str) -> Intervention:
         """Return the intervention of other edits; what was measured of this one's strengths does not hold for it."""
         derivation = [*self.provenance.get("derivation", []), how]
         return replace(self, edits=edits, provenance={**self.provenance, "derivation": derivation}, strengths=None)
-
-
-def _sites_and_units(listed: Any, edited: Sequence[Site]) -> tuple[set[str], tuple[Unit, ...]]:
-    """Return the names of whole sites in a list, and its units; SiteError or UnitError for what is not edited."""
-    names = {site.name: site for site in edited}
-    whole: set[str] = set()
-    if isinstance(listed, str) and listed in names:
-        listed = [listed]
-    if isinstance(listed, Sequence) and not isinstance(listed, str):
-        sites = [item for item in listed if isinstance(item, Site) or (isinstance(item, str) and "[" not in item)]
-        whole = {str(item) for item in sites}
-        unknown = sorted(whole - names.keys())
-        if unknown:
-            raise SiteError(f"{unknown[0]} is not edited here; these sites are: {', '.join(names)}")
-        listed = [item for item in listed if item not in sites]
-        if not listed and whole:
-            return whole, ()
-    units = as_units(listed, sites=edited)
-    for unit in units:
-        if unit.site.name not in names:
-            raise UnitError(f"{unit} lies at none of the edited sites, {', '.join(names)}")
-        Unit(names[unit.site.name], unit.index)  # refuses an index that a narrower site does not have
-    return whole, units
 
 
 def _without_pass(write: Write) -> Callable[[Tensor], Tensor | None]:
@@ -396,4 +381,4 @@ def require_interventions(*given: object) -> None:
     """Raise SettingError for the first that is no intervention, such as the name of a directory."""
     for one in given:
         if not isinstance(one, Intervention):
-            raise SettingError(f"an intervention is needed, not {one!r}: Intervention.load(DIR) reads a saved one")
+            raise not_an_intervention(one)

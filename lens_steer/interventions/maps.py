@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_steer.errors import MapError
+from lens_steer.settings import require_settings
 
 BuildMap = Callable[[Mapping[str, Any], Mapping[str, Tensor]], "ActivationMap"]
 """Makes a map of any kind from its spec and tensors: `map_kinds.build_map`."""
@@ -153,6 +154,7 @@ class DiagonalAffine(ActivationMap):
         low: Tensor | None = None,
         high: Tensor | None = None,
     ) -> None:
+        require_settings(DiagonalAffine.__init__, {"scale": scale, "shift": shift, "low": low, "high": high})
         super().__init__()
         given = [t for t in (scale, shift, low, high) if t is not None]
         if len({t.shape for t in given}) > 1 or scale.ndim != 1:

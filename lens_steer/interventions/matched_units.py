@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.activations.activations import Activations
+from lens_steer.activations.activations import Activations, require_activations
 from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, UnitError
 from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit, UnitsLike, as_units
+from lens_steer.settings import require_settings
 
 _NEAREST = 8  # units among which one is drawn
 _FLOOR = 0.1  # of a site's median: what is smaller counts as equally small
@@ -56,6 +57,8 @@ def matched_units(units: UnitsLike, activations: Activations, *, draws: int, see
         `draws` is below 1.
 
     """
+    require_settings(matched_units, locals())
+    require_activations(activations)
     if draws < 1:
         raise SettingError(f"matched_units: draws is 1 or more, not {draws}")
     chosen = as_units(units, sites=activations.sites)

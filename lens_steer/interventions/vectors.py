@@ -20,6 +20,7 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.interventions.vector_files import DECODER_BLOCK, RESIDUAL, vectors_in, write_gguf, write_safetensors
+from lens_steer.settings import require_settings
 
 _OUTPUT_OF_LAYER = (RESIDUAL, "hook_out")
 _HINTS = {"self_attn": "hook_attn_out", "mlp": "hook_mlp_out"}
@@ -53,6 +54,7 @@ def read_vectors(source: Any, model: nn.Module, *, kind: str | None = None) -> I
         A GGUF file is damaged, or the `gguf` package is missing.
 
     """
+    require_settings(read_vectors, locals())
     vectors = vectors_in(Path(source) if isinstance(source, PathLike) else source)
     if kind is not None and vectors.kind not in (None, kind):
         raise SiteError(f"these vectors are for {vectors.kind}, not for {kind}")
@@ -98,6 +100,7 @@ def write_vectors(edit: Intervention, path: str | PathLike[str], *, strength: fl
         There is a file already, or it cannot be written.
 
     """
+    require_settings(write_vectors, locals())
     place = Path(path).expanduser()
     if place.suffix.lower() not in (".gguf", ".safetensors"):
         raise SettingError(f"{place}: vectors are written to .gguf (llama.cpp, repeng) or .safetensors")

@@ -70,7 +70,7 @@ def _row_by_row(edit_map: ActivationMap, strengths: RowStrengths) -> Act:
 
 def _writer(number: int, edit: Edit, at: float | RowStrengths, gate: int | None, touched: Touched) -> Write:
     scope = edit.scope
-    act = _at_one(edit.map, at) if isinstance(at, float) else _row_by_row(edit.map, at)
+    act = _row_by_row(edit.map, at) if isinstance(at, RowStrengths) else _at_one(edit.map, at)
 
     def write_everywhere(flat: Activation, forward: ForwardPass | None) -> Tensor:
         if forward is not None:

@@ -22,6 +22,7 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.fitting import method_provenance
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, Row, require_contrast
 
 
@@ -59,6 +60,7 @@ class ActAdd:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
         if not math.isfinite(self.multiplier):
             raise SettingError(f"ActAdd: the multiplier is a finite number, not {self.multiplier}")
         if self.pair is not None and (self.prompts is not None or self.pair < 0):

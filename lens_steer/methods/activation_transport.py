@@ -17,7 +17,6 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.causal import Moves, fit_causally
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.transport_maps import (
     ScaleAndShift,
@@ -26,6 +25,7 @@ from lens_steer.methods.transport_maps import (
     mean_transport,
     unit_quantiles,
 )
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 Support = Literal["observed", "unbounded"] | tuple[float, float]
@@ -72,7 +72,7 @@ class ActivationTransport(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        require_choices(self)
+        require_settings(type(self), vars(self))
         if self.batch_size is not None and self.batch_size < 1:
             raise SettingError(f"{name}: batch_size={self.batch_size} is out of range")
         if self.support not in ("observed", "unbounded"):

@@ -14,8 +14,8 @@ from lens_steer.host.sites import SitePattern
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
+from lens_steer.settings import require_settings
 from lens_steer.statistics.scores import auroc
 from lens_steer.texts.contrast import ContrastSet
 
@@ -47,7 +47,7 @@ class AurA:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Rank the units of `contrast` and return one diagonal map per site.

@@ -16,9 +16,9 @@ from lens_steer.host.sites import Site, SitePattern
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
-from lens_steer.methods.layer_choice import Layers, at_chosen_layer, require_layers
+from lens_steer.methods.layer_choice import Layers, at_chosen_layer
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet
 
 
@@ -64,8 +64,7 @@ class CAA:
         return cls(**changes)
 
     def __post_init__(self) -> None:
-        require_choices(self)
-        require_layers("CAA", self.layers)
+        require_settings(type(self), vars(self))
         if not math.isfinite(self.multiplier):
             raise SettingError(f"CAA: the multiplier is a finite number, not {self.multiplier}")
 

@@ -17,10 +17,10 @@ from lens_steer.host.scope import ALL_TOKENS, Scope, special_ids
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.row_gate import RowGate, Side, Similarity
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import Method, method_provenance, narrowed, require_base
 from lens_steer.methods.repe import first_component
 from lens_steer.ranking.halves import block_folds, halves
+from lens_steer.settings import require_settings
 from lens_steer.texts.blocks import prompt_of
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from lens_steer.texts.seen import known_forms, pack, seen_forms
@@ -82,7 +82,7 @@ class CAST:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         require_base("CAST", self.base, self.layers)
 
     @property

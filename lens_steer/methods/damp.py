@@ -16,8 +16,8 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
+from lens_steer.settings import require_settings
 from lens_steer.statistics.scores import auroc
 from lens_steer.texts.contrast import ContrastSet
 
@@ -55,7 +55,7 @@ class Damp:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         require_count(self.k)
         if not 0 <= self.factor <= 1:
             raise SettingError(f"Damp: factor is between 0 (silence) and 1 (no change), not {self.factor}")
@@ -83,7 +83,7 @@ class Det0:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         require_count(self.k)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:

@@ -21,10 +21,10 @@ from lens_steer.host.sites import Site, SitePattern
 from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.gated_map import Gated, LogisticGate
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import Method, method_provenance, narrowed, require_base
 from lens_steer.methods.transport_maps import without_spread
 from lens_steer.ranking.halves import block_folds
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 from lens_steer.texts.seen import known_forms, pack, seen_forms
 
@@ -67,7 +67,7 @@ class DSAS:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         require_base("DSAS", self.base, self.layers)
         if self.components < 1:
             raise SettingError(f"DSAS: components={self.components} is out of range: 1 or more")

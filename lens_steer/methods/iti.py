@@ -21,9 +21,9 @@ from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.ranking.halves import block_folds, halves
+from lens_steer.settings import require_settings
 from lens_steer.statistics.logistic import logistic_probes
 from lens_steer.texts.contrast import ContrastSet
 
@@ -84,7 +84,7 @@ class ITI:
         return cls(**{"k": 48, "alpha": 15.0, **changes})
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         if self.k < 1:
             raise SettingError(f"ITI: k is the number of heads to edit, 1 or more, not {self.k}")
         if self.alpha is not None and not math.isfinite(self.alpha):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lens_steer.activations.activations import Activations
-from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
+from lens_steer.errors import ContrastError, LensSteerWarning
 from lens_steer.host.sites import Site
 from lens_steer.methods.descent_run import finite_or_none
 from lens_steer.ranking.halves import block_folds
@@ -26,12 +26,6 @@ Layers = tuple[int, ...] | Literal["all"] | None
 
 DirectionOf = Callable[[Activations, Site], Float[Tensor, " unit"]]
 """Finds the direction from source to target at a site, on some of the texts."""
-
-
-def require_layers(name: str, layers: Layers) -> None:
-    """Raise SettingError for a word that is not "all"."""
-    if isinstance(layers, str) and layers != "all":
-        raise SettingError(f'{name}: layers are numbers such as (8,), "all", or None, not {layers!r}')
 
 
 def at_chosen_layer(

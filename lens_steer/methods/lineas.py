@@ -24,7 +24,6 @@ from lens_steer.host.trunk import frozen
 from lens_steer.host.units import UnitsLike
 from lens_steer.interruption import keeps_on_interrupt, on_interrupt
 from lens_steer.interventions.intervention import Intervention
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.descent import require_gradients
 from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
 from lens_steer.methods.fitting import matching
@@ -33,6 +32,7 @@ from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
 from lens_steer.methods.lineas_solver import HELD_OUT, Solver
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class LinEAS:
         return cls(**{**settings, "evaluate_every": 25, **changes})
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         limits = dict.fromkeys(("gamma", "l1", "group", "gamma_share"), 0.0)
         limits |= dict.fromkeys(("steps", "batch_size", "micro_batch", "units", "evaluate_every", "patience"), 1)
         for name, lowest in limits.items():
@@ -189,6 +189,7 @@ class LinEAS:
             gives fewer; the model is in training mode; gradients are ruled out by `torch.inference_mode()`.
 
         """
+        require_settings(LinEAS.fit, locals())
         require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
             problem.warn_if_about_one_unit("LinEAS")
@@ -222,6 +223,7 @@ class LinEAS:
             As `fit`.
 
         """
+        require_settings(LinEAS.refit, locals())
         require_gradients("LinEAS")
         with self._problem(model, contrast, activations) as problem:
             free = free_parameters(chosen, problem.layout).to(problem.identity.device)
@@ -274,6 +276,7 @@ class LinEAS:
         chooses. Ctrl-C ends the whole path; where `on_interrupt` keeps, what is done is returned, if any is, with a
         warning.
         """
+        require_settings(LinEAS.path, locals())
         require_gradients("LinEAS")
         if shares is not None and gammas is not None:
             raise SettingError("LinEAS.path: shares and gammas say the same in two ways: give one of them")

@@ -22,12 +22,12 @@ from lens_steer.host.trunk import frozen
 from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.low_rank import LowRankAffine, move_along
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.descent import descend, draw_rows, require_gradients
 from lens_steer.methods.descent_run import Descent, Optimizer
 from lens_steer.methods.fitting import method_provenance
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.text_loss import EditOf, TextLoss
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 
@@ -81,12 +81,12 @@ class LoReFT:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
         names = ("rank", "steps", "evaluate_every", "batch_size", "micro_batch")
         wrong = [name for name in names if (count := getattr(self, name)) is not None and count < 1]
         wrong += [] if 0 < self.lr < math.inf else ["lr"]
         if wrong:
             raise SettingError(f"LoReFT: {wrong[0]}={getattr(self, wrong[0])} is out of range")
-        require_choices(self)
         as_scope(self.scope)
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:

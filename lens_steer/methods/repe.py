@@ -18,9 +18,9 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import ActivationMap, DiagonalAffine
 from lens_steer.interventions.project_out import ProjectOut
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
-from lens_steer.methods.layer_choice import Layers, at_chosen_layer, require_layers
+from lens_steer.methods.layer_choice import Layers, at_chosen_layer
+from lens_steer.settings import require_settings
 from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 
@@ -73,8 +73,7 @@ class RepE:
         return cls(**{"layers": "all", **changes})
 
     def __post_init__(self) -> None:
-        require_choices(self)
-        require_layers("RepE", self.layers)
+        require_settings(type(self), vars(self))
         if not math.isfinite(self.multiplier):
             raise SettingError(f"RepE: the multiplier is a finite number, not {self.multiplier}")
 

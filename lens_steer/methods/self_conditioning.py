@@ -19,9 +19,9 @@ from lens_steer.interventions.edit import Edit
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.methods.best_units import best_units, require_count
-from lens_steer.methods.choices import require_choices
 from lens_steer.methods.fitting import activations_for, method_provenance
 from lens_steer.methods.transport_maps import unit_quantiles
+from lens_steer.settings import require_settings
 from lens_steer.statistics.scores import average_precision
 from lens_steer.texts.contrast import ContrastSet
 
@@ -65,7 +65,7 @@ class SelfCond:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_settings(type(self), vars(self))
         require_count(self.k)
         if self.statistic == "max" and self.pool != "max" and self.value != "zero":
             raise SettingError(

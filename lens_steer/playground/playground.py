@@ -21,6 +21,7 @@ from lens_steer.host.units import UnitsLike
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.playground.page import side_by_side_html, side_by_side_page
 from lens_steer.playground.side_by_side import SideBySide, continue_both, units_of
+from lens_steer.settings import require_settings
 from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.contrast import ChatFormat, ContrastSet
 
@@ -177,6 +178,7 @@ def play(
         The model is in training mode; a unit does not exist in it.
 
     """
+    require_settings(play, locals())
     require_eval(model)
     Decoding(**sampling)
     edits = _named(edit_or_edits)

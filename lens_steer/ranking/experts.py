@@ -8,40 +8,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.sketch import ActivationSketch
-from lens_steer.display.shown_result import shown_result
+from lens_steer.display.shown_result import MOST_ROWS, shown_result
 from lens_steer.errors import SettingError, UnitError
-from lens_steer.host.sites import Site
 from lens_steer.host.units import Unit
 from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.halves import Mask, halves
-from lens_steer.ranking.label_test import design_of, label_test
+from lens_steer.ranking.label_test import design_of
 from lens_steer.ranking.layers import layer_profile
 from lens_steer.ranking.measured import matching_holdout, require_finite
 from lens_steer.ranking.overlap import expert_overlap, overlap_of_shuffled
 from lens_steer.ranking.probe import probe_sites
 from lens_steer.ranking.resolution import resolution, resolution_sentence
+from lens_steer.ranking.site_columns import site_columns
 from lens_steer.ranking.specificity import specificity
 from lens_steer.ranking.streaming import sketch_frame
 from lens_steer.ranking.subgroups import subgroup_auroc
 from lens_steer.ranking.universal import with_universal
-from lens_steer.statistics.comparison import compare_sides
+from lens_steer.settings import require_settings
 from lens_steer.statistics.design import Design
 from lens_steer.statistics.significance import (
-    AurocInterval,
-    auroc_interval,
     benjamini_hochberg,
     family_wise_p,
-    interval_of_variance,
     permutation_null,
 )
 from lens_steer.texts.seen import seen_forms
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_FEW = 3  # units of a concept that are shown beside those of others, and concepts that are named
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +73,15 @@ class ExpertRanking:
     heldout: Activations | None = None
 
     def __repr__(self) -> str:
-        best = self.frame.iloc[0]
-        score = f"{self._score} {best[self._score]:.3f}"
-        tied = f", one of {best['tied']} units that tie" if best.get("tied", 1) > 1 else ""
-        return f"ExpertRanking({len(self.frame)} rows; best {best.site}[{best.unit}]: {score}{tied})"
+        best = self.frame.groupby("concept", sort=False).head(1).to_dict("records")
+        said = [self._best(row, is_one_of_several=len(best) > 1) for row in best[:_FEW]]
+        more = f"; and of {len(best) - _FEW} more concepts" if len(best) > _FEW else ""
+        return f"ExpertRanking({len(self.frame)} rows; best {'; '.join(said)}{more})"
+
+    def _best(self, row: dict[Any, Any], *, is_one_of_several: bool) -> str:
+        whose = f"of {row['concept']} " if is_one_of_several else ""
+        tied = f", one of {row['tied']} units that tie" if row.get("tied", 1) > 1 else ""
+        return f"{whose}{row['site']}[{row['unit']}]: {self._score} {row[self._score]:.3f}{tied}"
 
     @property
     def _score(self) -> str:
@@ -104,9 +107,13 @@ class ExpertRanking:
     def _repr_html_(self) -> str:
         texts = self.activations.labels.shape[0]
         heading = f"Expert units: {len(self.frame):,} ranked on {texts:,} texts"
-        table = self.frame[self._in_front] if self.activations.concepts[1:] else self.frame[self._in_front[1:]]
-        sentences = [resolution_sentence(self.resolution())]
-        return shown_result(heading, sentences=sentences, table=table, rest=".frame, with all columns")
+        sentences, rest = [resolution_sentence(self.resolution())], ".frame, with all columns"
+        concepts = self.frame["concept"].nunique()
+        if concepts < 2:
+            return shown_result(heading, sentences=sentences, table=self.frame[self._in_front[1:]], rest=rest)
+        k = _FEW if concepts <= MOST_ROWS else 1
+        rows = f"The best {f'{k} units' if k > 1 else 'unit'} of each of {concepts} concepts"
+        return shown_result(heading, sentences=sentences, table=self.top(k)[self._in_front], rows=rows, rest=rest)
 
     @property
     def _in_front(self) -> list[str]:
@@ -117,6 +124,7 @@ class ExpertRanking:
 
     def concept(self, name: str) -> ExpertRanking:
         """Return the ranking of one concept."""
+        require_settings(ExpertRanking.concept, locals())
         activations = self.activations.concept(name)
         return replace(self, frame=self.frame[self.frame["concept"] == name], activations=activations)
 
@@ -125,6 +133,7 @@ class ExpertRanking:
 
         The columns that say most stand first: what orders the rows, the unit, its held-out AUROC, its q-value.
         """
+        require_settings(ExpertRanking.top, locals())
         if k < 1:
             raise SettingError(f"k is a number of units, 1 or more, not {k}")
         rows = self.frame.groupby("concept", sort=False).head(k).reset_index(drop=True)
@@ -140,6 +149,7 @@ class ExpertRanking:
         measure what they do. UnitError if no unit is left, or if the ranking holds several concepts; SettingError for a
         k below 1 or above the number of units.
         """
+        require_settings(ExpertRanking.units, locals())
         if self.frame["concept"].nunique() > 1:
             raise UnitError(f"choose a concept first: ranking.concept(name), of {', '.join(self.activations.concepts)}")
         frame = self.frame
@@ -167,11 +177,13 @@ class ExpertRanking:
 
     def confounds(self, k: int = 20) -> pd.DataFrame:
         """Ask of the k best units of one concept what else they tell: see `confounds`."""
+        require_settings(ExpertRanking.confounds, locals())
         require_finite(self.activations)
         return confounds(self.activations, self.units(min(k, len(self.frame))))
 
     def subgroups(self, k: int = 20, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return the AUROC of the k best units of one concept inside every subgroup: see `subgroup_auroc`."""
+        require_settings(ExpertRanking.subgroups, locals())
         require_finite(self.activations)
         units, one = self.units(min(k, len(self.frame))), self.activations.concept(self.frame["concept"].iloc[0])
         return subgroup_auroc(one, units, chose=self._chose(one).numpy(), confidence=confidence)
@@ -181,6 +193,7 @@ class ExpertRanking:
 
         With permutations, also with what labels that mean nothing give: see `overlap_of_shuffled`.
         """
+        require_settings(ExpertRanking.overlap, locals())
         table = expert_overlap(self.frame, k, confidence=confidence)
         if not permutations:
             return table
@@ -189,6 +202,7 @@ class ExpertRanking:
 
     def layers(self, k: int = 100, *, confidence: float = 0.95) -> pd.DataFrame:
         """Count how many of the k best units of every concept lie in every layer: see `layer_profile`."""
+        require_settings(ExpertRanking.layers, locals())
         return layer_profile(self.frame, k, confidence=confidence)
 
     def specificity(self, k: int = 20, *, confidence: float = 0.95) -> pd.DataFrame:
@@ -196,6 +210,7 @@ class ExpertRanking:
 
         On the texts that did not choose the units. SettingError where nothing was held out.
         """
+        require_settings(ExpertRanking.specificity, locals())
         names, measured = self.frame["concept"].unique(), {}
         if self.heldout is None and not isinstance(self.settings.get("holdout"), float):
             raise SettingError("specificity is measured on texts that chose no unit: rank with holdout=0.5, or others")
@@ -278,6 +293,7 @@ def rank_experts(
     AUROC of a unit as its expertise: arXiv 2407.12824; average precision: arXiv 2110.02802.
 
     """
+    require_settings(rank_experts, locals())
     import pandas as pd
 
     share = float(holdout) if isinstance(holdout, int | float) else "none" if holdout is None else "other activations"
@@ -305,7 +321,7 @@ def rank_experts(
         if isinstance(holdout, int | float):
             _, heldout = halves(one, holdout, seed, remedy="give more texts or groups, or set holdout=None")
         design = design_of(one)
-        rows = [_rank_site(site, one, heldout, confidence, design) for site in one.sites]
+        rows = [site_columns(site, one, heldout, confidence, design) for site in one.sites]
         frame = _with_q(pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True), concept)
         if permutations:
             frame["family_wise_p"] = _family_wise(one, frame, permutations, seed, design)
@@ -329,56 +345,6 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     order = "selection_auroc" if frame["selection_auroc"].notna().any() else "auroc"
     frame["tied"] = frame.groupby(order)[order].transform("size")
     return frame.sort_values([order, "distance"], ascending=False).drop(columns="distance")
-
-
-def _rank_site(
-    site: Site, one: Activations, heldout: Activations | Mask | None, confidence: float, design: Design
-) -> dict[str, Any]:
-    """Return the columns of one site; `heldout` is a part of the texts, or other activations."""
-    values = one.values[site]
-    part = heldout if isinstance(heldout, Tensor) else None
-    sides = compare_sides(values, one.labels[:, 0].numpy(), None if part is None else part.numpy())
-    interval = _interval(sides.auroc, sides.variance, values, one, confidence)
-    if part is not None:
-        held, held_variance, measured = sides.heldout_auroc, sides.heldout_variance, values[part]
-        held_interval = _interval(held, held_variance, measured, one.rows(part), confidence)
-    elif isinstance(heldout, Activations):
-        others = compare_sides(heldout.values[site], heldout.labels[:, 0].numpy())
-        held = others.auroc
-        held_interval = _interval(held, others.variance, heldout.values[site], heldout, confidence)
-    else:
-        held, held_interval = sides.heldout_auroc, None
-    test, p_value = label_test(one, values, sides.deviation, design)
-    columns = {
-        "auroc": sides.auroc,
-        "auroc_low": interval.low,
-        "auroc_high": interval.high,
-        "hanley_mcneil": interval.degenerate,
-        "selection_auroc": sides.auroc if isinstance(heldout, Activations) else sides.selection_auroc,
-        "heldout_auroc": held,
-        "heldout_low": held if held_interval is None else held_interval.low,
-        "heldout_high": held if held_interval is None else held_interval.high,
-        "average_precision": sides.average_precision,
-        "p_value": p_value,
-        "wasserstein": sides.wasserstein,
-        "source_mean": sides.source_mean,
-        "target_mean": sides.target_mean,
-        "distance": sides.distance,
-    }
-    about = {"site": site.name, "layer": site.layer, "kind": site.kind, "unit": range(site.width), "width": site.width}
-    return {**about, **{name: value.numpy() for name, value in columns.items()}, "test": test}
-
-
-def _interval(
-    area: Tensor, variance: Tensor, values: Tensor, activations: Activations, confidence: float
-) -> AurocInterval:
-    """Return the interval around the AUROC of a concept's texts: between blocks where texts come in blocks."""
-    blocks, label = activations.blocks.numpy(), activations.labels[:, 0].numpy()
-    source, target = label == 1, label == 0
-    if len(np.unique(blocks)) < len(blocks):
-        clusters = blocks[source], blocks[target]
-        return auroc_interval(values[source], values[target], area, confidence=confidence, clusters=clusters)
-    return interval_of_variance(area, variance, (int(source.sum()), int(target.sum())), confidence=confidence)
 
 
 def _family_wise(activations: Activations, frame: pd.DataFrame, permutations: int, seed: int, design: Design) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lens_steer.activations.activations import Activations
+from lens_steer.activations.activations import Activations, require_activations
 from lens_steer.errors import ActivationError
 
 
@@ -14,10 +14,7 @@ def require_finite(activations: Activations) -> None:
 
     One too for what is no activations, and where there are no values, as with the texts of a sketch.
     """
-    if not isinstance(activations, Activations):
-        raise ActivationError(
-            f"activations are needed, not {type(activations).__name__}: collect(model, contrast, ...)"
-        )
+    require_activations(activations)
     for site in activations.sites:
         values = activations.values[site]
         if values.is_meta:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lens_steer.activations.activations import Activations
 from lens_steer.ranking.halves import block_folds, halves
 from lens_steer.ranking.measured import matching_holdout, require_finite
+from lens_steer.settings import require_settings
 from lens_steer.statistics.scores import auroc
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def probe_sites(activations: Activations, *, holdout: float | Activations = 0.5,
     The penalty is chosen by cross-validation inside the training half; units are standardised there. Halves and folds
     keep blocks whole; `holdout` and the errors are those of `rank_experts`, but for None.
     """
+    require_settings(probe_sites, locals())
     import pandas as pd
 
     require_finite(activations)

@@ -11,12 +11,14 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from lens_steer.directories import replace_file, require_new_file
+from lens_steer.display.paper import paper_style
 from lens_steer.errors import SettingError
 from lens_steer.report.comparison import comparison
 from lens_steer.report.packed_script import packed_plotly
 from lens_steer.report.run_folder import RunFolder, read_run
 from lens_steer.report.run_writing import versions
 from lens_steer.report.sections import DrawnEdits, section_of
+from lens_steer.settings import require_settings
 
 _HERE = Path(__file__).parent
 
@@ -47,6 +49,7 @@ def write_report(out: str | Path, run_folders: str | Path | Sequence[str | Path]
         No folder was given.
 
     """
+    require_settings(write_report, locals())
     place = Path(out)
     require_new_file(place)
     given = [run_folders] if isinstance(run_folders, str | Path) else list(run_folders)
@@ -78,7 +81,7 @@ def _html(runs: Sequence[RunFolder], title: str | None) -> str:
         sections=sections,
         comparison=comparison(runs),
         plotly=Markup(packed_plotly()) if any(section["has_plots"] for section in sections) else None,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        style=paper_style() + Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         version=versions()["lens-steer"],
     )

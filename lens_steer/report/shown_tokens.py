@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lens_steer.activations.show_page import depth
 from lens_steer.display.shown_table import number
 from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
-
-_DEEPEST = 70  # per cent of the colour at the unit's extreme, so that text on it stays readable
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,13 @@ def _shown(unit: UnitTokens) -> ShownUnit:
     end = max(-low, high) or 1.0
     zero = round(100 * -low / ((high - low) or 1.0))
     texts, edited = (tuple(_text(text, end) for text in side) for side in (unit.texts, unit.edited))
-    ramp = ((_depth(low, end), zero), (_depth(high, end), 100))
+    ramp = ((depth(low, end), zero), (depth(high, end), 100))
     return ShownUnit(unit.unit, number(low), number(high), ramp, texts, edited)
 
 
 def _text(text: TokenText, end: float) -> ShownText:
     tokens = tuple(
-        ShownToken(token.replace("\n", "↵\n") or "·", number(value), _depth(value, end), value < 0)
+        ShownToken(token.replace("\n", "↵\n") or "·", number(value), depth(value, end), value < 0)
         for token, value in zip(text.tokens, text.values, strict=True)
     )
     return ShownText(tokens, number(max(text.values)), text)
-
-
-def _depth(value: float, end: float) -> int:
-    return round(_DEEPEST * min(abs(value) / end, 1.0))

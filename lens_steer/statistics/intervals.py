@@ -69,7 +69,7 @@ def change_interval(
     tail = (1 - confidence) / 2
     resamples = max(_FEWEST_RESAMPLES, math.ceil(_TAIL_RESAMPLES / tail))
     levels = tuple(range(1, full[0].ndim + 1))
-    rng = np.random.default_rng(seed)
+    rng = random_stream(seed)
     values = np.concatenate([np.asarray(change(*batch, axis=levels)) for batch in _resampled(full, resamples, rng)])
     estimate = float(change(*full, axis=tuple(range(full[0].ndim))))
     stretch = float(stats.t.ppf(tail, min(full[0].shape) - 1) / stats.norm.ppf(tail))
@@ -182,7 +182,7 @@ def against_draws(
     rank_p = min(1.0, 2 * (1 + min(above, below)) / (1 + draws))
     if draws < FEWEST_DRAWS or rows < 2 or not math.isfinite(difference):
         return AgainstDraws(Interval(difference, math.nan, math.nan, confidence), rank_p, draws)
-    rng = np.random.default_rng(seed)
+    rng = random_stream(seed)
     together = tuple(np.concatenate([one[None], many]) for one, many in zip(choice, controls, strict=True))
     batch = max(1, _BATCH_VALUES // together[0].size)
     picked = np.split(rng.integers(rows, size=(_FEWEST_RESAMPLES, rows - 1)), range(batch, _FEWEST_RESAMPLES, batch))
@@ -206,10 +206,17 @@ def confidence_of_each(confidence: float, looks: int) -> float:
     return 1 - (1 - confidence) / looks
 
 
-def require_confidence(confidence: float) -> None:
+def require_confidence(confidence: Any) -> None:
     """Refuse a confidence that is none."""
-    if not 0 < confidence < 1:
-        raise SettingError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
+    if not isinstance(confidence, int | float | np.number) or not 0 < confidence < 1:
+        raise SettingError(f"confidence must lie between 0 and 1, not {confidence!r}; 0.95 is usual")
+
+
+def random_stream(seed: int) -> np.random.Generator:
+    """Return the random numbers of a seed; SettingError for one below 0."""
+    if seed < 0:
+        raise SettingError(f"seed must be 0 or more, not {seed}")
+    return np.random.default_rng(seed)
 
 
 def mean_change(before: Any, after: Any, axis: Any) -> Any:

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from lens_steer.errors import SettingError
-from lens_steer.texts.contrast import Row
+from lens_steer.settings import require_settings
+from lens_steer.texts.contrast import ContrastSet, Row
 from lens_steer.texts.messages import ConversationRow
 from lens_steer.texts.scripts import CHARACTERS_PER_WORD, UNSPACED, combining_marks
+
+Groups = Sequence[str] | None
+"""The group that each row comes from; None where the rows are in none."""
+
+
+def prompts_in_groups(
+    contrast: ContrastSet, *, words: int, most: int
+) -> tuple[Sequence[str | ConversationRow], Groups]:
+    """Return the beginnings of the first source texts, as prompts, and their groups."""
+    groups = contrast.source_groups
+    return beginnings(contrast.source, words=words, most=most), None if groups is None else groups[:most]
+
+
+def neutral_in_groups(contrast: ContrastSet, *, most: int | None = None) -> tuple[Sequence[Row], Groups]:
+    """Return the first texts that an edit should leave alone: the control, which has no groups, or else the target."""
+    if contrast.control:
+        return contrast.control[:most], None
+    groups = contrast.target_groups
+    return contrast.target[:most], None if groups is None else groups[:most]
 
 
 def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> tuple[str | ConversationRow, ...]:
@@ -36,6 +56,7 @@ def beginnings(rows: Iterable[Row], *, words: int, most: int | None = None) -> t
         `words` or `most` is below 1.
 
     """
+    require_settings(beginnings, locals())
     for name, value in (("words", words), ("most", most)):
         if value is not None and value < 1:
             raise SettingError(f"{name} must be 1 or more, not {value}")

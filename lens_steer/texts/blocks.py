@@ -172,4 +172,8 @@ def pooled_text(row: Row | Conversation) -> str:
     if isinstance(row, str):
         return row
     conversation = ConversationRow.of(row)
-    return str(row[-1]) if conversation is None else conversation[-1][1]  # type: ignore[index]
+    if conversation is not None:
+        return conversation[-1][1]
+    if not isinstance(row, tuple | list) or not row:
+        raise ContrastError(f"a row is a text, a (prompt, completion) pair or a conversation, not {row!r:.60}")
+    return str(row[-1])

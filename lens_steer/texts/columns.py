@@ -16,7 +16,7 @@ from lens_steer.texts.messages import ConversationRow
 if TYPE_CHECKING:
     import pandas as pd
 
-Labels = str | int | float | Sequence[str | int | float] | None
+Labels = str | bool | int | float | Sequence[str | bool | int | float] | None
 Threshold = int | float | tuple[int | float, int | float] | None
 
 WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")

@@ -16,6 +16,7 @@ from jaxtyping import Int, Int8
 
 from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import ContrastError, LensSteerWarning, SettingError
+from lens_steer.settings import require_settings
 from lens_steer.statistics.design import Design
 from lens_steer.texts.blocks import Row as Row
 from lens_steer.texts.blocks import block_draws, blocks_of, row_hashes, split_blocks
@@ -67,6 +68,7 @@ class LabelledTexts:
 
     def __post_init__(self) -> None:
         (texts,) = checked_rows(texts=self.texts)
+        require_settings(LabelledTexts, vars(self))
         _require_template(texts, self.chat)
         concepts = checked_names(self.concepts, "concepts")
         if not concepts or len(set(concepts)) < len(concepts):
@@ -292,6 +294,7 @@ class ContrastSet:
         `n` rows on a side cannot; their rows are drawn one by one when no other block is left. A smaller `n` draws a
         subset where no block is larger than it.
         """
+        require_settings(ContrastSet.subsample, locals())
         if n < 1:
             raise SettingError(f"n must be 1 or more, not {n}")
         self.require(n, f"subsample({n})")
@@ -310,6 +313,7 @@ class ContrastSet:
 
     def lint(self, *, seed: int = 0) -> "ContrastLint":
         """Return what may be wrong with the texts of the two sides, before a model sees them: see `ContrastLint`."""
+        require_settings(ContrastSet.lint, locals())
         from lens_steer.texts.lint.lint import lint_of
 
         return lint_of(self.name, self.source, self.target, self.blocks, seed)
@@ -321,6 +325,7 @@ class ContrastSet:
         both sides the different texts are permuted. So the sides keep their sizes where blocks are of one size, as they
         are without blocks.
         """
+        require_settings(ContrastSet.shuffled, locals())
         count = len(self.source)
         rows, names = self.source + self.target, (self.source_groups or ()) + (self.target_groups or ())
         if seed < 0:
@@ -346,6 +351,7 @@ class ContrastSet:
         Blocks stay together (see `split_blocks`): `rank_experts(collect(model, contrast), holdout=test, seed=seed)`
         holds out the same rows. ContrastError where a part would lack source or target.
         """
+        require_settings(ContrastSet.split, locals())
         rows = self.source + self.target + self.control
         count, hashes, blocks = len(self.source) + len(self.target), row_hashes(rows), self.blocks
         sides = np.repeat([1, 0, -1], [len(self.source), len(self.target), len(self.control)])

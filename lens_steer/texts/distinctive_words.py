@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from lens_steer.errors import ContrastError
+from lens_steer.settings import require_settings
 from lens_steer.texts.blocks import pooled_text
 from lens_steer.texts.contrast import Row
 from lens_steer.texts.scripts import word_features
@@ -18,6 +20,9 @@ def distinctive_words(source: Sequence[Row], target: Sequence[Row]) -> tuple[str
 
     Words are in lower case, and of two characters or more; in scripts without spaces they are n-grams of characters.
     """
+    require_settings(distinctive_words, locals())
+    if not len(source) or not len(target):
+        raise ContrastError("distinctive words are of one side against the other: both need texts")
     of_source, of_target = (_shares(side) for side in (source, target))
     fewest = _FEWEST / len(source)
     gaps = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lens_steer.errors import ContrastError
+from lens_steer.settings import require_settings
 from lens_steer.texts.blocks import block_draws, blocks_of, row_hashes
 from lens_steer.texts.columns import (
     Columns,
@@ -97,6 +98,7 @@ def read_labels(
         without texts of both sides; blank texts; what cannot be read.
 
     """
+    require_settings(read_labels, locals())
     chosen = (labels,) if isinstance(labels, str) else tuple(labels)
     if len(set(chosen)) < len(chosen):
         raise ContrastError(f"labels= names a column twice: {quoted(chosen)}")

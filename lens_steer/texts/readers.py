@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lens_steer.errors import ContrastError
+from lens_steer.settings import require_settings
 from lens_steer.texts.columns import Columns, Labels, Threshold, contrast_of_table, quoted, refuse_blank
 from lens_steer.texts.contrast import ChatFormat, ContrastSet, first_few
 from lens_steer.texts.data_sets import is_data_set, read_data_set, table_in_hand
@@ -95,6 +96,7 @@ def read_contrast(
         being row 1); text that is not UTF-8; pickles; a setting that does not apply to what is read.
 
     """
+    require_settings(read_contrast, locals())
     columns = Columns(text, label, source, target, threshold, prompt, source_text, target_text, groups)
     if _is_path(path_or_name) and str(path_or_name).startswith("microworld:"):
         _refuse_beside(columns, "the microworld", paired=paired, config=config)

@@ -106,7 +106,10 @@ def checked_labels(values: object, shape: tuple[int, int]) -> Int8[np.ndarray, "
 
 def checked_pairs(values: object, shape: tuple[int, int]) -> Int[np.ndarray, "text concept"]:
     """Return pair numbers as a read-only copy; ContrastError for another shape."""
-    pairs = np.array(values, dtype=np.int64)
+    try:
+        pairs = np.array(values, dtype=np.int64)
+    except (TypeError, ValueError) as error:
+        raise ContrastError(f"pairs must be texts x concepts, {shape}, of whole numbers: {error}") from None
     if pairs.shape != shape:
         raise ContrastError(f"pairs must be texts x concepts, {shape}, not {pairs.shape}")
     pairs.setflags(write=False)

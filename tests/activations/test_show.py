@@ -95,7 +95,7 @@ def test_page_is_static_and_balanced(view: UnitView, tmp_path: Path) -> None:
     assert [float(title) for _, title, _ in page.tokens] == pytest.approx(view.frame["value"].tolist(), rel=1e-3)
     assert {kind for token, _, kind in page.tokens if token == "<bos>"} == {"aside"}
     path = view.save(tmp_path / "units.html")
-    assert path.read_text("utf-8").endswith(html)
+    assert html in path.read_text("utf-8")
     assert [file.name for file in tmp_path.iterdir()] == ["units.html"]
 
 

@@ -12,6 +12,7 @@ from lens_steer.evaluation import evaluation as evaluation_room
 from lens_steer.evaluation.evaluation import Evaluation, evaluate
 from lens_steer.evaluation.generation import generate
 from lens_steer.evaluation.perplexity import perplexity
+from lens_steer.evaluation.reading import as_scorer
 from lens_steer.evaluation.scorers import WordList
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.intervals import share_change_interval
@@ -214,7 +215,7 @@ def test_what_is_no_list_of_texts_is_named(rows: Any, message: str) -> None:
 @pytest.mark.parametrize("scorer", [None, ["sad"], "sad"])
 def test_what_cannot_be_called_is_no_scorer(scorer: Any) -> None:
     with pytest.raises(SettingError, match="cannot be called"):
-        evaluation_room.as_scorer(scorer)
+        as_scorer(scorer)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -342,8 +343,12 @@ def test_many_concepts_are_ranked_in_one_call(tiny: Any) -> None:
     got = ranking.concept("odd").frame.set_index(["site", "unit"]).auroc.sort_index()
     np.testing.assert_allclose(got, one.frame.set_index(["site", "unit"]).auroc.sort_index())
     assert len(ranking.top(3)) == 6
-    assert "concept odd" in ranking._repr_html_()
-    assert "concept odd" not in one._repr_html_()
+    shown = ranking._repr_html_()
+    assert [shown.count(f">{name}</td>") for name in ("odd", "second bit")] == [3, 3]
+    assert "The best 3 units of each of 2 concepts; all are in .frame" in shown
+    assert re.findall(r"of (odd|second bit) blocks", repr(ranking)) == ["odd", "second bit"]
+    assert "concepts;" not in one._repr_html_()
+    assert " of odd" not in repr(one)
     with pytest.raises(UnitError, match="choose a concept first"):
         ranking.units(3)
 

@@ -23,7 +23,7 @@ from lens_steer.effects.attribution.patch import patch
 from lens_steer.effects.attribution.reliability import orders
 from lens_steer.effects.attribution.relp import relp
 from lens_steer.effects.attribution.task import BatchEffects, Method, Task
-from lens_steer.errors import SettingError, require_choice
+from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.relevance import RELEVANCE_RULES, RelevanceRule
@@ -33,6 +33,7 @@ from lens_steer.host.trunk import frozen
 from lens_steer.host.turns import taking_turns
 from lens_steer.host.units import UnitsLike
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import jackknife_intervals
 from lens_steer.statistics.verdict import Verdict
@@ -145,11 +146,8 @@ def attribute(
         The model is in training mode, or RelP's rules cannot be hung on it.
 
     """
+    require_settings(attribute, locals())
     require_confidence(confidence)
-    require_choice("attribute: method", method, AttributionMethod)
-    require_choice("attribute: level", level, Level)
-    for rule in rules:
-        require_choice("attribute: rules", rule, RelevanceRule)
     reliability = reliability or remeasure
     if method == "patch" and reliability:
         raise SettingError("method='patch' measures: there is no estimate whose reliability could be asked")

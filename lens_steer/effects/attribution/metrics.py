@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.scope import special_ids
+from lens_steer.settings import require_settings
 
 Token = str | int
 """A text that is one token of the model's (mind the space in front: " Mary"), or a token's id."""
@@ -54,6 +55,9 @@ class LogitDifference:
     correct: Token | Sequence[Token]
     wrong: Token | Sequence[Token]
 
+    def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
+
     def bind(self, model: nn.Module, pairs: int) -> BoundMetric:
         """Look both up."""
         correct, wrong = (_per_pair(model, tokens, pairs) for tokens in (self.correct, self.wrong))
@@ -75,6 +79,9 @@ class LogProbability:
     """
 
     tokens: Sequence[Token] | Sequence[Sequence[Token]]
+
+    def __post_init__(self) -> None:
+        require_settings(type(self), vars(self))
 
     def bind(self, model: nn.Module, pairs: int) -> BoundMetric:
         """Look the tokens up."""
@@ -111,6 +118,8 @@ class ConceptProbability:
     def __init__(self, words: Iterable[str] | HasWords) -> None:
         if isinstance(words, str):
             raise SettingError(f"words must be a list: write a single word as [{words!r}]")
+        if not isinstance(words, HasWords | Iterable):
+            raise SettingError(f"ConceptProbability: words is a list of texts or a WordList, not {words!r}")
         listed = tuple(words.words) if isinstance(words, HasWords) else tuple(words)
         if not listed or not all(isinstance(word, str) and word.strip() for word in listed):
             raise SettingError("a concept needs one or more words, none of them blank")

@@ -24,6 +24,7 @@ from lens_steer.host.next_tokens import read_divergences
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, site_at
 from lens_steer.interventions.intervention import Intervention, require_interventions
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import require_confidence
 from lens_steer.statistics.jackknife import leave_groups_out
 from lens_steer.texts.contrast import ContrastSet, Row
@@ -105,6 +106,7 @@ def trace_shift(
         As `Intervention.on` says.
 
     """
+    require_settings(trace_shift, locals())
     require_confidence(confidence)
     require_eval(model)
     if checked_pool(pool) == "max":

@@ -34,8 +34,9 @@ from lens_steer.host.prompts import Prompt
 from lens_steer.interventions.budget import Budget
 from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.progress import progress_bar
+from lens_steer.settings import require_settings
 from lens_steer.statistics.intervals import FEWEST_DRAWS, require_confidence
-from lens_steer.texts.beginnings import beginnings
+from lens_steer.texts.beginnings import neutral_in_groups, prompts_in_groups
 from lens_steer.texts.contrast import ContrastSet, Row, require_contrast
 from lens_steer.texts.messages import Conversation
 from lens_steer.texts.seen import require_unseen, seen_in
@@ -123,6 +124,7 @@ def edit_card(
         As `Intervention.on` and `generate` say.
 
     """
+    require_settings(edit_card, locals())
     wanted, limit = _checked_items(items), Budget.of(budget)
     tried = checked_strengths(strengths)
     require_confidence(confidence)
@@ -133,14 +135,18 @@ def edit_card(
         require_contrast(given)
     contrast.require(_FEWEST if train is not None else 2 * _FEWEST, "edit_card")
     train, held = contrast.split(0.5, seed) if train is None else (train, contrast)
-    asked = beginnings(held.source, words=_PROMPT_WORDS, most=_MOST_PROMPTS) if prompts is None else prompts
-    plain = (held.control or held.target)[:_MOST_NEUTRAL] if neutral is None else neutral
+    asked: Sequence[Prompt]
+    plain: Sequence[Row | Conversation]
+    asked, prompt_groups = prompts_in_groups(held, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
+    plain, neutral_groups = neutral_in_groups(held, most=_MOST_NEUTRAL)
+    if prompts is not None:
+        asked, prompt_groups = prompts, None
+    if neutral is not None:
+        plain, neutral_groups = neutral, None
     trial = Trial(
         model, _enough("prompts", asked), _enough("neutral", plain), samples, max_new_tokens, temperature, held.chat,
         seed, batch_size, confidence,
-        prompt_groups=held.source_groups[: len(asked)] if prompts is None and held.source_groups else None,
-        neutral_groups=held.target_groups[: len(plain)] if neutral is None and not held.control and held.target_groups
-        else None,
+        prompt_groups=prompt_groups, neutral_groups=neutral_groups,
     )  # fmt: skip
     _require_unseen(edit, held, trial)
     with edit.on(model):

@@ -13,9 +13,8 @@ from lens_steer.errors import ContrastError
 from lens_steer.evaluation.card.readability import ByOracle, ByRepetitionAndSurprise, Readability
 from lens_steer.evaluation.card.trial import Trial, Tried
 from lens_steer.evaluation.card.word_judge import word_judge
-from lens_steer.evaluation.evaluation import as_scorer
 from lens_steer.evaluation.oracle_scorer import OracleScorer
-from lens_steer.evaluation.reading import read_continuations
+from lens_steer.evaluation.reading import as_scorer, read_continuations
 from lens_steer.evaluation.scorers import ConceptClassifier, Scorer
 from lens_steer.texts.contrast import ContrastSet
 

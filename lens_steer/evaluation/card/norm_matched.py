@@ -9,9 +9,10 @@ from torch import nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.collect import collect
 from lens_steer.evaluation.card.dose import DoseReader
-from lens_steer.interventions.intervention import Intervention
+from lens_steer.interventions.intervention import Intervention, require_interventions
 from lens_steer.interventions.random_edits import random_edits
-from lens_steer.texts.contrast import ContrastSet
+from lens_steer.settings import require_settings
+from lens_steer.texts.contrast import ContrastSet, require_contrast
 
 
 def norm_matched_edits(
@@ -54,6 +55,9 @@ def norm_matched_edits(
         `draws` is below 1.
 
     """
+    require_settings(norm_matched_edits, locals())
+    require_interventions(intervention)
+    require_contrast(contrast)
     names = [site.name for site in intervention.sites]
     activations = collect(model, contrast, names, batch_size=batch_size, progress=False)
     reader = DoseReader(model, contrast.source, chat=contrast.chat, batch_size=batch_size)

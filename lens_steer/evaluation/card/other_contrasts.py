@@ -10,9 +10,8 @@ from lens_steer.errors import ContrastError
 from lens_steer.evaluation.card.judges import MICROWORLD, Judged
 from lens_steer.evaluation.card.measured import Item, Measured
 from lens_steer.evaluation.card.trial import Trial, Tried, by_prompt
-from lens_steer.evaluation.evaluation import as_scorer
 from lens_steer.evaluation.oracle_scorer import OracleScorer
-from lens_steer.evaluation.reading import read_continuations
+from lens_steer.evaluation.reading import as_scorer, read_continuations
 from lens_steer.evaluation.scorers import ConceptClassifier, Scorer
 from lens_steer.microworld.contrasts import CONCEPTS
 from lens_steer.microworld.oracle import Oracle

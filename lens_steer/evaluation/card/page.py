@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, Template
 from markupsafe import Markup
 
+from lens_steer.display.paper import paper_style
 from lens_steer.evaluation.card.content import CardContent
 from lens_steer.evaluation.card.drawing import IntervalBar, bars_of, curve
 from lens_steer.evaluation.card.measured import Item, Measured
@@ -36,15 +37,14 @@ def page(card: CardContent) -> str:
     return _template("page.html.j2").render(card=card, body=Markup(fragment(card)))
 
 
-def fragment(card: CardContent, *, follow: bool = True, heading: int = 2) -> str:
-    """Return a card as a part of a page, with its style; `follow`: dark where the reader's system is."""
+def fragment(card: CardContent, *, heading: int = 2) -> str:
+    """Return a card as a part of a page, with its style: dark where the reader's system is."""
     blocks = [_block(name, item) for name, item in card.items.items()]
     return _template("card.html.j2").render(
         card=card,
-        follow=follow,
         heading=heading,
         blocks=blocks,
-        style=Markup((_HERE / "card.css").read_text(encoding="utf-8")),
+        style=paper_style() + Markup((_HERE / "card.css").read_text(encoding="utf-8")),
         about=_about(card),
         left_out=[(_TITLES[name], why) for name, why in card.left_out.items()],
     )
