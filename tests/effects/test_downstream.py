@@ -14,15 +14,19 @@ from scipy.stats import wasserstein_distance
 
 from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import DownstreamShift, downstream_shift
-from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
+from lens_steer.effects.interaction import interaction
+from lens_steer.effects.paths.trace import trace_shift
+from lens_steer.effects.text_groups import tokenized_groups
+from lens_steer.errors import ActivationError, ArtifactError, LensSteerWarning, SettingError, SiteError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
+from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.statistics.distances import removed_share
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.readers import read_contrast
-from tests.families import sentences
+from tests.families import make_tiny, sentences
 
 
 def telling(n: int, *, seed: int, word: str) -> list[str]:
@@ -254,6 +258,32 @@ def test_control_texts_are_the_neutral_ones(tiny: Any) -> None:
     given = downstream_shift(tiny, edit, CONTRAST, neutral=NEUTRAL, by_layer=False).frame
     pd.testing.assert_frame_equal(downstream_shift(tiny, edit, with_control, by_layer=False).frame, given)
     assert set(given["edited"]) == {"all"}
+
+
+def test_texts_of_every_kind_stand_in_the_chat_format(tiny: Any) -> None:
+    chat = "boy {text} girl"
+    contrast = ContrastSet(CONTRAST.source, CONTRAST.target, control=NEUTRAL, chat=chat)
+    foreign = ContrastSet(FOREIGN.source, FOREIGN.target, chat=chat)
+    heldout, neutral, other = tokenized_groups(tiny, contrast, (), foreign)
+    (given,) = tokenized_groups(tiny, contrast, CONTRAST.target, None)[1:]
+    for tokens, texts in (
+        (heldout.tokens["source"], CONTRAST.source),
+        (heldout.tokens["target"], CONTRAST.target),
+        (neutral.tokens["source"], NEUTRAL),
+        (given.tokens["source"], CONTRAST.target),
+        (other.tokens["target"], FOREIGN.target),
+    ):
+        assert tokens.ids == tokenize(tiny, texts, chat=chat).ids
+
+
+@pytest.mark.parametrize("measure", [downstream_shift, trace_shift, interaction])
+def test_an_edit_of_other_weights_is_refused_unless_that_is_allowed(tiny: Any, measure: Any) -> None:
+    fitted = Intervention.fitted(make_tiny("gpt2", seed=5), random_edit(tiny).edits, method="elsewhere")
+    edits = [fitted, random_edit(tiny)] if measure is interaction else fitted
+    few = ContrastSet(CONTRAST.source[:3], CONTRAST.target[:3])
+    with pytest.raises(ArtifactError, match="other weights"):
+        measure(tiny, edits, few, progress=False)
+    measure(tiny, edits, few, check_model=False, progress=False)
 
 
 def test_batch_size_changes_nothing_beyond_rounding(tiny: Any, shift: DownstreamShift) -> None:

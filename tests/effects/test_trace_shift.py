@@ -29,6 +29,7 @@ from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.texts.contrast import ContrastSet
 from tests.effects.test_downstream import telling
 from tests.families import CONFIGS, NEWER_CONFIGS, make_tokenizer, random_model, sentences, shared_tiny
+from tests.handles import Forwards
 
 CONTRAST = ContrastSet(telling(12, seed=1, word="sad"), telling(9, seed=2, word="happy"))
 NEUTRAL = sentences(7, seed=5)
@@ -68,6 +69,10 @@ def sums_of(result: TraceShift) -> None:
         np.testing.assert_allclose(attention["interaction"], attention["lost"] - attention["alone"], atol=1e-6)
         if "looks" in attention:
             np.testing.assert_allclose(attention["carries"], attention["lost"] - attention["looks"], atol=1e-6)
+        # Patterns are of attentions that have an effect alone; heads and layers are named where there are some.
+        assert set(result.frame.query("measure in ('looks', 'carries')")["part"]) <= {"attention"}
+    assert (result.frame["head"].notna() == (result.frame["part"] == "head")).all()
+    assert (result.frame["layer"].isna() == result.frame["part"].isin(["whole", "direct", "through"])).all()
 
 
 def test_one_point_under_two_names_is_written_to_once(tiny: Any) -> None:
@@ -371,6 +376,30 @@ def test_the_lens_reads_the_last_layer_as_the_model_does(distinct_family: Any) -
         assert last["after"] == pytest.approx(said(), rel=1e-3)
 
 
+def test_neutral_texts_stand_in_the_contrasts_chat_format(tiny: Any) -> None:
+    edit, chat = edit_at(tiny, "blocks.0.hook_resid_post"), "boy {text} girl"
+    contrast = ContrastSet(CONTRAST.source, CONTRAST.target, chat=chat)
+    law = trace(tiny, edit, contrast, neutral=NEUTRAL, causal=False).law.set_index("measure")
+    expected = ls.divergence(tiny, NEUTRAL, intervention=edit, chat=chat, progress=False)
+    assert law.loc["mean", "value"] == pytest.approx(expected)
+
+
+def test_edits_with_a_closed_form_take_no_pass_of_their_own(tiny: Any) -> None:
+    """Both sides' plain values, the edited pass; once more for a component that is edited in front of its sum."""
+
+    def passes(*names: str) -> int:
+        edit = edit_at(tiny, *names)
+        trace(tiny, edit, causal=False)  # guards and fingerprints have run
+        with Forwards(tiny) as forwards:
+            trace(tiny, edit, causal=False)
+        return forwards.count
+
+    written = passes("blocks.0.hook_attn_out")
+    assert passes("blocks.0.attn.hook_z") == written
+    assert passes("blocks.0.attn.hook_z", "blocks.0.hook_attn_out") == written
+    assert passes("blocks.0.hook_resid_post", "blocks.1.attn.hook_v") == written + 1
+
+
 def test_the_law_of_neutral_texts(tiny: Any) -> None:
     edit = edit_at(tiny, "blocks.0.hook_resid_post")
     law = trace(tiny, edit, neutral=NEUTRAL, causal=False).law.set_index("measure")
@@ -459,5 +488,13 @@ def test_sentences_follow_from_intervals(tiny: Any) -> None:
     for row in adds.to_dict("records"):
         named = f"{row['part'] if row['part'] == 'attention' else 'MLP'} of layer {row['layer']}" in result.sentence
         assert not named or not row["low"] <= 0 <= row["high"]
-    few = trace(tiny, edit_at(tiny, "blocks.0.hook_resid_post"), ContrastSet(["sad"], ["happy"]), causal=False)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_one_text_of_a_side_has_no_intervals_and_no_way(tiny: Any) -> None:
+    edit, single = edit_at(tiny, "blocks.0.hook_resid_post"), ContrastSet(["sad"], ["happy"])
+    few = trace(tiny, edit, single, neutral=NEUTRAL[:1], words=["happy"], causal=False)
     assert "cannot be judged" in few.sentence
+    for table, value in ((few.words, "after"), (few.law, "value")):
+        assert table[value].gt(0).all()
+        assert table[["low", "high"]].isna().all(axis=None), table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,17 @@ def test_neighbours_are_ranked_by_size_and_chance_by_closed_forms() -> None:
             assert 2 * 127 * stats.t.sf(chance * (10 / (1 - chance**2)) ** 0.5, 10) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("texts", [2, 3])
+def test_chance_correlates_fully_over_few_texts(texts: int) -> None:
+    """Two texts correlate any two units fully; of three the t law's tail is a closed form, r = cos(pi tail)."""
+    site = find_sites(make_tiny("gpt2"), NAME)[0]
+    pooled = torch.randn(texts, 128, generator=torch.Generator().manual_seed(0))
+    table = unit_neighbours(Unit(site, 0), SiteWeights(site), pooled, most=2)
+    assert set(table["by"]) == {"activations"}  # without weights no unit is near by them
+    tail = 0.05 / (2 * 127)
+    assert table["chance"].tolist() == pytest.approx([1.0 if texts == 2 else np.cos(np.pi * tail)] * 2, rel=1e-9)
+
+
 def test_a_twin_is_nearest(page: UnitPage) -> None:
     for by in ("weights", "activations"):
         nearest = page.nearest[page.nearest["by"] == by].iloc[0]
@@ -253,6 +265,17 @@ def test_several_concepts_and_texts_of_their_own(planted: Any) -> None:
     assert page.texts.units[0].sides == (None,) * 8
     pooled = unit_page(planted, f"{NAME}[{READ}]", contrasts=[CONTRAST, other], top=4)
     assert len(pooled.texts.units[0].largest) == 30
+    assert {len(view.units[0].top) for view in pooled.by_contrast.values()} == {3}  # beside the four of all
+
+
+def test_several_concepts_stand_in_their_chat_format(planted: Any) -> None:
+    """The token mean is that of all texts as they are laid out, whatever concept they belong to."""
+    chat = "boy {text} girl"
+    sides = (CONTRAST.source[:4], CONTRAST.target[:4]), (CONTRAST.source[4:], CONTRAST.target[4:])
+    concepts = [ContrastSet(*both, name=name, chat=chat) for name, both in zip("ab", sides, strict=True)]
+    page = unit_page(planted, f"{NAME}[{READ}]", contrasts=concepts, top=2)
+    whole = collect(planted, ContrastSet(CONTRAST.source, CONTRAST.target, chat=chat), NAME, progress=False)
+    assert page.settings["mean"] == pytest.approx(float(whole.token_mean(page.unit.site, "all")[READ]), rel=1e-5)
 
 
 def test_scale_and_shift_in_interventions(planted: Any) -> None:
@@ -332,10 +355,20 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(planted: Any, page: Uni
     assert "&lt;b&gt;" in escaped
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_change_without_an_interval_is_drawn_without_one(planted: Any) -> None:
+    """Copies of one text are one block: its change is known, and nothing of how texts vary."""
+    page = unit_page(planted, f"{NAME}[{READ}]", texts=["sad dog sad dog"] * 2)
+    assert page.causes["change"].notna().all()
+    assert page.causes["low"].isna().all()
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page._repr_html_(), flags=re.DOTALL)
+
+
 def test_it_draws_itself(page: UnitPage) -> None:
     figure = page.plot()
     assert {trace.name for trace in figure.data} == {"units of like scale", f"{NAME}[{READ}]"}
-    assert "nats per next token" in repr(page)
+    change, low, high = page.causes.set_index("measure").loc["next tokens", ["change", "low", "high"]]
+    assert f"{change:+.3f} [{low:+.3f}, {high:+.3f}] nats per next token" in repr(page)
 
 
 def test_the_same_call_gives_the_same_page(planted: Any, page: UnitPage) -> None:

@@ -36,6 +36,13 @@ def test_no_p_value_is_smaller_and_a_perfect_unit_reaches_it(n: int, tied: bool)
         assert row.smallest_q == pytest.approx(ranking.frame.q_value.min(), rel=1e-6)
 
 
+def test_no_p_or_q_is_above_1() -> None:
+    """Two texts a side: of six labellings two are as extreme, and many units make any of them likely."""
+    source, target = arrays(2)
+    row = rank_experts(Activations.from_arrays(source={SITE: source}, target={SITE: target}), holdout=None).resolution()
+    assert (row.smallest_p[0], row.smallest_q[0]) == (pytest.approx(1 / 3), 1.0)
+
+
 def test_pairs_blocks_and_sketches_have_their_own() -> None:
     source, target = arrays(8)
     acts = Activations.from_arrays(source={SITE: source}, target={SITE: target}, blocks=[*range(8), *range(8)])

@@ -123,6 +123,14 @@ def test_of_values_with_cells_of_their_own_every_column_is_exact(holdout: float 
         assert by_number[f"{side}_max"].tolist() == values.amax(0).tolist()
 
 
+def test_units_that_tie_are_ordered_by_distance_in_standard_deviations() -> None:
+    """Both tell the sides perfectly: ten deviations of a narrow unit are more than four of a wide one."""
+    narrow, wide = torch.tensor([-1.0, 1.0] * 4), torch.tensor([-10.0, 10.0] * 4)
+    source, target = torch.stack([wide + 40, narrow + 10], 1), torch.stack([wide, narrow], 1)
+    assert rank_experts(of_arrays(source, target), holdout=None).frame["unit"].tolist() == [1, 0]
+    assert rank_experts(of_arrays(-source, -target), holdout=None).frame["unit"].tolist() == [0, 1]  # signed
+
+
 def test_blocks_widen_an_interval_by_their_size() -> None:
     """The variance is DeLong's times the texts of the largest block, and times n / (n - 1) of clusters, not texts."""
     source, target = (torch.randn(n, 20, generator=torch.Generator().manual_seed(n)).round() for n in (24, 36))

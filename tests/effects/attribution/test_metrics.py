@@ -101,6 +101,7 @@ def test_words_are_refused_at_once() -> None:
             {},
             "pair 0: both prompts are the same .* nothing to attribute",
         ),
+        ("the dog " * 40, "the cat " * 40, {}, "clean prompt 0 has 81 tokens, the model's context is 64"),
         (["the dog ran"], CORRUPTED, {}, "1 clean and 4 corrupted"),
         ([], [], {}, "no pair"),
         ("the dog ran", "the cat ran", {"positions": [7]}, "has 4 tokens, there is no token 7"),
