@@ -385,19 +385,18 @@ def test_neutral_texts_stand_in_the_contrasts_chat_format(tiny: Any) -> None:
 
 
 def test_edits_with_a_closed_form_take_no_pass_of_their_own(tiny: Any) -> None:
-    """Both sides' plain values, the edited pass; once more for a component that is edited in front of its sum."""
+    """Edits at a component's output, in front of its projection, or at both: one more pass is for others alone."""
 
     def passes(*names: str) -> int:
-        edit = edit_at(tiny, *names)
+        edit = edit_at(tiny, "blocks.0.hook_resid_post", *(f"blocks.1.{name}" for name in names))
         trace(tiny, edit, causal=False)  # guards and fingerprints have run
         with Forwards(tiny) as forwards:
             trace(tiny, edit, causal=False)
         return forwards.count
 
-    written = passes("blocks.0.hook_attn_out")
-    assert passes("blocks.0.attn.hook_z") == written
-    assert passes("blocks.0.attn.hook_z", "blocks.0.hook_attn_out") == written
-    assert passes("blocks.0.hook_resid_post", "blocks.1.attn.hook_v") == written + 1
+    written = passes()
+    assert passes("hook_attn_out") == passes("attn.hook_z") == passes("attn.hook_z", "hook_attn_out") == written
+    assert passes("attn.hook_v") == passes("attn.hook_v", "hook_attn_out") == written + 1
 
 
 def test_the_law_of_neutral_texts(tiny: Any) -> None:
