@@ -43,8 +43,8 @@ def leave_groups_out(
 
 
 def case_means(
-    kept: Float[np.ndarray, "case row"], values: Float[np.ndarray, "row *column"]
-) -> Float[np.ndarray, "case *column"]:
+    kept: Float[np.ndarray, "case row"], values: Float[np.ndarray, "row ..."]
+) -> Float[np.ndarray, "case ..."]:
     """Return the mean of values over the rows that each case keeps; nan where it keeps none."""
     with np.errstate(invalid="ignore"):
         return np.asarray(kept @ values / kept.sum(1, keepdims=values.ndim > 1))
