@@ -223,10 +223,11 @@ def test_probes_are_measured_on_what_the_ranking_held_out() -> None:
     pd.testing.assert_frame_equal(everything, probe_sites(acts, holdout=0.5, seed=5))
 
 
-def test_a_probe_that_nothing_can_choose_has_the_middle_penalty() -> None:
-    """One block a side: at the optimum the weights are C times the residuals' sums of the standardised values."""
+@pytest.mark.parametrize("alike", [1, 0])
+def test_a_probe_that_nothing_can_choose_has_the_middle_penalty(alike: int) -> None:
+    """One block on a side: at the optimum weights are C times the residuals' sums of the standardised values."""
     acts = planted(gap=1.0, width=8)
-    blocks = torch.cat([torch.zeros(30, dtype=torch.long), torch.arange(1, 41)])
+    blocks = torch.arange(70).masked_fill(acts.labels[:, 0] == alike, 99)
     values = acts.values[OTHER]
     score = probe_scores(replace(acts, blocks=blocks), values, values, 0)[:, 0].numpy()
     standard = values.double().numpy()
@@ -343,6 +344,8 @@ def test_units_by_number_and_threshold() -> None:
 def test_too_few_texts_to_hold_out() -> None:
     with pytest.raises(ContrastError, match="holdout=None"):
         rank_experts(planted(n=3))
+    fewest = rank_experts(planted(n=4, m=4)).frame  # two texts a side in either half
+    assert set(fewest["heldout_auroc"]) <= {0, 0.25, 0.5, 0.75, 1}
     assert len(rank_experts(planted(n=3), holdout=None).frame) == 100
     with pytest.raises(SettingError, match="between 0 and 1"):
         rank_experts(planted(), holdout=1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import comb, isnan
 
@@ -82,4 +83,6 @@ def test_the_sentence_says_what_cannot_be_shown_and_stands_on_the_page() -> None
     assert ranking.frame.family_wise_p.min() >= 0.01
     page = ranking._repr_html_()
     assert "smallest q_value" in page
+    assert "40 ranked on 10 texts" in page
+    assert re.findall(r"<th\b[^>]*>([^<]*)</th>", page) == ["AUROC", "unit", "q value"]
     assert page.count("<tr") == 11
