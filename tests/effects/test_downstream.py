@@ -129,6 +129,9 @@ def test_measures_are_those_of_collected_values(tiny: Any, shift: DownstreamShif
     assert shift.matrix().loc["layer 0", 1] == measures.loc[("removed", 1), "value"]
     assert shift.matrix(measure="arrived", column="high").loc["layer 0", 1] == measures.loc[("arrived", 1), "high"]
     assert (measures.loc[("left", 0), ["value", "low", "high"]] == 0).all()
+    whole = shift.measures.query("texts == 'heldout' and edited == 'all' and measure == 'removed' and layer == 1")
+    value, low, high = whole[["value", "low", "high"]].iloc[0]
+    assert f"{value:.0%} [{low:.0%}, {high:.0%}] of the held-out distance removed at layer 1" in repr(shift)
 
 
 def test_every_kind_of_texts_has_its_measures(shift: DownstreamShift) -> None:
@@ -348,9 +351,12 @@ def test_bad_input_is_named(tiny: Any) -> None:
         downstream_shift(tiny, edit, CONTRAST, confidence=1.5)
     with pytest.raises(SettingError, match="foreign="):
         shift.matrix("foreign")
-    huge = Edit(edit.sites[0], DiagonalAffine(torch.full((32,), 3e38), torch.zeros(32)))
-    with pytest.raises(ActivationError, match=r"blocks\.0\.hook_resid_post\[\d+\] of the model edited at all is"):
-        downstream_shift(tiny, Intervention((huge,)), CONTRAST)
+    single = ContrastSet(CONTRAST.source[:1], CONTRAST.target)
+    unit = int(collect(tiny, single, edit.sites[0].name, pool="max").source[edit.sites[0]].argmax())
+    huge = Edit(edit.sites[0], DiagonalAffine(1 + 3e38 * torch.eye(32)[unit], torch.zeros(32)))
+    named = rf"blocks\.0\.hook_resid_post\[{unit}\] of the model edited at all is (inf|nan) on heldout source text 0:"
+    with pytest.raises(ActivationError, match=named):
+        downstream_shift(tiny, Intervention((huge,)), single)
 
 
 def test_an_edit_of_generated_tokens_acts_on_texts_behind_bos(tiny: Any) -> None:

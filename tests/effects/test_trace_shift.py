@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ import lens_steer as ls
 from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import downstream_shift
 from lens_steer.effects.paths.base import Route, read_base
-from lens_steer.effects.paths.result import TraceShift
+from lens_steer.effects.paths.measures import Key, Measured
+from lens_steer.effects.paths.result import Measure, TraceShift
 from lens_steer.effects.paths.trace import _route, trace_shift
 from lens_steer.errors import LensSteerWarning, ModelError, SettingError, SiteError, TokenError
 from lens_steer.host.adapter import host_of
@@ -71,6 +72,8 @@ def sums_of(result: TraceShift) -> None:
             np.testing.assert_allclose(attention["carries"], attention["lost"] - attention["looks"], atol=1e-6)
         # Patterns are of attentions that have an effect alone; heads and layers are named where there are some.
         assert set(result.frame.query("measure in ('looks', 'carries')")["part"]) <= {"attention"}
+        assert attention[["lost", "alone", "in_turn"]].notna().all(axis=None)
+    assert set(result.frame["measure"]) <= set(get_args(Measure))
     assert (result.frame["head"].notna() == (result.frame["part"] == "head")).all()
     assert (result.frame["layer"].isna() == result.frame["part"].isin(["whole", "direct", "through"])).all()
 
@@ -487,6 +490,24 @@ def test_sentences_follow_from_intervals(tiny: Any) -> None:
     for row in adds.to_dict("records"):
         named = f"{row['part'] if row['part'] == 'attention' else 'MLP'} of layer {row['layer']}" in result.sentence
         assert not named or not row["low"] <= 0 <= row["high"]
+
+
+def test_layers_that_follow_each_other_are_named_together() -> None:
+    """Largest in all first, each side by itself; what is not shown is left out; small shares with one more digit."""
+    adds = {("whole", -1): 1.0, ("direct", -1): 0.7, ("through", -1): 0.3}
+    adds |= {("attention", layer): share for layer, share in ((1, 0.1), (2, 0.15), (4, 0.009), (5, -0.02), (6, -0.08))}
+    adds |= {("mlp", 3): 0.05}
+    noise = np.random.default_rng(0).normal(size=(9, len(adds))) * [*[1e-4] * 8, 0.1]
+    estimates = {
+        Key(part, layer, -1, "here", "adds"): Measured(np.r_[share, share + noise[:, place]], np.ones(10))
+        for place, ((part, layer), share) in enumerate(adds.items())
+    }
+    result = TraceShift.of(estimates, [], {}, settings={"confidence": 0.95, "method": "AurA", "site": "here"})
+    assert result.sentence.startswith("AurA goes 100% [100%, 100%] of the way to the target at here: 70% [70%, 70%] by")
+    onward = "the attention of layers 1 to 2 (+25%), the attention of layer 4 (+0.9%)"
+    assert f"; shown to add to it: {onward}; shown to work against it: the attention of layers 5 to 6 (-10%)" in (
+        result.sentence
+    )
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

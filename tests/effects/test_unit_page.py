@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy import stats
 from lens_steer.activations.collect import collect
 from lens_steer.effects.unit_neighbours import unit_neighbours
 from lens_steer.effects.unit_page import UnitPage, unit_page
+from lens_steer.effects.unit_tables import universality
 from lens_steer.errors import ContrastError, SettingError, SiteError, TokenError, UnitError
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
@@ -288,6 +290,9 @@ def test_scale_and_shift_in_interventions(planted: Any) -> None:
     mixing = Intervention((Edit(alias, ProjectOut(torch.ones(site.width) / site.width**0.5)),))
     edits = {"damp": diagonal, "there": elsewhere, "project": mixing}
     found = unit_page(planted, f"{NAME}[{READ}]", contrasts=CONTRAST, interventions=edits).edits.set_index("edit")
+    listed = [replace(elsewhere, provenance={"method": name}) for name in ("AurA", "ITI", "AurA")]
+    named = unit_page(planted, f"{NAME}[{READ}]", contrasts=CONTRAST, interventions=listed).edits
+    assert named["edit"].tolist() == ["AurA 1", "ITI", "AurA 3"]  # the place in the list
     assert found.loc["damp", ["map", "scope", "scale", "shift"]].tolist() == ["diagonal", "generated", 0.25, 1.5]
     assert found.loc["there", ["map", "scale", "shift"]].tolist() == ["not edited", 1.0, 0.0]
     assert found.loc["project", "map"] == "ProjectOut"
@@ -307,6 +312,9 @@ def test_a_universal_unit_is_named(planted: Any) -> None:
     assert other.universal is not None
     assert not other.universal["universal"]
     assert "not shown to be a universal unit" in other.sentences[-1]
+    fewest = universality(planted, other.unit, sentences(2, seed=8), "max", None)
+    assert fewest is not None
+    assert fewest["texts"] == 2
 
 
 @pytest.mark.parametrize("unit", ["mlp.hook_post[3]", "attn.hook_z[1, 2]", "hook_resid_post[4]", "hook_mlp_out[4]"])

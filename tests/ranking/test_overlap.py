@@ -159,10 +159,7 @@ def test_a_labelling_like_the_given_one_is_as_extreme_as_it(units: int) -> None:
 
 def test_one_permutation_is_one_labelling_beside_the_given_one() -> None:
     values, label = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    acts = replace(
-        labelled(values, label), labels=torch.stack([label, 1 - label], 1).to(torch.int8), concepts=("a", "b")
-    )
-    table = rank_experts(acts, holdout=None).overlap(3, permutations=1)
+    table = rank_experts(labelled(values, label, 1 - label), holdout=None).overlap(3, permutations=1)
     assert set(table["shuffled_p"]) | set(table["correlation_p"]) <= {0.5, 1.0}
     assert (table["resolution"] == 0.5).all()
 

@@ -113,6 +113,7 @@ def test_words_are_refused_at_once() -> None:
         ("the dog ran", "the cat ran", {"metric_position": [1, 2]}, "2 places for 1 pairs"),
         (CLEAN, CORRUPTED, {"groups": [1]}, "1 groups are given for 4 pairs"),
         (CLEAN, CORRUPTED, {"level": "position"}, "level='position' takes means .* give positions"),
+        (CLEAN, CORRUPTED, {"method": "cna", "positions": [[-1], [-1], [-1], [-2, -1]]}, "method='cna' takes means"),
         (CLEAN, CORRUPTED, {"units": ["blocks.0.mlp.hook_post[900]"], "level": "unit"}, "there is no unit 900"),
         (CLEAN, CORRUPTED, {"units": [("blocks.0.attn.hook_z", 3)], "level": "unit"}, "blocks.0.attn.hook_z"),
         (CLEAN, CORRUPTED, {"units": ["blocks.0.mlp.hook_post[3]"]}, "ask for level='unit'"),
