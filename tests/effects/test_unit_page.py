@@ -356,6 +356,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(planted: Any, page: Uni
     assert "<script" not in text
     assert text.count("<svg") == 3  # the histogram, and a strip for each measure
     assert page._repr_html_() in text
+    assert [f"<tr><td>{place}</td>" in text for place in range(11)] == [False, *[True] * 9, False]  # nine top texts
     odd = ContrastSet(["sad <script>x</script> dog", "sad dog"], ["happy & cat", "happy cat"], name="<b>")
     escaped = unit_page(planted, f"{NAME}[{READ}]", contrasts=odd)._repr_html_()
     assert "<script>" not in escaped
