@@ -21,7 +21,7 @@ from lens_steer.host.units import Unit
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.statistics.intervals import against_draws
-from lens_steer.statistics.jackknife import jackknife_interval, leave_groups_out
+from lens_steer.statistics.jackknife import case_means, jackknife_interval, leave_groups_out
 from lens_steer.statistics.verdict import verdict_of
 from lens_steer.texts.blocks import blocks_of
 from lens_steer.texts.contrast import Row
@@ -80,7 +80,7 @@ def unit_causes(
     for measure in (NEXT, *([WORDS] if words else [])):
         start, end = before.means[measure], after.means[measure]
         change = end - start
-        cases = kept @ change / kept.sum(1)
+        cases = case_means(kept, change)
         interval = jackknife_interval(float(cases[0]), cases[1:], confidence=confidence)
         of_draws = np.stack([one.means[measure] - start for one in of_controls])
         changes[measure] = of_draws.mean(1)

@@ -38,7 +38,7 @@ def unit_neighbours(unit: Unit, weights: SiteWeights, pooled: Float[Tensor, "tex
     limit = float(stats.t.isf(_LEVEL / (2 * others), texts - 2)) if texts > 2 else math.inf
     ranked = {
         "weights": (cosine, min(1.0, score / math.sqrt(freedom)) if freedom else math.nan),
-        "activations": (correlation, limit / math.sqrt(texts - 2 + limit**2) if texts > 2 else 1.0),
+        "activations": (correlation, 1 / math.sqrt(1 + (texts - 2) / limit**2)),
     }
     rows = []
     for by, (values, chance) in ranked.items():

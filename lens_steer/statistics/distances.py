@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 from lens_steer.errors import ActivationError
 from lens_steer.statistics.intervals import Interval
-from lens_steer.statistics.jackknife import jackknife_interval, leave_groups_out
+from lens_steer.statistics.jackknife import case_means, jackknife_interval, leave_groups_out
 
 _HARDLY = 0.1  # of the median spread
 
@@ -47,8 +47,7 @@ class Sample:
 
     def mean(self, column: Float[np.ndarray, " row"]) -> Float[np.ndarray, " case"]:
         """Return the mean of a column over the rows that each case keeps; nan where it keeps none."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(self.kept @ column / self.kept.sum(1))
+        return case_means(self.kept, column)
 
 
 def energy_distance(source: Sample, target: Sample) -> Float[np.ndarray, " case"]:

@@ -42,6 +42,14 @@ def leave_groups_out(
     return tuple(kept)
 
 
+def case_means(
+    kept: Float[np.ndarray, "case row"], values: Float[np.ndarray, "row ..."]
+) -> Float[np.ndarray, "case ..."]:
+    """Return the mean of values over the rows that each case keeps; nan where it keeps none."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(kept @ values / kept.sum(1, keepdims=values.ndim > 1))
+
+
 def jackknife_interval(estimate: float, left_out: Float[np.ndarray, " group"], *, confidence: float) -> Interval:
     """Return the interval of a statistic from its values with one group of rows left out each time.
 

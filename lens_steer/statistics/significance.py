@@ -269,7 +269,7 @@ def signed_rank_p(differences: Float[Tensor, "pair unit"]) -> Float[Tensor, "uni
     sizes = np.sort(np.abs(moved), axis=0)
     plain = (sizes[:1] > 0).all(0) & (np.diff(sizes, axis=0) > 0).all(0) & (len(moved) <= _EXACT_DIFFERENCES)
     p = np.ones(moved.shape[1])
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units without a difference are nan here, and 1 below
         for units, method in ((plain, "exact"), (~plain, "asymptotic")):
             if units.any():

@@ -14,15 +14,19 @@ from scipy.stats import wasserstein_distance
 
 from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import DownstreamShift, downstream_shift
-from lens_steer.errors import ActivationError, LensSteerWarning, SettingError, SiteError
+from lens_steer.effects.interaction import interaction
+from lens_steer.effects.paths.trace import trace_shift
+from lens_steer.effects.text_groups import tokenized_groups
+from lens_steer.errors import ActivationError, ArtifactError, LensSteerWarning, SettingError, SiteError
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site, find_sites
+from lens_steer.host.tokens import tokenize
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.statistics.distances import removed_share
 from lens_steer.texts.contrast import ContrastSet
 from lens_steer.texts.readers import read_contrast
-from tests.families import sentences
+from tests.families import make_tiny, sentences
 
 
 def telling(n: int, *, seed: int, word: str) -> list[str]:
@@ -125,6 +129,9 @@ def test_measures_are_those_of_collected_values(tiny: Any, shift: DownstreamShif
     assert shift.matrix().loc["layer 0", 1] == measures.loc[("removed", 1), "value"]
     assert shift.matrix(measure="arrived", column="high").loc["layer 0", 1] == measures.loc[("arrived", 1), "high"]
     assert (measures.loc[("left", 0), ["value", "low", "high"]] == 0).all()
+    whole = shift.measures.query("texts == 'heldout' and edited == 'all' and measure == 'removed' and layer == 1")
+    value, low, high = whole[["value", "low", "high"]].iloc[0]
+    assert f"{value:.0%} [{low:.0%}, {high:.0%}] of the held-out distance removed at layer 1" in repr(shift)
 
 
 def test_every_kind_of_texts_has_its_measures(shift: DownstreamShift) -> None:
@@ -256,6 +263,32 @@ def test_control_texts_are_the_neutral_ones(tiny: Any) -> None:
     assert set(given["edited"]) == {"all"}
 
 
+def test_texts_of_every_kind_stand_in_the_chat_format(tiny: Any) -> None:
+    chat = "boy {text} girl"
+    contrast = ContrastSet(CONTRAST.source, CONTRAST.target, control=NEUTRAL, chat=chat)
+    foreign = ContrastSet(FOREIGN.source, FOREIGN.target, chat=chat)
+    heldout, neutral, other = tokenized_groups(tiny, contrast, (), foreign)
+    (given,) = tokenized_groups(tiny, contrast, CONTRAST.target, None)[1:]
+    for tokens, texts in (
+        (heldout.tokens["source"], CONTRAST.source),
+        (heldout.tokens["target"], CONTRAST.target),
+        (neutral.tokens["source"], NEUTRAL),
+        (given.tokens["source"], CONTRAST.target),
+        (other.tokens["target"], FOREIGN.target),
+    ):
+        assert tokens.ids == tokenize(tiny, texts, chat=chat).ids
+
+
+@pytest.mark.parametrize("measure", [downstream_shift, trace_shift, interaction])
+def test_an_edit_of_other_weights_is_refused_unless_that_is_allowed(tiny: Any, measure: Any) -> None:
+    fitted = Intervention.fitted(make_tiny("gpt2", seed=5), random_edit(tiny).edits, method="elsewhere")
+    edits = [fitted, random_edit(tiny)] if measure is interaction else fitted
+    few = ContrastSet(CONTRAST.source[:3], CONTRAST.target[:3])
+    with pytest.raises(ArtifactError, match="other weights"):
+        measure(tiny, edits, few, progress=False)
+    measure(tiny, edits, few, check_model=False, progress=False)
+
+
 def test_batch_size_changes_nothing_beyond_rounding(tiny: Any, shift: DownstreamShift) -> None:
     other = downstream_shift(tiny, random_edit(tiny), CONTRAST, neutral=NEUTRAL, foreign=FOREIGN, batch_size=2)
     pd.testing.assert_frame_equal(other.frame, shift.frame, rtol=1e-4, atol=1e-5)
@@ -318,9 +351,12 @@ def test_bad_input_is_named(tiny: Any) -> None:
         downstream_shift(tiny, edit, CONTRAST, confidence=1.5)
     with pytest.raises(SettingError, match="foreign="):
         shift.matrix("foreign")
-    huge = Edit(edit.sites[0], DiagonalAffine(torch.full((32,), 3e38), torch.zeros(32)))
-    with pytest.raises(ActivationError, match=r"blocks\.0\.hook_resid_post\[\d+\] of the model edited at all is"):
-        downstream_shift(tiny, Intervention((huge,)), CONTRAST)
+    single = ContrastSet(CONTRAST.source[:1], CONTRAST.target)
+    unit = int(collect(tiny, single, edit.sites[0].name, pool="max").source[edit.sites[0]].argmax())
+    huge = Edit(edit.sites[0], DiagonalAffine(1 + 3e38 * torch.eye(32)[unit], torch.zeros(32)))
+    named = rf"blocks\.0\.hook_resid_post\[{unit}\] of the model edited at all is (inf|nan) on heldout source text 0:"
+    with pytest.raises(ActivationError, match=named):
+        downstream_shift(tiny, Intervention((huge,)), single)
 
 
 def test_an_edit_of_generated_tokens_acts_on_texts_behind_bos(tiny: Any) -> None:

@@ -16,6 +16,7 @@ from lens_steer.host.sites import find_sites
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import DiagonalAffine
+from lens_steer.statistics.jackknife import jackknife_interval
 from lens_steer.texts.contrast import ContrastSet
 from tests.families import sentences
 
@@ -70,6 +71,27 @@ def test_it_draws_itself(tiny: Any, contrast: ContrastSet) -> None:
     assert isinstance(got, GeneratedShift)
     assert {trace.name for trace in got.plot().data} >= {"given", "generated"}
     assert "<table" in got._repr_html_()
+
+
+def test_differences_are_of_the_same_rows_layer_by_layer() -> None:
+    """What both kinds of text have in common cancels out of the interval; the last layer is told, and all are there."""
+    generator = np.random.default_rng(0)
+    keys = [(layer, measure) for layer in range(3) for measure in ("apart", "removed", "arrived", "moved")]
+    common = {key: generator.normal(size=9) for key in keys}
+    beyond = {key: 10.0 * place + 0.01 * generator.normal(size=9) for place, key in enumerate(keys)}
+    estimates = {("given", *key): common[key] for key in keys} | {
+        ("generated", *key): common[key] + beyond[key] for key in keys
+    }
+    shift = GeneratedShift(estimates, {"confidence": 0.9})  # type: ignore[arg-type]
+    assert len(shift.differences) == len(keys)
+    for row in shift.differences.itertuples():
+        key = (row.layer, row.measure)
+        assert (row.given, row.generated) == (common[key][0], common[key][0] + beyond[key][0])
+        interval = jackknife_interval(beyond[key][0], beyond[key][1:], confidence=0.9)
+        assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
+    assert set(shift.differences["verdict"][1:]) == {"higher"}
+    assert f"by {common[2, 'moved'][0]:.2f} sd on given text" in repr(shift)
+    assert "all are in .differences" in shift._repr_html_()
 
 
 def test_rows_that_write_nothing_are_left_out_of_both(tiny: Any) -> None:

@@ -211,6 +211,8 @@ def test_maps_without_a_closed_form_and_a_third_one(tiny: Any, pair: dict[str, I
 def test_names_come_from_the_methods(tiny: Any) -> None:
     edits = [random_edit(tiny, FIRST, seed=seed, method=name) for seed, name in enumerate(["ablate zero", "m", "m"])]
     assert interaction(tiny, edits, CONTRAST, sites=FIRST).names == ("ablate zero", "m", "m 2")
+    nameless = [Intervention(edit.edits) for edit in edits[:2]]
+    assert interaction(tiny, nameless, CONTRAST, sites=FIRST).names == ("intervention", "intervention 2")
 
 
 def test_the_same_call_gives_the_same_numbers_and_leaves_nothing(

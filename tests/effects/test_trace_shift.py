@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ import lens_steer as ls
 from lens_steer.activations.collect import collect
 from lens_steer.effects.downstream import downstream_shift
 from lens_steer.effects.paths.base import Route, read_base
-from lens_steer.effects.paths.result import TraceShift
+from lens_steer.effects.paths.measures import Key, Measured
+from lens_steer.effects.paths.result import Measure, TraceShift
 from lens_steer.effects.paths.trace import _route, trace_shift
 from lens_steer.errors import LensSteerWarning, ModelError, SettingError, SiteError, TokenError
 from lens_steer.host.adapter import host_of
@@ -29,6 +30,7 @@ from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.texts.contrast import ContrastSet
 from tests.effects.test_downstream import telling
 from tests.families import CONFIGS, NEWER_CONFIGS, make_tokenizer, random_model, sentences, shared_tiny
+from tests.handles import Forwards
 
 CONTRAST = ContrastSet(telling(12, seed=1, word="sad"), telling(9, seed=2, word="happy"))
 NEUTRAL = sentences(7, seed=5)
@@ -68,6 +70,12 @@ def sums_of(result: TraceShift) -> None:
         np.testing.assert_allclose(attention["interaction"], attention["lost"] - attention["alone"], atol=1e-6)
         if "looks" in attention:
             np.testing.assert_allclose(attention["carries"], attention["lost"] - attention["looks"], atol=1e-6)
+        # Patterns are of attentions that have an effect alone; heads and layers are named where there are some.
+        assert set(result.frame.query("measure in ('looks', 'carries')")["part"]) <= {"attention"}
+        assert attention[["lost", "alone", "in_turn"]].notna().all(axis=None)
+    assert set(result.frame["measure"]) <= set(get_args(Measure))
+    assert (result.frame["head"].notna() == (result.frame["part"] == "head")).all()
+    assert (result.frame["layer"].isna() == result.frame["part"].isin(["whole", "direct", "through"])).all()
 
 
 def test_one_point_under_two_names_is_written_to_once(tiny: Any) -> None:
@@ -371,6 +379,29 @@ def test_the_lens_reads_the_last_layer_as_the_model_does(distinct_family: Any) -
         assert last["after"] == pytest.approx(said(), rel=1e-3)
 
 
+def test_neutral_texts_stand_in_the_contrasts_chat_format(tiny: Any) -> None:
+    edit, chat = edit_at(tiny, "blocks.0.hook_resid_post"), "boy {text} girl"
+    contrast = ContrastSet(CONTRAST.source, CONTRAST.target, chat=chat)
+    law = trace(tiny, edit, contrast, neutral=NEUTRAL, causal=False).law.set_index("measure")
+    expected = ls.divergence(tiny, NEUTRAL, intervention=edit, chat=chat, progress=False)
+    assert law.loc["mean", "value"] == pytest.approx(expected)
+
+
+def test_edits_with_a_closed_form_take_no_pass_of_their_own(tiny: Any) -> None:
+    """Edits at a component's output, in front of its projection, or at both: one more pass is for others alone."""
+
+    def passes(*names: str) -> int:
+        edit = edit_at(tiny, "blocks.0.hook_resid_post", *(f"blocks.1.{name}" for name in names))
+        trace(tiny, edit, causal=False)  # guards and fingerprints have run
+        with Forwards(tiny) as forwards:
+            trace(tiny, edit, causal=False)
+        return forwards.count
+
+    written = passes()
+    assert passes("hook_attn_out") == passes("attn.hook_z") == passes("attn.hook_z", "hook_attn_out") == written
+    assert passes("attn.hook_v") == passes("attn.hook_v", "hook_attn_out") == written + 1
+
+
 def test_the_law_of_neutral_texts(tiny: Any) -> None:
     edit = edit_at(tiny, "blocks.0.hook_resid_post")
     law = trace(tiny, edit, neutral=NEUTRAL, causal=False).law.set_index("measure")
@@ -459,5 +490,31 @@ def test_sentences_follow_from_intervals(tiny: Any) -> None:
     for row in adds.to_dict("records"):
         named = f"{row['part'] if row['part'] == 'attention' else 'MLP'} of layer {row['layer']}" in result.sentence
         assert not named or not row["low"] <= 0 <= row["high"]
-    few = trace(tiny, edit_at(tiny, "blocks.0.hook_resid_post"), ContrastSet(["sad"], ["happy"]), causal=False)
+
+
+def test_layers_that_follow_each_other_are_named_together() -> None:
+    """Largest in all first, each side by itself; what is not shown is left out; small shares with one more digit."""
+    adds = {("whole", -1): 1.0, ("direct", -1): 0.7, ("through", -1): 0.3}
+    adds |= {("attention", layer): share for layer, share in ((1, 0.1), (2, 0.15), (4, 0.009), (5, -0.02), (6, -0.08))}
+    adds |= {("mlp", 3): 0.05}
+    noise = np.random.default_rng(0).normal(size=(9, len(adds))) * [*[1e-4] * 8, 0.1]
+    estimates = {
+        Key(part, layer, -1, "here", "adds"): Measured(np.r_[share, share + noise[:, place]], np.ones(10))
+        for place, ((part, layer), share) in enumerate(adds.items())
+    }
+    result = TraceShift.of(estimates, [], {}, settings={"confidence": 0.95, "method": "AurA", "site": "here"})
+    assert result.sentence.startswith("AurA goes 100% [100%, 100%] of the way to the target at here: 70% [70%, 70%] by")
+    onward = "the attention of layers 1 to 2 (+25%), the attention of layer 4 (+0.9%)"
+    assert f"; shown to add to it: {onward}; shown to work against it: the attention of layers 5 to 6 (-10%)" in (
+        result.sentence
+    )
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_one_text_of_a_side_has_no_intervals_and_no_way(tiny: Any) -> None:
+    edit, single = edit_at(tiny, "blocks.0.hook_resid_post"), ContrastSet(["sad"], ["happy"])
+    few = trace(tiny, edit, single, neutral=NEUTRAL[:1], words=["happy"], causal=False)
     assert "cannot be judged" in few.sentence
+    for table, value in ((few.words, "after"), (few.law, "value")):
+        assert table[value].gt(0).all()
+        assert table[["low", "high"]].isna().all(axis=None), table

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from scipy import stats
 from lens_steer.activations.collect import collect
 from lens_steer.effects.unit_neighbours import unit_neighbours
 from lens_steer.effects.unit_page import UnitPage, unit_page
+from lens_steer.effects.unit_tables import universality
 from lens_steer.errors import ContrastError, SettingError, SiteError, TokenError, UnitError
 from lens_steer.host.load import load_model
 from lens_steer.host.sites import find_sites
@@ -207,6 +210,17 @@ def test_neighbours_are_ranked_by_size_and_chance_by_closed_forms() -> None:
             assert 2 * 127 * stats.t.sf(chance * (10 / (1 - chance**2)) ** 0.5, 10) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("texts", [2, 3])
+def test_chance_correlates_fully_over_few_texts(texts: int) -> None:
+    """Two texts correlate any two units fully; of three the t law's tail is a closed form, r = cos(pi tail)."""
+    site = find_sites(make_tiny("gpt2"), NAME)[0]
+    pooled = torch.randn(texts, 128, generator=torch.Generator().manual_seed(0))
+    table = unit_neighbours(Unit(site, 0), SiteWeights(site), pooled, most=2)
+    assert set(table["by"]) == {"activations"}  # without weights no unit is near by them
+    tail = 0.05 / (2 * 127)
+    assert table["chance"].tolist() == pytest.approx([1.0 if texts == 2 else np.cos(np.pi * tail)] * 2, rel=1e-9)
+
+
 def test_a_twin_is_nearest(page: UnitPage) -> None:
     for by in ("weights", "activations"):
         nearest = page.nearest[page.nearest["by"] == by].iloc[0]
@@ -253,6 +267,17 @@ def test_several_concepts_and_texts_of_their_own(planted: Any) -> None:
     assert page.texts.units[0].sides == (None,) * 8
     pooled = unit_page(planted, f"{NAME}[{READ}]", contrasts=[CONTRAST, other], top=4)
     assert len(pooled.texts.units[0].largest) == 30
+    assert {len(view.units[0].top) for view in pooled.by_contrast.values()} == {3}  # beside the four of all
+
+
+def test_several_concepts_stand_in_their_chat_format(planted: Any) -> None:
+    """The token mean is that of all texts as they are laid out, whatever concept they belong to."""
+    chat = "boy {text} girl"
+    sides = (CONTRAST.source[:4], CONTRAST.target[:4]), (CONTRAST.source[4:], CONTRAST.target[4:])
+    concepts = [ContrastSet(*both, name=name, chat=chat) for name, both in zip("ab", sides, strict=True)]
+    page = unit_page(planted, f"{NAME}[{READ}]", contrasts=concepts, top=2)
+    whole = collect(planted, ContrastSet(CONTRAST.source, CONTRAST.target, chat=chat), NAME, progress=False)
+    assert page.settings["mean"] == pytest.approx(float(whole.token_mean(page.unit.site, "all")[READ]), rel=1e-5)
 
 
 def test_scale_and_shift_in_interventions(planted: Any) -> None:
@@ -265,6 +290,9 @@ def test_scale_and_shift_in_interventions(planted: Any) -> None:
     mixing = Intervention((Edit(alias, ProjectOut(torch.ones(site.width) / site.width**0.5)),))
     edits = {"damp": diagonal, "there": elsewhere, "project": mixing}
     found = unit_page(planted, f"{NAME}[{READ}]", contrasts=CONTRAST, interventions=edits).edits.set_index("edit")
+    listed = [replace(elsewhere, provenance={"method": name}) for name in ("AurA", "ITI", "AurA")]
+    named = unit_page(planted, f"{NAME}[{READ}]", contrasts=CONTRAST, interventions=listed).edits
+    assert named["edit"].tolist() == ["AurA 1", "ITI", "AurA 3"]  # the place in the list
     assert found.loc["damp", ["map", "scope", "scale", "shift"]].tolist() == ["diagonal", "generated", 0.25, 1.5]
     assert found.loc["there", ["map", "scale", "shift"]].tolist() == ["not edited", 1.0, 0.0]
     assert found.loc["project", "map"] == "ProjectOut"
@@ -284,6 +312,9 @@ def test_a_universal_unit_is_named(planted: Any) -> None:
     assert other.universal is not None
     assert not other.universal["universal"]
     assert "not shown to be a universal unit" in other.sentences[-1]
+    fewest = universality(planted, other.unit, sentences(2, seed=8), "max", None)
+    assert fewest is not None
+    assert fewest["texts"] == 2
 
 
 @pytest.mark.parametrize("unit", ["mlp.hook_post[3]", "attn.hook_z[1, 2]", "hook_resid_post[4]", "hook_mlp_out[4]"])
@@ -325,6 +356,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(planted: Any, page: Uni
     assert "<script" not in text
     assert text.count("<svg") == 3  # the histogram, and a strip for each measure
     assert page._repr_html_() in text
+    assert [f"<tr><td>{place}</td>" in text for place in range(11)] == [False, *[True] * 9, False]  # nine top texts
     odd = ContrastSet(["sad <script>x</script> dog", "sad dog"], ["happy & cat", "happy cat"], name="<b>")
     escaped = unit_page(planted, f"{NAME}[{READ}]", contrasts=odd)._repr_html_()
     assert "<script>" not in escaped
@@ -332,10 +364,20 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(planted: Any, page: Uni
     assert "&lt;b&gt;" in escaped
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_change_without_an_interval_is_drawn_without_one(planted: Any) -> None:
+    """Copies of one text are one block: its change is known, and nothing of how texts vary."""
+    page = unit_page(planted, f"{NAME}[{READ}]", texts=["sad dog sad dog"] * 2)
+    assert page.causes["change"].notna().all()
+    assert page.causes["low"].isna().all()
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page._repr_html_(), flags=re.DOTALL)
+
+
 def test_it_draws_itself(page: UnitPage) -> None:
     figure = page.plot()
     assert {trace.name for trace in figure.data} == {"units of like scale", f"{NAME}[{READ}]"}
-    assert "nats per next token" in repr(page)
+    change, low, high = page.causes.set_index("measure").loc["next tokens", ["change", "low", "high"]]
+    assert f"{change:+.3f} [{low:+.3f}, {high:+.3f}] nats per next token" in repr(page)
 
 
 def test_the_same_call_gives_the_same_page(planted: Any, page: UnitPage) -> None:

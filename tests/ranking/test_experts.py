@@ -20,7 +20,7 @@ from lens_steer.errors import ActivationError, ContrastError, SettingError, Unit
 from lens_steer.host.units import Unit
 from lens_steer.ranking.confounds import confounds
 from lens_steer.ranking.experts import rank_experts
-from lens_steer.ranking.probe import probe_sites
+from lens_steer.ranking.probe import probe_scores, probe_sites
 from lens_steer.statistics.scores import auroc
 from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 from tests.families import sentences
@@ -220,6 +220,23 @@ def test_probes_are_measured_on_what_the_ranking_held_out() -> None:
         in_frame = shares.frame[(shares.frame.site == row.site) & (shares.frame.unit == row.best_unit)].iloc[0]
         assert row.best_unit_auroc == pytest.approx(in_frame.heldout_auroc)
         assert in_frame.selection_auroc == shares.frame[shares.frame.site == row.site].selection_auroc.max()
+    everything = rank_experts(acts, holdout=None, seed=5).probes()
+    pd.testing.assert_frame_equal(everything, probe_sites(acts, holdout=0.5, seed=5))
+
+
+@pytest.mark.parametrize("alike", [1, 0])
+def test_a_probe_that_nothing_can_choose_has_the_middle_penalty(alike: int) -> None:
+    """One block on a side: at the optimum weights are C times the residuals' sums of the standardised values."""
+    acts = planted(gap=1.0, width=8)
+    blocks = torch.arange(70).masked_fill(acts.labels[:, 0] == alike, 99)
+    values = acts.values[OTHER]
+    score = probe_scores(replace(acts, blocks=blocks), values, values, 0)[:, 0].numpy()
+    standard = values.double().numpy()
+    standard = (standard - standard.mean(0)) / standard.std(0)
+    *weights, _ = np.linalg.lstsq(np.column_stack([standard, np.ones(70)]), score, rcond=None)[0]
+    residual = (acts.labels[:, 0].numpy() == 1) - 1 / (1 + np.exp(-score))
+    np.testing.assert_allclose(weights, 1e-2 * standard.T @ residual, atol=1e-4)
+    assert np.abs(weights).max() > 0.05
 
 
 def test_the_seed_chooses_the_halves_and_the_permutations() -> None:
@@ -328,6 +345,8 @@ def test_units_by_number_and_threshold() -> None:
 def test_too_few_texts_to_hold_out() -> None:
     with pytest.raises(ContrastError, match="holdout=None"):
         rank_experts(planted(n=3))
+    fewest = rank_experts(planted(n=4, m=4)).frame  # two texts a side in either half
+    assert set(fewest["heldout_auroc"]) <= {0, 0.25, 0.5, 0.75, 1}
     assert len(rank_experts(planted(n=3), holdout=None).frame) == 100
     with pytest.raises(SettingError, match="between 0 and 1"):
         rank_experts(planted(), holdout=1.5)

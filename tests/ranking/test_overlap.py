@@ -157,6 +157,13 @@ def test_a_labelling_like_the_given_one_is_as_extreme_as_it(units: int) -> None:
     assert row.correlation_p == pytest.approx((1 + sum(np.array(sizes) > abs(row.rank_correlation) - 1e-9)) / 101)
 
 
+def test_one_permutation_is_one_labelling_beside_the_given_one() -> None:
+    values, label = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    table = rank_experts(labelled(values, label, 1 - label), holdout=None).overlap(3, permutations=1)
+    assert set(table["shuffled_p"]) | set(table["correlation_p"]) <= {0.5, 1.0}
+    assert (table["resolution"] == 0.5).all()
+
+
 def test_what_has_no_overlap_is_refused() -> None:
     area = np.arange(5.0)
     with pytest.raises(SettingError, match="two concepts or more"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import comb, isnan
 
@@ -34,6 +35,13 @@ def test_no_p_value_is_smaller_and_a_perfect_unit_reaches_it(n: int, tied: bool)
     if tied:
         assert row.smallest_p == pytest.approx(ranking.frame.p_value.min())
         assert row.smallest_q == pytest.approx(ranking.frame.q_value.min(), rel=1e-6)
+
+
+def test_no_p_or_q_is_above_1() -> None:
+    """Two texts a side: of six labellings two are as extreme, and many units make any of them likely."""
+    source, target = arrays(2)
+    row = rank_experts(Activations.from_arrays(source={SITE: source}, target={SITE: target}), holdout=None).resolution()
+    assert (row.smallest_p[0], row.smallest_q[0]) == (pytest.approx(1 / 3), 1.0)
 
 
 def test_pairs_blocks_and_sketches_have_their_own() -> None:
@@ -75,4 +83,6 @@ def test_the_sentence_says_what_cannot_be_shown_and_stands_on_the_page() -> None
     assert ranking.frame.family_wise_p.min() >= 0.01
     page = ranking._repr_html_()
     assert "smallest q_value" in page
+    assert "40 ranked on 10 texts" in page
+    assert re.findall(r"<th\b[^>]*>([^<]*)</th>", page) == ["AUROC", "unit", "q value"]
     assert page.count("<tr") == 11

@@ -123,18 +123,28 @@ def test_of_values_with_cells_of_their_own_every_column_is_exact(holdout: float 
         assert by_number[f"{side}_max"].tolist() == values.amax(0).tolist()
 
 
-def test_blocks_widen_an_interval_by_their_size() -> None:
+def test_units_that_tie_are_ordered_by_distance_in_standard_deviations() -> None:
+    """Both tell the sides perfectly: ten deviations of a narrow unit are more than four of a wide one."""
+    narrow, wide = torch.tensor([-1.0, 1.0] * 4), torch.tensor([-10.0, 10.0] * 4)
+    source, target = torch.stack([wide + 40, narrow + 10], 1), torch.stack([wide, narrow], 1)
+    assert rank_experts(of_arrays(source, target), holdout=None).frame["unit"].tolist() == [1, 0]
+    assert rank_experts(of_arrays(-source, -target), holdout=None).frame["unit"].tolist() == [0, 1]  # signed
+
+
+@pytest.mark.parametrize(("sizes", "fewest"), [((2, 3), 12), ((12, 18), 2)])
+def test_blocks_widen_an_interval_by_their_size(sizes: tuple[int, int], fewest: int) -> None:
+    """Blocks of so many texts at most make so few clusters at least; the largest is the factor."""
     """The variance is DeLong's times the texts of the largest block, and times n / (n - 1) of clusters, not texts."""
     source, target = (torch.randn(n, 20, generator=torch.Generator().manual_seed(n)).round() for n in (24, 36))
     sketch = of_arrays(source, target)
-    blocks = torch.cat([torch.arange(24) // 2, 50 + torch.arange(36) // 3])
+    blocks = torch.cat([torch.arange(24) // sizes[0], 50 + torch.arange(36) // sizes[1]])
     blocked = replace(sketch, texts=replace(sketch.texts, blocks=blocks))
     got = rank_experts(blocked, holdout=None, confidence=0.9).frame.sort_values("unit")
     area = auroc(source, target)
     variance = torch.from_numpy(delong_variance(tie_groups(source.T.numpy(), target.T.numpy())))
-    # Blocks of at most 2 and 3 texts make 12 and 12 clusters at least; the largest block has 3 texts.
-    wider = variance * 3 * max(12 / 11 * (1 - 1 / 24), 12 / 11 * (1 - 1 / 36))
-    ends = interval_of_variance(area, wider, (24, 36), confidence=0.9, clusters=(np.arange(12), np.arange(12)))
+    wider = variance * sizes[1] * fewest / (fewest - 1) * (1 - 1 / 36)
+    clusters = np.arange(fewest), np.arange(fewest)
+    ends = interval_of_variance(area, wider, (24, 36), confidence=0.9, clusters=clusters)
     np.testing.assert_allclose(got["auroc_low"], ends.low, rtol=1e-9)
     np.testing.assert_allclose(got["auroc_high"], ends.high, rtol=1e-9)
 

@@ -44,6 +44,9 @@ def test_every_subgroup_has_its_auroc_and_says_whether_it_chose() -> None:
     shown = table.assign(told=table["low"] > 0.5).groupby("unit")["told"].sum()
     assert (shown[0], shown[1]) == (1, 6)
     assert rank_experts(acts, holdout=None).subgroups(1)["chose"].all()
+    single = labelled(acts.values[SITE][:, 1:2], acts.labels[:, 0])
+    alone = rank_experts(replace(single, groups=acts.groups, blocks=acts.blocks), holdout=None).subgroups()
+    np.testing.assert_array_equal(alone["auroc"], table[table["unit"] == 1]["auroc"])
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -16,6 +16,7 @@ from lens_steer.effects.shifts import Untouched
 from lens_steer.host.next_tokens import TextDivergences
 from lens_steer.host.sites import Site
 from lens_steer.statistics.distances import Sample, along_gap, ratio_of_shown, squared_gap, squared_size
+from lens_steer.statistics.jackknife import case_means
 
 Cases = Float[np.ndarray, " _"]  # of one length per kind of texts
 _TAIL = 0.99
@@ -102,13 +103,14 @@ def _key(place: Place, measure: str) -> Key:
 
 def word_changes(words: WordReadings, kept: Float[np.ndarray, "case text"]) -> list[tuple[Site, Cases, Cases]]:
     """Return, layer by layer, the mean probability of the words before and after, case by case."""
-    before, after = (kept @ one / kept.sum(1, keepdims=True) for one in (words.before, words.after))
+    before, after = (case_means(kept, one) for one in (words.before, words.after))
     return [(site, before[:, column], after[:, column]) for column, site in enumerate(words.sites)]
 
 
 def law_changes(divergences: TextDivergences, kept: Float[np.ndarray, "case text"]) -> dict[str, Cases]:
     """Return mean and 99th percentile of the divergence over tokens (nats), case by case."""
-    mean = (kept @ divergences.sums) / (kept @ divergences.counts)
+    with np.errstate(invalid="ignore"):  # nothing is left of a single block
+        mean = (kept @ divergences.sums) / (kept @ divergences.counts)
     tail = [
         float(np.quantile(np.concatenate(_chosen(divergences.tokens, keep)), _TAIL)) if keep.any() else np.nan
         for keep in kept

@@ -126,7 +126,7 @@ def _order(route: Route) -> dict[Place, int]:
     host = host_of(route.model)
     written = [*map(_write_at, route.inside), *map(_write_at, route.on_stream)]
     places = [*(_place_of(component) for component in route.components), *written]
-    places.sort(key=lambda place: (host.firing_order(place.site), place.part == "write"))
+    places.sort(key=lambda place: host.firing_order(place.site))  # stable: a component stays in front of its write
     return {place: number for number, place in enumerate(places)}
 
 

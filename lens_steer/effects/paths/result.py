@@ -98,10 +98,7 @@ class TraceShift:
             (site.layer, site.name, before[0], after[0], *_ends(after - before, confidence))
             for site, before, after in words
         ]
-        laws = [
-            (name, cases[0], max(0.0, _ends(cases, confidence)[0]), _ends(cases, confidence)[1])
-            for name, cases in law.items()
-        ]
+        laws = [(name, cases[0], *np.maximum(0, _ends(cases, confidence))) for name, cases in law.items()]
         return cls(
             frame,
             pd.DataFrame(read, columns=["layer", "site", "before", "after", "low", "high"]),
