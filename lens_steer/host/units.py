@@ -30,7 +30,8 @@ class Unit:
     index: int
 
     def __post_init__(self) -> None:
-        require_settings(type(self), vars(self))
+        if type(self.index) is not int or type(self.site) is not Site:  # there are many units: the quick way first
+            require_settings(type(self), vars(self))
         if not 0 <= self.index < self.site.width:
             raise UnitError(f"{self.site.name} has {self.site.width} units: there is no unit {self.index}")
 
