@@ -46,7 +46,7 @@ def test_it_runs_the_study_and_writes_the_report(
     monkeypatch.setattr("lens_steer.host.load.load_model", {"microworld": embedded}.__getitem__)
     asked, read_contrast = [], ls.read_contrast
 
-    def read_few(name: str, *, n: int, seed: int) -> ls.ContrastSet:
+    def read_few(name: Any, *, n: Any, seed: Any) -> ls.ContrastSet:
         asked.append((name, n, seed))
         return read_contrast(name, n=8, seed=seed)
 

@@ -461,7 +461,9 @@ def granite() -> Any:
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = AutoConfig.for_model("granite", **sizes, **special, residual_multiplier=0.2, initializer_range=0.3)
-    return load_model(AutoModelForCausalLM.from_config(config), tokenizer=make_tokenizer())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return load_model(AutoModelForCausalLM.from_config(config), tokenizer=make_tokenizer())
 
 
 def test_scaled_branches_add_up_as_they_are_added() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -41,14 +41,16 @@ def drawn(n: int, m: int, units: int, seed: int) -> tuple[torch.Tensor, torch.Te
 
 
 @settings(max_examples=25)
+@example(4, 2, 5, 5, 237)  # a unit that varies by less than a hundred-thousandth of another
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 9), st.integers(1, 12), st.integers(0, 999))
 def test_the_fold_is_the_regression_on_components(n: int, m: int, units: int, components: int, seed: int) -> None:
     source, control = drawn(n, m, units, seed)
     gate = gate_between(source, control, components=components)
     assert gate.width == units
     values = torch.cat([source, control]).double().numpy()
-    # Of n + m centred texts one component is rounding only; the gate leaves it out by itself.
-    count = min(components, units, n + m - 1)
+    # Components that hardly vary, such as the last of n + m centred texts, are left out by the gate itself.
+    variances = PCA().fit(values).explained_variance_
+    count = min(components, int((variances > 1e-10 * variances[0]).sum()))
     steps = make_pipeline(PCA(count, whiten=True), LogisticRegression(class_weight="balanced", max_iter=1000))
     expected = steps.fit(values, np.arange(n + m) < n).predict_proba(values)[:, 1]
     np.testing.assert_allclose(gate(torch.cat([source, control])).numpy(), expected, rtol=5e-3, atol=5e-3)

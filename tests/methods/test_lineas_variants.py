@@ -49,6 +49,7 @@ class TestNormalisedLoss:
                 total += float((distances / variance).sum()) / len(acts.sites)
             assert edit.provenance["loss"][name] == pytest.approx(total, rel=1e-4)
 
+    @pytest.mark.filterwarnings("ignore:.*alone has .* of the loss")
     @pytest.mark.parametrize("loss", ["normalised", "wasserstein"])
     def test_rescaling_a_unit_changes_nothing(self, contrast: ContrastSet, loss: Any) -> None:
         """One unit of a gated MLP times 8, what reads it divided by 8: the same model in other units."""
