@@ -48,7 +48,9 @@ def test_lines_are_the_measures_of_the_source() -> None:
         np.testing.assert_array_equal(line.y, rows["value"])
         np.testing.assert_allclose(line.error_y.array, 0.2)
         np.testing.assert_allclose(line.error_y.arrayminus, 0.1)
+    assert [line.xaxis for line in figure.data] == ["x"] * 4 + ["x2"] * 4
     assert figure.layout.title.text
+    assert figure.layout.yaxis2.title.text is None  # one scale, and its title at the left
     assert figure.layout.yaxis.title.text == "size, in sd"
     assert figure.layout.xaxis.title.text == "measured layer"
 
