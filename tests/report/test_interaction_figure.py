@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import numpy as np
@@ -62,6 +63,12 @@ def test_a_row_per_pair_and_one_legend() -> None:
     assert [note.text for note in figure.layout.annotations][::2] == [
         f"{p}: moved" for p in ("a and b", "a and c", "b and c")
     ]
+
+
+def test_a_notebook_shows_first_where_the_order_matters_most() -> None:
+    result = interaction(("a", "b", "c"))
+    shown = [float(cell) for cell in re.findall(r'<td class="number">([\d.]+)<', result._repr_html_())[::3]]
+    assert shown == sorted(result.of("commutation")["value"], reverse=True)[:10]
 
 
 @pytest.mark.parametrize("missing", [True, False])
