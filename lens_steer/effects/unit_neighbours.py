@@ -44,7 +44,7 @@ def unit_neighbours(unit: Unit, weights: SiteWeights, pooled: Float[Tensor, "tex
     for by, (values, chance) in ranked.items():
         size = values.abs().nan_to_num(-1.0)
         size[unit.index] = -1.0
-        order = size.topk(min(most, others)).indices.tolist() if unit.site.width > 1 else []
+        order = size.topk(min(most, others)).indices.tolist()
         rows += [
             (by, rank, str(Unit(unit.site, other)), float(cosine[other]), float(correlation[other]), chance)
             for rank, other in enumerate(order)

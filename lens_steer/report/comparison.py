@@ -76,7 +76,7 @@ def _changes(run: RunFolder, frame: pd.DataFrame) -> Iterator[tuple[str, tuple[s
     for edit, row in zip(edits, frame.to_dict("records"), strict=True):
         unit = str(row.get("unit", ""))
         style: NumberStyle = "share" if unit.startswith("share") else "number"
-        change = Change.of(row, confidence=float(row.get("confidence", 0.95)))
+        change = Change.of(row)
         yield (
             edit,
             (str(row["measure"]), unit),

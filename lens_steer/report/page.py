@@ -65,13 +65,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _html(runs: Sequence[RunFolder], title: str | None) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["embedded"] = _embedded
     drawn = DrawnEdits()
     sections = [section_of(run, number, drawn) for number, run in enumerate(runs, start=1)]

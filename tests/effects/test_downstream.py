@@ -168,6 +168,18 @@ def test_strength_0_changes_nothing(tiny: Any) -> None:
     assert (idle[["value", "low", "high"]] == 0).all(axis=None)
 
 
+def test_a_layer_is_measured_however_small_its_edit_and_left_out_where_it_has_none(tiny: Any) -> None:
+    """Of an edit with nothing at layer 0, layer 1 alone does what all do."""
+    edits = [
+        Edit(site, DiagonalAffine(torch.full((site.width,), scale), torch.zeros(site.width)))
+        for site, scale in zip(find_sites(tiny, "mlp.hook_post")[:2], (1.0, 0.5), strict=True)
+    ]
+    measures = downstream_shift(tiny, Intervention(tuple(edits)), CONTRAST, neutral=NEUTRAL).measures
+    moved = measures.query("texts == 'neutral' and measure == 'collateral'").set_index(["edited", "layer"])["value"]
+    assert moved["layer 0"].eq(0).all()
+    assert moved.loc[("layer 1", 1)] == moved.loc[("all", 1)] > 0
+
+
 def test_an_edit_onto_the_targets_moments_is_shown_to_remove_nearly_all(tiny: Any) -> None:
     """Fitted on the very texts: a little more than all, since the target's noise is matched as well."""
     site = "blocks.1.hook_resid_post"

@@ -19,7 +19,7 @@ from lens_steer.effects.unit_page import UnitPage, unit_page
 from lens_steer.effects.unit_tables import universality
 from lens_steer.errors import ContrastError, SettingError, SiteError, TokenError, UnitError
 from lens_steer.host.load import load_model
-from lens_steer.host.sites import find_sites
+from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.unit_weights import SiteWeights, site_weights, tokens_written
 from lens_steer.host.units import Unit
 from lens_steer.interventions.ablation import ablate
@@ -221,6 +221,11 @@ def test_chance_correlates_fully_over_few_texts(texts: int) -> None:
     assert table["chance"].tolist() == pytest.approx([1.0 if texts == 2 else np.cos(np.pi * tail)] * 2, rel=1e-9)
 
 
+def test_a_unit_alone_at_its_site_has_no_neighbours() -> None:
+    site = Site("blocks.0.hook_alone", 0, "hook_alone", 1)
+    assert unit_neighbours(Unit(site, 0), SiteWeights(site, writes=torch.ones(1, 3)), torch.rand(5, 1), most=3).empty
+
+
 def test_a_twin_is_nearest(page: UnitPage) -> None:
     for by in ("weights", "activations"):
         nearest = page.nearest[page.nearest["by"] == by].iloc[0]
@@ -329,6 +334,7 @@ def test_of_every_layout(distinct_family: Any, unit: str) -> None:
             "What it reads cannot be said: it is a sum over all units in front of mlp.out: "
             "no weights of its own read the stream.",
         )
+        assert page.notes[0] in page._repr_html_()
 
 
 @pytest.mark.compat
@@ -362,6 +368,18 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(planted: Any, page: Uni
     assert "<script>" not in escaped
     assert "<b>" not in escaped
     assert "&lt;b&gt;" in escaped
+
+
+def test_a_strip_has_one_scale_for_zero_the_unit_and_its_controls(page: UnitPage) -> None:
+    strips = re.findall('<svg class="strip".*?</svg>', page._repr_html_(), flags=re.DOTALL)
+    for row, strip in zip(page.causes.to_dict("records"), strips, strict=True):
+        places = [float(x) for x in re.findall(r'\b(?:x2|cx)="([\d.]+)"', strip)]
+        values = [0.0, row["high"], row["change"], *page.controls[row["measure"]]]
+        slope, start = np.polyfit(values, places, 1)
+        assert slope > 0
+        np.testing.assert_allclose(start + slope * np.array(values), places, atol=0.1)  # of a pixel
+        low = re.findall(r'x1="([\d.]+)"', strip)[1]
+        assert float(low) == pytest.approx(start + slope * row["low"], abs=0.1)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -41,6 +41,10 @@ def test_dose_response_draws_each_line_by_rising_dose_with_its_band() -> None:
     low, high = figure.data[0], figure.data[1]
     assert (list(low.y), list(high.y)) == ([0.3, 0.0], [0.5, 0.2])
     assert high.fill == "tonexty"
+    assert low.mode == high.mode == "lines"
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("k", "score")
+    named = figures.dose_response(DOSES, **HOW, x_title="units kept", y_title="mean score").layout
+    assert (named.xaxis.title.text, named.yaxis.title.text) == ("units kept", "mean score")
     assert [annotation.text for annotation in figure.layout.annotations] == ["no edit"]
 
 
@@ -98,6 +102,15 @@ def test_matrix_is_white_at_zero() -> None:
     assert [list(row) for row in cells.text] == [["−50%", "25%"], ["", "0%"]]  # noqa: RUF001
     upward = figures.matrix(frame.abs(), title="Matrix").data[0]
     assert (upward.zmin, upward.zmax) == (0, 0.5)
+    assert (cells.hovertemplate, upward.hovertemplate) == tuple(
+        f"%{{y}}, %{{x}}: %{{z:{form}}}<extra></extra>" for form in (".1%", ".3g")
+    )
+
+
+def test_a_wide_matrix_has_no_numbers_in_its_cells() -> None:
+    for columns in (16, 17):
+        cells = figures.matrix(pd.DataFrame(np.ones((2, columns))), title="Matrix").data[0]
+        assert (cells.text is None, cells.texttemplate) == ((False, "%{text}") if columns == 16 else (True, None))
 
 
 def test_auroc_by_concept_shows_the_unit_that_the_selection_half_chose() -> None:
@@ -138,5 +151,6 @@ def test_a_learning_curve_shows_its_steps_and_why_it_ended(tiny: Any) -> None:
     several = figures.learning_curve({"a": learned(tiny, "converged"), "b": learned(tiny, "all steps are done")})
     assert [trace.name for trace in several.data] == ["a", "b"]
     assert "converged (a);" in several.layout.title.text
+    assert "Ended because: not on record." in figures.learning_curve(learned(tiny, "")).layout.title.text
     with pytest.raises(SettingError, match="was not learned in steps"):
         figures.learning_curve(edit_of(tiny))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_lines_are_the_measures_of_the_source() -> None:
         np.testing.assert_array_equal(line.y, rows["value"])
         np.testing.assert_allclose(line.error_y.array, 0.2)
         np.testing.assert_allclose(line.error_y.arrayminus, 0.1)
+    assert [line.xaxis for line in figure.data] == ["x"] * 4 + ["x2"] * 4
     assert figure.layout.title.text
+    assert figure.layout.yaxis2.title.text is None  # one scale, and its title at the left
     assert figure.layout.yaxis.title.text == "size, in sd"
     assert figure.layout.xaxis.title.text == "measured layer"
 
@@ -60,6 +63,12 @@ def test_a_row_per_pair_and_one_legend() -> None:
     assert [note.text for note in figure.layout.annotations][::2] == [
         f"{p}: moved" for p in ("a and b", "a and c", "b and c")
     ]
+
+
+def test_a_notebook_shows_first_where_the_order_matters_most() -> None:
+    result = interaction(("a", "b", "c"))
+    shown = [float(cell) for cell in re.findall(r'<td class="number">([\d.]+)<', result._repr_html_())[::3]]
+    assert shown == sorted(result.of("commutation")["value"], reverse=True)[:10]
 
 
 @pytest.mark.parametrize("missing", [True, False])

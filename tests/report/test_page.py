@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
 
@@ -26,7 +27,8 @@ _CSP = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 @pytest.fixture(scope="module")
 def runs(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     place = tmp_path_factory.mktemp("runs")
-    second = study_of(tiny, summary=["A second finding"], tokens={}, captions={})
+    frames = {"long": pd.DataFrame({"x": range(300)})}
+    second = study_of(tiny, summary=["A second finding"], tokens={}, captions={}, frames=frames)
     return [save(study_of(tiny), place / "a", tiny), save(second, place / "b", tiny, name="other_study")]
 
 
@@ -75,6 +77,11 @@ def test_the_page_says_what_was_found_and_how_to_repeat_it(page: str) -> None:
     places = {f"#{attributes['id']}" for _, attributes in seen.tags if "id" in attributes}
     assert targets
     assert targets <= places
+
+
+def test_a_long_table_names_the_file_with_all_of_its_rows(page: str) -> None:
+    said = re.findall(r"The first [^<]*", page)
+    assert said == ["The first 250 of 300 rows; all are in tables/long.parquet."]
 
 
 def test_there_is_no_empty_part(page: str) -> None:
@@ -182,6 +189,8 @@ def test_tokens_are_coloured_on_one_scale_and_white_at_zero(page: str) -> None:
         ("above", "--depth: 70%"),
     ]
     assert spans[2]["title"] == "1.50"
+    # The text goes on, and starts where it starts.
+    assert (re.findall('(…?)<span class="coloured">', page), re.findall("</span></span>(…?)", page)) == ([""], ["…"])
 
 
 def test_an_edit_is_drawn_once(page: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from lens_steer.interventions.maps import Chain, DiagonalAffine
 from lens_steer.methods.lineas_path import LinEASPath
 from lens_steer.ranking.experts import ExpertRanking, rank_experts
 from lens_steer.report.plots import plot
+from tests.report.test_interaction_figure import interaction
+from tests.report.test_result_study import attribution
+from tests.report.test_trace_figure import traced
 
 
 def ranking(units: int = 20, kinds: tuple[str, ...] = ("mlp.hook_post",)) -> ExpertRanking:
@@ -41,18 +46,20 @@ def intervention(layers: int = 3, width: int = 40) -> Intervention:
     return Intervention(tuple(edits), {"method": "a method"})
 
 
-def shift(texts: tuple[str, ...] = ("heldout", "neutral", "foreign"), *, judged: bool = True) -> DownstreamShift:
-    """Shares of .8, .3 and -.2 at layers 0 to 2, the middle one with an interval that holds 0."""
+def shift(
+    texts: tuple[str, ...] = ("heldout", "neutral", "foreign"), *, judged: bool = True, layers: int = 3
+) -> DownstreamShift:
+    """Shares of .8, .3 and -.2 at layers 0 to 2 and so on, that of layer 1 with an interval that holds 0."""
     parts = [
         (kind, edited, layer)
         for kind in texts
         for edited, first in (("layer 0", 0), ("layer 1", 1), ("all", 0))
-        for layer in range(first, 3)
+        for layer in range(first, layers)
     ]
     frame = pd.DataFrame(parts, columns=["texts", "edited", "layer"])
     estimates = {}
     for kind, edited, layer in parts:
-        removed = [0.8, 0.3, -0.2][layer] if judged else np.nan
+        removed = [0.8, 0.3, -0.2][layer % 3] if judged else np.nan
         spread = np.array([0.0, *np.linspace(-1, 1, 6)]) * (0.5 if layer == 1 else 0.01)
         measures = {"collateral": 0.5 + layer} if kind == "neutral" else {"removed": removed}
         estimates |= {(kind, edited, layer, name): value + spread for name, value in measures.items()}
@@ -95,6 +102,22 @@ def test_every_axis_has_a_title_and_every_font_is_one(result: Any) -> None:
     assert "NaN" not in html.split("Plotly.newPlot")[1]
 
 
+_FORMAT = re.compile(r"%\{[a-z]+(?:\[\d\])?(?::[+,]?(?:\.\d)?~?[%fg])?\}")
+
+
+@pytest.mark.parametrize(
+    "result", [*RESULTS, traced(), interaction(), attribution("higher")], ids=lambda result: type(result).__name__
+)
+def test_what_is_pointed_at_says_its_numbers_and_labels_stand_within_the_figure(result: Any) -> None:
+    figure = plot(result)
+    for trace in figure.data:
+        told = trace.hovertemplate or ""
+        assert trace.hoverinfo == "skip" or told.endswith("<extra></extra>")
+        assert "%{" not in _FORMAT.sub("", told)  # plotly shows what it cannot read as it stands
+    notes = [note for note in figure.layout.annotations if note.xref == "paper"]
+    assert all(0 <= note.x <= 1 for note in notes)
+
+
 def test_downstream_cells_are_the_matrices() -> None:
     result = shift()
     figure = plot(result)
@@ -115,6 +138,12 @@ def test_downstream_cells_are_the_matrices() -> None:
     unjudged = plot(shift(("heldout",), judged=False)).data[0]
     assert [list(row) for row in unjudged.text] == [["?", "?", "?"], ["", "?", "?"], ["?", "?", "?"]]
     assert len(plot(shift(("heldout",))).data) == 1
+
+
+@pytest.mark.parametrize("layers", [16, 17])
+def test_numbers_stand_in_the_cells_where_they_fit(layers: int) -> None:
+    numbers = np.array(plot(shift(("heldout",), layers=layers)).data[0].text)
+    assert (numbers != "").sum() == (3 * 16 - 1 if layers == 16 else 0)  # the second edit is of layer 1
 
 
 def test_ranking_marks_the_best_unit_and_chance() -> None:
@@ -139,6 +168,18 @@ def test_large_rankings_are_thinned_and_say_so() -> None:
     assert points.min() == pytest.approx(scores.min())
 
 
+def test_strips_of_a_layer_stand_side_by_side_and_none_reaches_the_next_layer() -> None:
+    figure = plot(ranking(kinds=("mlp.hook_post", "hook_resid_post")))
+    first, second = (np.asarray(trace.x) for trace in figure.data[:2])
+    for layer in range(3):
+        one, other = (x[np.abs(x - layer) < 0.5] for x in (first, second))
+        assert (
+            -0.4 <= (one - layer).min() < (one - layer).max() < 0 < (other - layer).min() < (other - layer).max() < 0.4
+        )
+        assert len(one) + len(other) >= 39
+    assert figure.layout.showlegend
+
+
 def test_intervention_rows_are_sorted_changes_and_support() -> None:
     figure = plot(intervention())
     scale, moved, bars = figure.data
@@ -154,6 +195,8 @@ def test_intervention_rows_are_sorted_changes_and_support() -> None:
     assert moved.customdata[1][0] == 1
     assert (moved.z[:, 0] == 2).all()
     assert [int(text) for text in bars.text] == [1, 5, 10]
+    np.testing.assert_allclose(bars.x, [1 / 40, 5 / 40, 10 / 40])
+    assert {axis.matches for axis in (figure.layout.yaxis2, figure.layout.yaxis3)} == {"y"}  # one row of all panels
 
 
 def test_a_map_that_is_not_diagonal_leaves_its_row_empty() -> None:
@@ -165,8 +208,13 @@ def test_a_map_that_is_not_diagonal_leaves_its_row_empty() -> None:
 
 
 def test_evaluation_interval_lies_around_the_change() -> None:
-    lines = [trace for trace in plot(evaluation()).data if trace.mode == "lines"]
+    figure = plot(evaluation())
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
     np.testing.assert_allclose([trace.x for trace in lines], [[0.0, 0.2], [12.5, 13.5]])
+    # Before, after and the interval, and 12 % of their range on either side.
+    axes = figure.layout.xaxis, figure.layout.xaxis2
+    np.testing.assert_allclose([axis.range for axis in axes], [[-0.048, 0.448], [11.82, 13.68]])
+    assert [axis.title.text for axis in axes] == ["mean score", "perplexity"]
 
 
 def test_evaluation_says_its_verdicts_also_where_nothing_can_be_judged() -> None:
@@ -176,6 +224,25 @@ def test_evaluation_says_its_verdicts_also_where_nothing_can_be_judged() -> None
     figure = plot(result)
     assert [trace.y[0] for trace in figure.data[::3]] == ["effect<br><i>lower</i>", "cost<br><i>cannot be judged</i>"]
     assert list(figure.layout.xaxis2.range) == pytest.approx([-0.12, 0.12])
+
+
+def test_the_strongest_units_of_an_attribution_stand_first_with_their_intervals() -> None:
+    whole = attribution("higher")
+    values = np.linspace(-3, 2.8, 30)
+    frame = pd.DataFrame({"site": "blocks.0.mlp.hook_post", "layer": 0, "kind": "mlp.hook_post", "unit": range(30)})
+    frame = frame.assign(value=values, low=values - 0.1, high=values + 0.2, verdict="not shown")
+    frame.loc[0, ["low", "high"]] = np.nan
+    figure = plot(replace(whole, frame=frame, settings={**whole.settings, "level": "unit"}))
+    (bars,) = figure.data
+    order = np.argsort(-np.abs(values))[:25]
+    assert list(bars.y) == [f"blocks.0.mlp.hook_post[{unit}]" for unit in order]
+    np.testing.assert_array_equal(bars.x, values[order])
+    np.testing.assert_allclose(bars.error_x.arrayminus, [0.0, *[0.1] * 24])
+    np.testing.assert_allclose(bars.error_x.array, [0.0, *[0.2] * 24])
+    assert [len(set(np.array(bars.marker.color)[side])) for side in (values[order] < 0, values[order] > 0)] == [1, 1]
+    assert bars.hovertemplate == "%{y}: %{x:.3g}<extra></extra>"
+    assert figure.layout.xaxis.title.text == "logit difference"
+    assert "25 strongest of 30 units, 95% intervals over pairs" in figure.layout.title.text
 
 
 def test_path_draws_losses_and_support() -> None:

@@ -12,6 +12,8 @@ import pytest
 from lens_steer.display.shown_table import number, shown_table
 from lens_steer.report.figures.style import styled
 from lens_steer.report.shown_figure import shown_figure
+from lens_steer.report.shown_tokens import shown_units
+from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -53,6 +55,8 @@ def test_whole_numbers_may_be_missing() -> None:
         (0.0, "0"),
         (1e-9, f"1.0{TIMES}10⁻⁹"),
         (123.456, "123"),
+        (9_999_999, "9,999,999"),
+        (1e7, f"1.0{TIMES}10⁷"),
         (2e7, f"2.0{TIMES}10⁷"),
     ],
 )
@@ -143,7 +147,33 @@ def test_title_and_note_become_text_and_give_back_their_room() -> None:
     assert figure.layout.title.text  # the figure itself is left as it was
 
 
+def test_a_subtitle_of_plotly_is_a_note_too() -> None:
+    shown = shown_figure(
+        go.Figure(layout={"title": {"text": "A title<br>a note", "subtitle": {"text": "<i>more</i>"}}})
+    )
+    assert (shown.heading, shown.note) == ("A title", "a note more")
+
+
 def test_a_bare_figure_has_no_heading() -> None:
     shown = shown_figure(go.Figure())
     assert (shown.heading, shown.note) == ("", "")
     assert shown.spec["layout"]["height"] > 0
+
+
+def test_colours_of_tokens_are_as_deep_for_a_value_as_for_its_negative() -> None:
+    values = np.array([1.0, 2.0, 4.0])
+    units = [
+        UnitTokens("a unit", min(shown), max(shown), (TokenText(("a\nb", "", "c"), tuple(shown)),))
+        for shown in ((sign * values).tolist() for sign in (1, -1, 0))
+    ]
+    above, below, nothing = shown_units(TokenView(tuple(units)))
+    depths = [[token.depth for token in unit.texts[0].tokens] for unit in (above, below, nothing)]
+    assert depths[0] == depths[1] == [round(depths[0][2] * share) for share in (0.25, 0.5, 1)]
+    assert depths[2] == [0, 0, 0]
+    deepest = depths[0][2]
+    assert [unit.stops for unit in (above, below)] == [((0, 0), (deepest, 100)), ((deepest, 100), (0, 100))]
+    assert [token.text for token in above.texts[0].tokens] == ["a↵\nb", "·", "c"]
+    assert [(unit.low, unit.high, unit.texts[0].largest) for unit in (above, below)] == [
+        ("0", "4", "4"),
+        (f"{MINUS}4", "0", f"{MINUS}1"),
+    ]

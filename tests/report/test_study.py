@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lens_steer.activations.show import show_units
 from lens_steer.errors import ArtifactError, OutputError, SettingError
 from lens_steer.report.run_folder import read_run
 from lens_steer.report.study import Study
-from lens_steer.report.token_view import TokenText, TokenView
+from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
 from tests.report.runs import CONTRAST, save, study_of
 
 
@@ -118,6 +119,19 @@ def test_a_study_that_makes_no_sense_is_refused(tiny: Any, changes: dict[str, An
         study_of(tiny, **changes)
 
 
+def test_a_view_lists_its_units_and_says_where_the_texts_are() -> None:
+    texts = (TokenText(("a", "secret"), (0.5, -0.25)),)
+    units = (UnitTokens("blocks.0.mlp.hook_post[3]", -0.25, 0.5, texts),)
+    html = TokenView(units * 11)._repr_html_()
+    cells = re.findall(r"<t[hd] [^>]*>([^<]*)<", html)
+    assert cells[:4] == ["unit", "texts", "smallest", "largest"]
+    assert cells[4:8] == ["blocks.0.mlp.hook_post[3]", "1", "\N{MINUS SIGN}0.250", "0.500"]
+    assert "10 of 11 rows; all are in .units" in html
+    assert "secret" not in html
+    cut = TokenText(("a",), (1.0,))
+    assert (cut.side, cut.cut_before, cut.cut_after, cut.prompt) == (None, False, False, "")
+
+
 @pytest.mark.parametrize("values", [(), (1.0,), (1.0, float("nan"))])
 def test_every_token_needs_a_value(values: tuple[float, ...]) -> None:
     with pytest.raises(SettingError, match="2 tokens need as many finite values"):
@@ -178,6 +192,9 @@ def test_the_folder_of_an_intervention_is_read_too(tiny: Any, tmp_path: Path) ->
     run = read_run(edit.save(tmp_path / "edit"))
     assert run.study.summary == ["a method moves 3 units at 1 of 1 site"]
     assert list(run.study.interventions.values()) == [edit]
+    kept = ("model", "revision", "host", "weights", "dtype")
+    assert run.about["model"] == {name: edit.provenance[name] for name in kept if name in edit.provenance}
+    assert {"model", "host", "weights", "dtype"} <= set(run.about["model"])
 
 
 def test_a_notebook_shows_every_sentence_and_the_names_of_the_tables() -> None:

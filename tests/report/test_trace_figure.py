@@ -46,6 +46,7 @@ def test_cells_are_the_matrices_of_the_measures() -> None:
     assert figure.data[0].text[1][2] == "\N{MINUS SIGN}10%"
     assert figure.data[0].text[1][1] == "(0%)"  # its interval holds 0
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
+    assert "LinEAS at strength 1, measured at blocks.3.hook_resid_post" in figure.layout.title.text
     assert "NaN" not in figure.to_html(include_plotlyjs=False).split("Plotly.newPlot")[1]
 
 
@@ -54,6 +55,10 @@ def test_without_a_way_sizes_are_drawn(causal: bool) -> None:
     figure = plot(traced(judged=False, causal=causal))
     assert len(figure.data) == (3 if causal else 1)
     assert figure.layout.coloraxis.cmin == 0
+    assert list(figure.data[0].text[2])[1:] == ["0.30", "0.25"]
+    of_shares = plot(traced(causal=causal)).layout.coloraxis.colorscale
+    scales = [[colour for _, colour in scale] for scale in (figure.layout.coloraxis.colorscale, of_shares)]
+    assert scales[0] != scales[1]  # one that rises from 0, and one with two sides
     assert "sizes alone" in figure.layout.title.text
 
 

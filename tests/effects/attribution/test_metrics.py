@@ -104,7 +104,7 @@ def test_words_are_refused_at_once() -> None:
         ("the dog " * 40, "the cat " * 40, {}, "clean prompt 0 has 81 tokens, the model's context is 64"),
         (["the dog ran"], CORRUPTED, {}, "1 clean and 4 corrupted"),
         ([], [], {}, "no pair"),
-        ("the dog ran", "the cat ran", {"positions": [7]}, "has 4 tokens, there is no token 7"),
+        ("the dog ran", "the cat ran", {"positions": [7]}, "the clean prompt of pair 0 has 4 tokens, .* no token 7"),
         ("the dog ran", "the cat ran", {"positions": [1, -3]}, "twice"),
         ("the dog ran", "the cat ran", {"positions": []}, r"write a single one as \[-1\]"),
         ("the dog ran", "the cat ran", {"positions": [[1], [2]]}, "holds 2 lists for 1 pairs"),
