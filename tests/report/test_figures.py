@@ -154,3 +154,30 @@ def test_a_learning_curve_shows_its_steps_and_why_it_ended(tiny: Any) -> None:
     assert "Ended because: not on record." in figures.learning_curve(learned(tiny, "")).layout.title.text
     with pytest.raises(SettingError, match="was not learned in steps"):
         figures.learning_curve(edit_of(tiny))
+
+
+@pytest.mark.parametrize(("percent", "form"), [(True, ".0%"), (False, ".3~g")])
+def test_bars_write_their_values_as_shares_or_as_numbers(percent: bool, form: str) -> None:
+    frame = pd.DataFrame({"pair": ["a", "b"], "shared": [0.25, 0.5], "chance": [0.1, 0.1]})
+    bars = {"label": "pair", "value": "shared", "title": "Shared"}
+    plain = figures.overlap_bars(frame, **bars, percent=percent)
+    assert plain.data[0].texttemplate == f"%{{text:{form}}}"
+    assert plain.layout.xaxis.tickformat == form
+    assert plain.data[0].hovertemplate == f"%{{y}}: %{{x:{form}}}<extra></extra>"
+
+
+@pytest.mark.parametrize(("percent", "form"), [(True, ".1%"), (False, ".4~g")])
+def test_either_order_is_told_as_a_share_or_as_a_number(percent: bool, form: str) -> None:
+    frame = pd.DataFrame({"pair": ["a"], "ab": [0.25], "ba": [0.5]})
+    settings: dict[str, Any] = {"label": "pair", "first": "ab", "second": "ba", "title": "Order", "x_title": "score"}
+    figure = figures.order_dependence(frame, **settings, percent=percent)
+    tips = [trace.hovertemplate for trace in figure.data if trace.hovertemplate]
+    assert len(tips) == 2
+    assert all(f"%{{x:{form}}}" in tip for tip in tips)
+
+
+def test_a_matrix_names_its_columns_axis_and_has_no_minus_in_front_of_a_zero() -> None:
+    frame = pd.DataFrame([[-0.004, -0.006]], index=["a"], columns=["b", "c"])
+    figure = figures.matrix(frame, title="Cosines", value_title="cosine", x_title="of the other", diverging=True)
+    assert figure.layout.xaxis.title.text == "of the other"
+    assert list(figure.data[0].text[0]) == ["0.00", "\N{MINUS SIGN}0.01"]

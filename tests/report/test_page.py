@@ -107,6 +107,21 @@ def test_the_script_that_draws_is_there_once_and_packed(page: str, runs: list[Pa
     assert "A second finding</h1>" in alone
 
 
+def test_a_page_without_figures_carries_no_script_that_draws(tiny: Any, tmp_path: Path) -> None:
+    save(study_of(tiny, figures={}, interventions={}), tmp_path / "plain", tiny)
+    plain = write_report(tmp_path / "plain.html", tmp_path / "plain").read_text(encoding="utf-8")
+    assert '<script type="application/gzip"' not in plain
+    assert len(plain) < 2e5
+
+
+def test_one_run_is_not_counted_and_several_are(page: str, runs: list[Path], tmp_path: Path) -> None:
+    alone = write_report(tmp_path / "alone.html", runs[0]).read_text(encoding="utf-8")
+    assert 'class="only"' in alone
+    assert 'class="only"' not in page
+    for heading in ("How to repeat it", "Versions"):
+        assert heading in Elements(alone).text
+
+
 def test_wrong_input_is_one_message(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "there.html").write_text("mine")
     with pytest.raises(OutputError, match="already exists"):

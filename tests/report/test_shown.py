@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from lens_steer.activations.show_page import depth
 from lens_steer.display.shown_table import number, shown_table
 from lens_steer.report.figures.style import styled
 from lens_steer.report.shown_figure import shown_figure
@@ -177,3 +178,16 @@ def test_colours_of_tokens_are_as_deep_for_a_value_as_for_its_negative() -> None
         ("0", "4", "4"),
         (f"{MINUS}4", "0", f"{MINUS}1"),
     ]
+
+
+def test_the_ramp_of_a_unit_is_white_where_zero_lies() -> None:
+    """A quarter of the way from -1 to 3; at an end where nothing lies beyond it; a unit of zeros has no depth."""
+    cases = [((-1.0, 3.0), 25, (1 / 3, 1.0)), ((0.5, 2.0), 0, (0.0, 1.0)), ((-2.0, -1.0), 100, (1.0, 0.0))]
+    for (low, high), zero, shares in cases:
+        text = TokenText(("a", "b"), (low, high))
+        (unit,) = shown_units(TokenView((UnitTokens("a unit", low, high, (text,)),)))
+        (at_low, white), (at_high, end) = unit.stops
+        assert (white, end) == (zero, 100)
+        assert [at_low, at_high] == [depth(share, 1.0) for share in shares]
+    (unit,) = shown_units(TokenView((UnitTokens("silent", 0.0, 0.0, (TokenText(("a",), (0.0,)),)),)))
+    assert unit.stops == ((0, 0), (0, 100))
