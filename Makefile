@@ -71,8 +71,8 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
-# Hours: mutates statistics/, ranking/ and effects/ one place at a time and asks whether a test notices. ONLY narrows it
-# to the mutants of a pattern, such as ONLY="lens_steer.statistics.verdict*"; results are kept in mutants/ and resumed.
+# Hours: mutates statistics/, ranking/, effects/ and report/ one place at a time and asks whether a test notices. ONLY
+# narrows it to the mutants of a pattern, such as ONLY="lens_steer.statistics.verdict*"; results are kept in mutants/ and resumed.
 mutants: $(STAMP)
 	$(BIN)/mutmut run $(ONLY)
 	$(BIN)/mutmut export-cicd-stats
