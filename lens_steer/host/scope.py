@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -54,8 +54,6 @@ class Scope:
 
     def __post_init__(self) -> None:
         require_settings(type(self), vars(self))
-        if self.name not in get_args(ScopeName):
-            raise SettingError(f"no scope is named {self.name!r}; there are {', '.join(get_args(ScopeName))}")
         if self.start < 0:
             raise SettingError(f"a scope starts at position 0 or later, not {self.start}")
         if self.stop is not None and self.stop <= self.start:

@@ -272,7 +272,7 @@ def test_an_unknown_name() -> None:
     # As a user meets it: without the type checks of the tests.
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        with pytest.raises(SettingError, match="no scope is named 'first'; there are all, prompt"):
+        with pytest.raises(SettingError, match="Scope: name is 'all', 'prompt', .* not 'first'"):
             as_scope("first")  # type: ignore[arg-type]
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
