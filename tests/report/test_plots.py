@@ -127,6 +127,7 @@ def test_downstream_cells_are_the_matrices() -> None:
         np.testing.assert_array_equal(cells.z, matrix)
         assert list(cells.y) == ["layer 0", "layer 1", "all"]
         assert list(cells.x) == [0, 1, 2]
+    assert [cells.coloraxis for cells in figure.data] == ["coloraxis", "coloraxis", "coloraxis2"]  # two scales
     assert figure.layout.xaxis.type == "category"  # layers 2, 15 and 29 stand side by side
     axis = figure.layout.coloraxis
     assert (axis.cmid, axis.cmin, axis.cmax) == (0, -axis.cmax, min(1.0, np.nanmax(np.abs(wanted[0]))))
@@ -196,6 +197,7 @@ def test_intervention_rows_are_sorted_changes_and_support() -> None:
     assert (moved.z[:, 0] == 2).all()
     assert [int(text) for text in bars.text] == [1, 5, 10]
     np.testing.assert_allclose(bars.x, [1 / 40, 5 / 40, 10 / 40])
+    assert figure.layout.xaxis3.range == pytest.approx((0, 1.3 * 10 / 40))  # room for the numbers behind the bars
     assert {axis.matches for axis in (figure.layout.yaxis2, figure.layout.yaxis3)} == {"y"}  # one row of all panels
 
 

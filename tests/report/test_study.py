@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from lens_steer.activations.show import show_units
@@ -202,3 +203,5 @@ def test_a_notebook_shows_every_sentence_and_the_names_of_the_tables() -> None:
     assert shown.startswith("**The title.**\n\nAnd more.")
     assert "`doses`" in shown
     assert "figures" not in shown
+    drawn = Study({"doses": pd.DataFrame({"k": [1]})}, {"curve": go.Figure()}, ["The title."])._repr_markdown_()
+    assert drawn.endswith("<sub>tables: `doses`; figures: `curve`</sub>")
