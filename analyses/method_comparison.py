@@ -97,12 +97,15 @@ def run(
     Raises
     ------
     LensSteerError
-        `only` names no method, there is no strength, or there are fewer than four prompts or neutral texts.
+        `only` names no method, there is no strength, `random_edits` is negative, or there are fewer than four prompts
+        or neutral texts.
 
     """
     experiment = Experiment.begin("method_comparison", run, locals())
     if not strengths:
         raise ls.LensSteerError("strengths=(): give one strength or more, such as (0.5, 1.0)")
+    if random_edits < 0:
+        raise ls.LensSteerError(f"random_edits={random_edits}: give how many, 0 for none")
     tuning, test = (experiment.heldout(half=half, continued=True) for half in (0, 1))
     test.scorers = tuning.scorers
     if second_scorer is not None:

@@ -75,7 +75,7 @@ class Problem:
                 'activation?), so the fit is about this unit: loss="normalised" counts all units alike, and so do '
                 'sites behind a norm, such as sites="paper:lineas"',
                 LensSteerWarning,
-                4,
+                3,
             )
 
     def heldout_loss(self, parameters: Tensor) -> float:

@@ -88,6 +88,11 @@ def test_a_method_stands_beside_random_edits_that_write_as_far(tiny: Any) -> Non
     assert row["kl"] > 0
 
 
+def test_a_number_of_random_edits_below_zero_is_refused_before_a_fit(tiny: Any) -> None:
+    with pytest.raises(ls.LensSteerError, match="random_edits=-1: give how many, 0 for none"):
+        method_comparison.run(tiny, texts(), out=None, random_edits=-1, **SMALL)
+
+
 def test_the_folder_holds_the_study_and_the_seed_repeats_it(study: ls.Study, tiny: Any, out: Path) -> None:
     saved = ls.Study.load(out)
     again = method_comparison.run(tiny, texts(), out=None, only=("AurA",), **SMALL)

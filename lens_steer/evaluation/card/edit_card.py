@@ -137,12 +137,10 @@ def edit_card(
     train, held = contrast.split(0.5, seed) if train is None else (train, contrast)
     asked: Sequence[Prompt]
     plain: Sequence[Row | Conversation]
-    asked, prompt_groups = prompts_in_groups(held, words=_PROMPT_WORDS, most=_MOST_PROMPTS)
-    plain, neutral_groups = neutral_in_groups(held, most=_MOST_NEUTRAL)
-    if prompts is not None:
-        asked, prompt_groups = prompts, None
-    if neutral is not None:
-        plain, neutral_groups = neutral, None
+    asked, prompt_groups = (
+        prompts_in_groups(held, words=_PROMPT_WORDS, most=_MOST_PROMPTS) if prompts is None else (prompts, None)
+    )
+    plain, neutral_groups = neutral_in_groups(held, most=_MOST_NEUTRAL) if neutral is None else (neutral, None)
     trial = Trial(
         model, _enough("prompts", asked), _enough("neutral", plain), samples, max_new_tokens, temperature, held.chat,
         seed, batch_size, confidence,
