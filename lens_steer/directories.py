@@ -88,6 +88,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     try:
         with _refused_as_output(path, also=(SafetensorError,)):
             yield place
+            _share_as(place)
             _put_in_place(place, final)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
@@ -141,20 +142,21 @@ def require_free_place(path: str | Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside its final name and rename it, so that a half-written one never bears that name.
+    """Write a file in a hidden directory beside `path` and rename it, so that a half-written one never bears that name.
 
-    OutputError where the place cannot be written.
+    The directory takes in whatever a library writes on its way (safetensors a private file that it renames), so what a
+    kill leaves has a known name. OutputError where the place cannot be written.
     """
     with _refused_as_output(path, also=(SafetensorError,)):
         path.parent.mkdir(parents=True, exist_ok=True)
         place = _beside(path)
+        place.mkdir()
         try:
-            place.touch(exist_ok=False)
-            write(place)
-            os.replace(place, path)
-        except BaseException:
-            place.unlink(missing_ok=True)
-            raise
+            write(place / path.name)
+            _share_as(place)
+            os.replace(place / path.name, path)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -198,6 +200,14 @@ def _refused_as_output(path: str | Path, also: tuple[type[Exception], ...] = _UN
     except refusals as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise OutputError(f"{path} cannot be written ({reason}): give another directory") from error
+
+
+def _share_as(directory: Path) -> None:
+    """Make the files of a directory as readable as itself, so as the umask has it: safetensors writes private ones."""
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o666 != mode:
+            path.chmod(mode)
 
 
 def _beside(path: Path) -> Path:

@@ -108,11 +108,14 @@ def test_the_umask_decides_who_may_read_and_is_never_changed(root: Path, monkeyp
     try:
         with new_directory("out") as place:
             write_json(place / "a.json", {})
-        modes = [stat.S_IMODE(Path(name).stat().st_mode) for name in ("out", "out/a.json")]
+            save_file({"a": torch.ones(2)}, place / "b.safetensors")  # for its owner alone
+        replace_file(Path("c.safetensors"), lambda place: save_file({"a": torch.ones(2)}, place))
+        names = ("out", "out/a.json", "out/b.safetensors", "c.safetensors")
+        modes = [stat.S_IMODE(Path(name).stat().st_mode) for name in names]
     finally:
         monkeypatch.undo()
         os.umask(old)
-    assert modes == [0o750, 0o640]
+    assert modes == [0o750, 0o640, 0o640, 0o640]
 
 
 def test_two_threads_write_side_by_side(root: Path) -> None:

@@ -7,6 +7,7 @@ ends with the bytes of one that was not.
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,7 +165,7 @@ def _require_ours(directory: Path) -> None:
 
 def _prepare(directory: Path, plan: Mapping[str, Any], batch: int | None) -> None:
     for path in _leftovers(directory):
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
     if not (directory / _MANIFEST).is_file():
         write_json(directory / _MANIFEST, {"format": _FORMAT, "plan": dict(plan), "batch": batch})
         return

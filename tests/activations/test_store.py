@@ -189,9 +189,39 @@ def test_a_pass_that_is_killed_ten_times_ends_with_the_same_bytes(tiny: Any, who
 
 @pytest.mark.parametrize("name", [".manifest.json-x1", ".shard-00000001.safetensors-x", ".activations.json-x"])
 def test_what_a_kill_leaves_is_no_other_result(tiny: Any, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("half")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / ".tmpx1").write_text("half")
     collect(tiny, CONTRAST, store=tmp_path)
     assert not (tmp_path / name).exists()
+
+
+def test_a_kill_while_a_tensor_file_is_written_leaves_what_the_next_call_takes_away(
+    tiny: Any, whole: Path, tmp_path: Path
+) -> None:
+    """safetensors writes a file of a name of its own and renames it: a kill in between is a kill in the rename."""
+
+    def work() -> None:
+        leave_shared_locks()
+        written: list[Path] = []
+
+        def killed(tensors: Any, place: Path, **settings: Any) -> None:
+            written.append(place)
+            if len(written) == 3:
+                (place.parent / ".tmpx1").write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+            save_file(tensors, place, **settings)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lens_steer.activations.tensor_file.save_file", killed)
+            collect(tiny, CONTRAST, batch_size=4, store=tmp_path, progress=False)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert [*tmp_path.rglob(".tmpx1")]
+    collect(tiny, CONTRAST, batch_size=4, store=tmp_path)
+    assert content(tmp_path) == content(whole)
 
 
 def test_what_is_not_ours_is_left_alone(tiny: Any, tmp_path: Path) -> None:
