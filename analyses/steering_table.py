@@ -1,8 +1,10 @@
 """The table of steering methods on real language models: every method, several jobs, two scorers of different kind.
 
+A model with a chat template is asked in it; another goes on from the beginning of a text.
+
 `python -m analyses.steering_table --model smollm2 --job woman --out rows.csv` runs one job and writes its rows;
-`--only` and `--seed` split the work over processes. `--job base_rates` says how much of each concept the unedited model
-shows: a job is worth running where that is 20 to 80 %.
+`--only` and `--seed` split the work over processes, and the same command goes on with one that was broken off.
+`--job base_rates` says how much of each concept the unedited model shows: a job is worth running at 20 to 80 %.
 """
 
 from __future__ import annotations
@@ -43,26 +45,42 @@ _JOBS = (
     "counselor assistant neighbor cousin customer passenger visitor patient"
 ).split()
 _SPORTS = ["Saturday afternoons", "team sports", "a famous match", "school sports", "a stadium", "a great coach"]
-_ASK = [
-    "Tell me about",
-    "Write two sentences about",
-    "Explain in two sentences why people like",
-    "What is special about",
+_QUESTIONS = [
+    "Tell me about {}?",
+    "Write two sentences about {}?",
+    "Explain in two sentences why people like {}?",
+    "What is special about {}?",
+]
+_BEGINNINGS = [
+    "This page is about {}. It says that",
+    "This is the history of {}. In the beginning",
+    "People say many things about {}. One is that",
+    "This is for children who like {}. They will",
 ]
 _PLAIN = ["the moon", "bread", "trains", "the number seven", "paper", "glass", "mountains", "clocks", "salt", "bridges"]
 _PLAIN += ["libraries", "maps", "wood", "the alphabet", "chess", "steam engines", "coins", "bees", "tea", "windows"]
-REPLY_TOKENS = 40
+REPLY_TOKENS, MOST_NEUTRAL = 40, 80
 METHODS = 17  # whose intervals hold at once
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A concept to take away: its texts, what the model is asked, and the words that show it."""
+    """A concept to take away: its texts, what a model is asked or goes on from, and the words that show it."""
 
     read: Callable[[], ls.ContrastSet]
-    prompts: tuple[str, ...]
+    questions: tuple[str, ...]
+    beginnings: tuple[str, ...]
     words: tuple[str, ...]
+
+    def prompts(self, model: Any) -> tuple[str, ...]:
+        """Return the questions for a model with a chat template, the beginnings for another."""
+        return self.questions if speaks(model) else self.beginnings
+
+
+def speaks(model: Any) -> bool:
+    """Return whether a model has a chat template."""
+    return bool(model.tokenizer.chat_template)
 
 
 def _stories(name: str) -> Callable[[], ls.ContrastSet]:
@@ -78,44 +96,57 @@ def _asked(form: str, *parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(random.Random(0).sample(asked, len(asked)))  # every second one chooses, the others are reported on
 
 
-def _job(name: str, read: Callable[[], ls.ContrastSet], form: str, *parts: Sequence[str]) -> Job:
-    return Job(read, _asked(f"Write two{form}.", *parts), tuple(WORDS[name]))
+def _job(name: str, read: Callable[[], ls.ContrastSet], form: str, beginning: str, *parts: Sequence[str]) -> Job:
+    questions, beginnings = _asked(f"Write two {form}.", *parts), _asked(f"This is about {beginning}", *parts)
+    return Job(read, questions, beginnings, tuple(WORDS[name]))
 
 
 JOBS: dict[str, Job] = {
-    "sad": _job("sad", _stories("sad"), " sad sentences about {} and {}", _WHO, _LOSS),
-    "happy": _job("happy", _stories("happy"), " cheerful sentences about {} and {}", _WHO, _FUN),
-    "dog": _job("dog", _stories("dog"), " sentences about {} and the {}", _WHO, _PETS),
-    "water": _job("water", _stories("water"), " sentences about {} and {}", _WHO, _PLACES),
-    "woman": _job("woman", _concept("woman"), " sentences about what the {} did today", _JOBS),
+    "sad": _job(
+        "sad", _stories("sad"), "sad sentences about {} and {}", "{} and {}. It hurt so much that", _WHO, _LOSS
+    ),
+    "happy": _job(
+        "happy", _stories("happy"), "cheerful sentences about {} and {}", "{} and {}. It was so good that", _WHO, _FUN
+    ),
+    "dog": _job("dog", _stories("dog"), "sentences about {} and the {}", "{} and the {}. One day the", _WHO, _PETS),
+    "water": _job("water", _stories("water"), "sentences about {} and {}", "{} and {}. Down there,", _WHO, _PLACES),
+    "woman": _job(
+        "woman",
+        _concept("woman"),
+        "sentences about what the {} did today",
+        "the {} and her day. In the morning",
+        _JOBS,
+    ),
     "football": _job(
         "football",
         _concept("football"),
-        " sentences about {} in {}",
+        "sentences about {} in {}",
+        "{} in {}. Every boy there loves",
         _SPORTS,
         ["a village", "a city", "1980"],
     ),
 }
 
 
-def neutral_pairs(model: Any, *, most: int | None = None, seed: int = 0) -> tuple[tuple[str, str], ...]:
-    """Return plain questions with the unedited model's own replies: what an edit costs is measured on these.
+def neutral_pairs(
+    model: Any, *, most: int | None = None, reply_tokens: int = REPLY_TOKENS, seed: int = 0
+) -> tuple[tuple[str, str], ...]:
+    """Return plain prompts with what the unedited model makes of them: what an edit costs is measured on these.
 
-    `most` is how many are asked; all when left out.
+    `most` is how many prompts there are; all when left out.
     """
-    asked = _asked("{} {}?", _ASK, _PLAIN)[:most]
-    replies = ls.generate(
-        model, list(asked), max_new_tokens=REPLY_TOKENS, chat=True, seed=seed, progress=False, **SAMPLING
-    )
-    return tuple((prompt, reply) for prompt, reply in zip(asked, replies, strict=True) if len(reply.split()) > 3)
+    forms = _QUESTIONS if speaks(model) else _BEGINNINGS
+    prompts = _asked("{}", [form.format(thing) for form in forms for thing in _PLAIN])[:most]
+    replies = _replies(model, prompts, reply_tokens, seed)
+    return tuple((prompt, reply) for prompt, reply in zip(prompts, replies, strict=True) if len(reply.split()) > 3)
 
 
-def _replies(model: Any, asked: Sequence[str], seed: int) -> list[str]:
-    settings: dict[str, Any] = {"max_new_tokens": REPLY_TOKENS, "chat": True, "progress": False, **SAMPLING}
-    return ls.generate(model, list(asked), seed=seed, **settings)
+def _replies(model: Any, asked: Sequence[str], tokens: int, seed: int) -> list[str]:
+    settings: dict[str, Any] = {"max_new_tokens": tokens, "progress": False, **SAMPLING}
+    return ls.generate(model, list(asked), chat=speaks(model) or None, seed=seed, **settings)
 
 
-def prepared(job: Job) -> tuple[ls.ContrastSet, tuple[ls.Scorer, ls.ConceptClassifier]]:
+def prepared(job: Job, *, chat: bool) -> tuple[ls.ContrastSet, tuple[ls.Scorer, ls.ConceptClassifier]]:
     """Return the job's contrast and its scorers: a word list, and a classifier.
 
     The classifier is fitted on texts that take no part in the fits: a third of the contrast.
@@ -123,33 +154,43 @@ def prepared(job: Job) -> tuple[ls.ContrastSet, tuple[ls.Scorer, ls.ConceptClass
     contrast = job.read()
     rest, judged = contrast.split(test=1 / 3, seed=17)
     classifier = ls.ConceptClassifier.fit(judged, seed=0)
-    return replace(rest, chat=True), (ls.WordList(job.words, name=f"{contrast.name} words"), classifier)
+    return replace(rest, chat=chat or None), (ls.WordList(job.words, name=f"{contrast.name} words"), classifier)
 
 
-def base_rates(model: Any) -> pd.DataFrame:
+def base_rates(model: Any, reply_tokens: int = REPLY_TOKENS) -> pd.DataFrame:
     """Return how much of its concept every job's replies show without an edit, by both scorers."""
     rows = []
     for name, job in JOBS.items():
-        _, (words, classifier) = prepared(job)
-        texts = _replies(model, job.prompts, 0)
+        _, (words, classifier) = prepared(job, chat=speaks(model))
+        texts = _replies(model, job.prompts(model), reply_tokens, 0)
         scores = {"words": float(np.mean(words(texts))), "classifier": float(np.mean(classifier(texts)))}
         rows.append({"job": name, "prompts": len(texts), **scores, "classifier_auroc": classifier.heldout_auroc})
     return pd.DataFrame(rows)
 
 
 def methods(
-    model: Any, name: str, *, seed: int, only: tuple[str, ...], random_edits: int = 0
+    model: Any,
+    name: str,
+    *,
+    out: Path | None,
+    seed: int,
+    only: tuple[str, ...],
+    random_edits: int = 0,
+    reply_tokens: int = REPLY_TOKENS,
+    most_neutral: int = MOST_NEUTRAL,
 ) -> dict[str, pd.DataFrame]:
     """Return the rows of one job: every method at its best strength under the budget, at its paper's sites.
 
     `methods`, and with `random_edits` `against_random`: each method beside that many random edits that write as far.
+    The run folder of the study is `out`; what is done of a run that was broken off is taken over by the same call.
     """
     job = JOBS[name]
-    contrast, (words, classifier) = prepared(job)
+    contrast, (words, classifier) = prepared(job, chat=speaks(model))
+    prompts = job.prompts(model)
     study = method_comparison.run(
         model,
         contrast,
-        out=None,
+        out=out,
         seed=seed,
         sites=None,
         only=only,
@@ -160,12 +201,12 @@ def methods(
         random_edits=random_edits,
         scorer=words,
         second_scorer=classifier,
-        prompts=job.prompts,
-        most_prompts=len(job.prompts),
-        neutral=neutral_pairs(model, seed=seed),
-        most_neutral=80,
+        prompts=prompts,
+        most_prompts=len(prompts),
+        neutral=neutral_pairs(model, most=most_neutral, reply_tokens=reply_tokens, seed=seed),
+        most_neutral=most_neutral,
         samples=2,
-        max_new_tokens=REPLY_TOKENS,
+        max_new_tokens=reply_tokens,
         **SAMPLING,
     )
     return {
@@ -183,6 +224,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--random-edits", type=int, default=0, help="how many beside each method, into OUT_random.csv")
+    parser.add_argument("--reply-tokens", type=int, default=REPLY_TOKENS)
+    parser.add_argument("--most-neutral", type=int, default=MOST_NEUTRAL)
     parser.add_argument("--device", default=None)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
@@ -190,20 +233,24 @@ def main() -> None:
     model = ls.load_model(given.model, device=given.device, dtype=given.dtype)
     about = {"model": given.model, "dtype": given.dtype}
     if given.job == "base_rates":
-        frame = base_rates(model).assign(**about)
+        frame = base_rates(model, given.reply_tokens).assign(**about)
         frame.to_csv(given.out, index=False)
         print(json.dumps({"rows": len(frame), "out": str(given.out)}))
         return
-    tables: dict[str, list[pd.DataFrame]] = {}
-    # What is done is written: an interruption loses one method of those that are named.
-    groups: list[tuple[str, ...]] = [(name,) for name in given.only] or [()]
-    for only in groups:
-        done = methods(model, given.job, seed=given.seed, only=only, random_edits=given.random_edits)
-        for table, frame in done.items():
-            tables.setdefault(table, []).append(frame.assign(**about))
-            path = given.out if table == "methods" else given.out.with_stem(f"{given.out.stem}_random")
-            pd.concat(tables[table]).to_csv(path, index=False)
-    print(json.dumps({"rows": sum(map(len, tables["methods"])), "out": str(given.out)}))
+    tables = methods(
+        model,
+        given.job,
+        out=given.out.with_suffix(""),
+        seed=given.seed,
+        only=tuple(given.only),
+        random_edits=given.random_edits,
+        reply_tokens=given.reply_tokens,
+        most_neutral=given.most_neutral,
+    )
+    for table, frame in tables.items():
+        path = given.out if table == "methods" else given.out.with_stem(f"{given.out.stem}_random")
+        frame.assign(**about).to_csv(path, index=False)
+    print(json.dumps({"rows": len(tables["methods"]), "out": str(given.out)}))
 
 
 if __name__ == "__main__":

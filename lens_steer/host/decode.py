@@ -16,6 +16,7 @@ from lens_steer.errors import ModelError, SettingError
 from lens_steer.host.adapter import BridgeHost, Host, host_of
 from lens_steer.host.clock import announced_texts
 from lens_steer.host.generations import Generation, announced
+from lens_steer.host.nucleus import Nucleus
 from lens_steer.host.turns import taking_turns
 
 
@@ -124,13 +125,12 @@ def _until(row: list[int], ends: list[int]) -> list[int]:
 
 
 def _processors(decoding: Decoding, rows: Sequence[int]) -> Any:
-    """Return transformers' own warpers, and behind them the noise that turns the best token into a drawn one."""
+    """Return transformers' own warpers, the nucleus, and the noise that makes the best token a drawn one."""
     from transformers import (
         LogitsProcessorList,
         RepetitionPenaltyLogitsProcessor,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
-        TopPLogitsWarper,
     )
 
     chain: list[Any] = [_refuse_nan]
@@ -142,7 +142,7 @@ def _processors(decoding: Decoding, rows: Sequence[int]) -> Any:
         if decoding.top_k > 0:
             chain.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1.0:
-            chain.append(TopPLogitsWarper(float(decoding.top_p)))
+            chain.append(Nucleus(float(decoding.top_p)))
         chain.append(RowNoise(decoding.seed, rows))
     return LogitsProcessorList(chain)
 

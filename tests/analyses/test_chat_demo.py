@@ -200,9 +200,8 @@ def test_the_whole_demo_at_test_size(smollm2: Any, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.llm
-def test_neutral_pairs_are_questions_with_the_models_own_replies(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering_table, "REPLY_TOKENS", 8)
-    pairs = steering_table.neutral_pairs(smollm2, most=3)
+def test_neutral_pairs_are_questions_with_the_models_own_replies(smollm2: Any) -> None:
+    pairs = steering_table.neutral_pairs(smollm2, most=3, reply_tokens=8)
     assert 0 < len(pairs) <= 3
     for asked, reply in pairs:
         assert asked.endswith("?")
