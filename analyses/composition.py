@@ -165,7 +165,7 @@ def _heldout(experiment: Experiment, held: Mapping[str, ls.ContrastSet], scorers
 def without_concepts(rows: Sequence[Any], scorers: Iterable[ls.Scorer]) -> tuple[Any, ...]:
     """Return the rows that no scorer reads as showing its concept; those that cannot be read are left out too."""
     texts = [ls.pooled_text(row) for row in rows]
-    scores = [scorer(texts) for scorer in scorers]
+    scores = [ls.read_continuations(scorer, [""] * len(texts), texts).scores for scorer in scorers]
     return tuple(row for place, row in enumerate(rows) if all(score[place] < _SHOWS for score in scores))
 
 

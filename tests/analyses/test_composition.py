@@ -141,6 +141,9 @@ def test_neutral_texts_show_neither_concept() -> None:
     scorers = [ls.WordList(["sad"]), ls.WordList(["cat"])]
     rows = ["a sad dog", ("the", "cat sat"), "a dog ran", ("sad", "it rained")]
     assert without_concepts(rows, scorers) == ("a dog ran", ("sad", "it rained"))
+    words: Any = lambda texts: ["sad"] * len(texts)  # noqa: E731
+    with pytest.raises(ls.LensSteerError, match="one number in"):
+        without_concepts(rows, [words])
 
 
 def test_texts_with_either_concept_do_not_measure_the_cost(tiny: Any) -> None:
