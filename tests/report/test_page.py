@@ -18,7 +18,8 @@ from plotly.offline import get_plotlyjs
 
 from lens_steer import cli
 from lens_steer.errors import ArtifactError, OutputError, SettingError
-from lens_steer.report.page import write_report
+from lens_steer.report.page import _embedded, write_report
+from lens_steer.report.sections import _flat
 from tests.report.runs import HOSTILE, save, study_of
 
 _CSP = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
@@ -96,6 +97,25 @@ def test_no_text_becomes_markup(page: str) -> None:
     assert not [attributes for _, attributes in seen.tags if attributes.keys() & {"src", "onerror"}]
     data = [json.loads(text) for text in seen.scripts if text.startswith("{")]
     assert any(spec["data"][0]["x"][0] == HOSTILE for spec in data if spec.get("data") and "x" in spec["data"][0])
+
+
+def test_what_a_script_holds_is_json_without_a_letter_of_markup() -> None:
+    data = {"text": "<!-- --> & </script>", "more": [1, None]}
+    held = str(_embedded(data))
+    assert not set("<>&") & set(held)
+    assert json.loads(held) == data
+
+
+def test_settings_stand_in_groups_under_their_whole_names(page: str) -> None:
+    seen = Elements(page).text
+    for group in ("How to repeat it", "Settings", "Model", "Contrast", "Versions"):
+        assert group in seen
+    nested = {"path": {"gamma": 0.5}, "k": 3, "left out": None, "empty": "", "many": list(range(14))}
+    assert dict(_flat(nested)) == {
+        "path.gamma": "0.5",
+        "k": "3",
+        "many": "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (14 in all)",
+    }
 
 
 def test_the_script_that_draws_is_there_once_and_packed(page: str, runs: list[Path]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from lens_steer.report.figures.style import COLOURS, FAINT, INK, require_columns, styled
+from lens_steer.report.figures.style import COLOURS, FAINT, INK, require_columns, require_interval, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,9 @@ def overlap_bars(
     """Return one horizontal bar per row of `frame`, in its order, with its interval and a mark at what chance gives.
 
     `label`, `value`, `chance`, `low` and `high` are names of columns (`low` and `high` bounds of `value` itself).
-    SettingError where one is not there.
+    SettingError where one is not there, or one of `low` and `high` is given alone.
     """
+    require_interval(low, high)
     require_columns(frame, label, value, chance, low, high)
     names = frame[label].astype(str)
     form = ".0%" if percent else ".3~g"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from lens_steer.errors import SettingError
-from lens_steer.report.figures.style import COLOURS, FAINT, INK, legend_below, require_columns, styled
+from lens_steer.report.figures.style import COLOURS, FAINT, INK, legend_below, require_columns, require_interval, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,8 +54,7 @@ def dose_response(
         A column is not there, one of `low` and `high` is given alone, or nothing is left to draw.
 
     """
-    if (low is None) != (high is None):
-        raise SettingError("an interval has two ends: give both low and high, or neither")
+    require_interval(low, high)
     require_columns(frame, x, y, by, low, high)
     drawn = frame[frame[x] > 0] if log_x else frame
     drawn = drawn[drawn[y].notna()]

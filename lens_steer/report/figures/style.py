@@ -84,3 +84,9 @@ def require_columns(frame: pd.DataFrame, *names: str | None) -> None:
     missing = [name for name in names if name is not None and name not in frame.columns]
     if missing:
         raise SettingError(f"the table has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
+
+
+def require_interval(low: str | None, high: str | None) -> None:
+    """Raise SettingError if an interval is given one of its ends alone."""
+    if (low is None) != (high is None):
+        raise SettingError("an interval has two ends: give both low and high, or neither")
