@@ -14,6 +14,7 @@ import pytest
 
 import lens_steer as ls
 from lens_steer.activations.activations import Activations
+from lens_steer.effects.downstream import DownstreamShift
 from lens_steer.effects.generated_shift import GeneratedShift
 from lens_steer.report import figures
 from lens_steer.report.figures.style import COLOURS, FAINT
@@ -190,3 +191,38 @@ def test_before_and_after_have_the_first_two_colours() -> None:
     assert len({dots[name].symbol for name in dots}) == 3
     marks = FIGURES["overlap"]().data
     assert [marks[0].marker.color, marks[1].marker.line.color] == list(COLOURS[:2])
+
+
+def test_what_is_drawn_is_named_in_the_legend() -> None:
+    drawn = FIGURES["evaluation"]()
+    assert [trace.name for trace in drawn.data[:3]] == ["interval of the change", "before", "after"]
+    pairs = FIGURES["interaction"]()
+    assert all(line.legendgroup == line.name for line in pairs.data)  # a click hides a line in every row
+    assert "Source texts (8) at strength 1;" in pairs.layout.title.text
+    assert "95% intervals over texts" in pairs.layout.title.text
+
+
+def test_a_figure_grows_with_its_rows() -> None:
+    """Every row has room for its name: 20 px and more."""
+    for rows in (2, 20):
+        table = pd.DataFrame(np.eye(rows), index=[f"row {number}" for number in range(rows)])
+        bars = pd.DataFrame({"pair": table.index, "one": 0.5, "two": 0.1})
+        drawn = [
+            figures.matrix(table, title="Matrix"),
+            figures.overlap_bars(bars, **OVERLAP),
+            figures.order_dependence(bars, label="pair", first="one", second="two", title="Orders", x_title="score"),
+            plot(intervention(layers=rows)),
+            plot(shift_of(rows)),
+        ]
+        for one in drawn:
+            inner = one.layout.height - one.layout.margin.t - one.layout.margin.b
+            assert inner >= max(90, 20 * rows)
+
+
+def shift_of(edited: int) -> Any:
+    """A shift with so many edited layers, all measured at one."""
+    parts = [("heldout", f"layer {layer}", 30) for layer in range(edited)]
+    estimates = {(*part, "removed"): np.linspace(0.4, 0.5, 7) for part in parts}
+    return DownstreamShift(
+        pd.DataFrame(parts, columns=["texts", "edited", "layer"]), estimates, {"edited_layers": list(range(edited))}
+    )

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from lens_steer import cli
 from lens_steer.errors import ArtifactError, OutputError, SettingError
 from lens_steer.report.page import _embedded, write_report
-from lens_steer.report.sections import _flat
+from lens_steer.report.sections import _flat, _groups
 from tests.report.runs import HOSTILE, save, study_of
 
 _CSP = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
@@ -116,6 +116,12 @@ def test_settings_stand_in_groups_under_their_whole_names(page: str) -> None:
         "k": "3",
         "many": "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (14 in all)",
     }
+
+
+def test_how_to_repeat_a_run_is_its_command_its_seed_and_its_day() -> None:
+    about = {"command": "lens-steer rank", "seed": 0, "time": "2026-01-02T03:04:05"}
+    assert _groups(about)[0] == ("How to repeat it", about)
+    assert _groups({"seed": 7})[0][1] == {"seed": 7}
 
 
 def test_the_script_that_draws_is_there_once_and_packed(page: str, runs: list[Path]) -> None:

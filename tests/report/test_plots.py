@@ -22,6 +22,7 @@ from lens_steer.interventions.intervention import Edit, Intervention
 from lens_steer.interventions.maps import Chain, DiagonalAffine
 from lens_steer.methods.lineas_path import LinEASPath
 from lens_steer.ranking.experts import ExpertRanking, rank_experts
+from lens_steer.report.figures.style import COLOURS
 from lens_steer.report.plots import plot
 from tests.report.test_interaction_figure import interaction
 from tests.report.test_result_study import attribution
@@ -241,7 +242,7 @@ def test_the_strongest_units_of_an_attribution_stand_first_with_their_intervals(
     np.testing.assert_array_equal(bars.x, values[order])
     np.testing.assert_allclose(bars.error_x.arrayminus, [0.0, *[0.1] * 24])
     np.testing.assert_allclose(bars.error_x.array, [0.0, *[0.2] * 24])
-    assert [len(set(np.array(bars.marker.color)[side])) for side in (values[order] < 0, values[order] > 0)] == [1, 1]
+    assert list(bars.marker.color) == [COLOURS[int(value < 0)] for value in values[order]]
     assert bars.hovertemplate == "%{y}: %{x:.3g}<extra></extra>"
     assert figure.layout.xaxis.title.text == "logit difference"
     assert "25 strongest of 30 units, 95% intervals over pairs" in figure.layout.title.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import torch
 
-from lens_steer.activations.show import show_units
+from lens_steer.activations.show import UnitView, show_units
+from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.errors import ArtifactError, OutputError, SettingError
+from lens_steer.host.sites import Site
+from lens_steer.host.units import Unit
 from lens_steer.report.run_folder import read_run
+from lens_steer.report.run_writing import versions
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
 from tests.report.runs import CONTRAST, save, study_of
@@ -205,3 +211,22 @@ def test_a_notebook_shows_every_sentence_and_the_names_of_the_tables() -> None:
     assert "figures" not in shown
     drawn = Study({"doses": pd.DataFrame({"k": [1]})}, {"curve": go.Figure()}, ["The title."])._repr_markdown_()
     assert drawn.endswith("<sub>tables: `doses`; figures: `curve`</sub>")
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "cut"), [(0, 3, (False, False)), (1, 4, (True, False)), (0, 4, (False, True))]
+)
+def test_a_text_says_at_which_end_it_was_cut(start: int, length: int, cut: tuple[bool, bool]) -> None:
+    """And shows the tokens alone that a pool reads."""
+    pooled = (False, True, True)
+    top = TopText(0, "source", 2.0, start, length, ("<bos>", "a", "b"), pooled, torch.tensor([9.0, 1.0, 2.0]))
+    unit = ShownUnit(
+        Unit(Site("blocks.0.mlp.hook_post", 0, "mlp.hook_post", 8), 3), torch.zeros(1), ("source",), 1.0, 2.0, (top,)
+    )
+    ((shown,),) = (one.texts for one in TokenView.of(UnitView((unit,))).units)
+    assert (shown.tokens, shown.values, shown.side) == (("a", "b"), (1.0, 2.0), "source")
+    assert (shown.cut_before, shown.cut_after) == cut
+
+
+def test_the_versions_name_this_python() -> None:
+    assert sys.version.startswith(versions()["python"])
