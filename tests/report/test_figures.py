@@ -13,6 +13,7 @@ import lens_steer as ls
 from lens_steer.activations.activations import Activations
 from lens_steer.errors import SettingError
 from lens_steer.report import figures
+from lens_steer.report.figures.learning import is_learned
 from tests.report.runs import edit_of
 
 DOSES = pd.DataFrame(
@@ -152,6 +153,8 @@ def test_a_learning_curve_shows_its_steps_and_why_it_ended(tiny: Any) -> None:
     assert [trace.name for trace in several.data] == ["a", "b"]
     assert "converged (a);" in several.layout.title.text
     assert "Ended because: not on record." in figures.learning_curve(learned(tiny, "")).layout.title.text
+    assert is_learned(learned(tiny, ""))
+    assert not is_learned(edit_of(tiny))
     with pytest.raises(SettingError, match="was not learned in steps"):
         figures.learning_curve(edit_of(tiny))
 

@@ -45,6 +45,9 @@ def test_cells_are_the_matrices_of_the_measures() -> None:
     assert figure.data[0].text[2][1] == "30%"
     assert figure.data[0].text[1][2] == "\N{MINUS SIGN}10%"
     assert figure.data[0].text[1][1] == "(0%)"  # its interval holds 0
+    rows = result.of_measure("adds")
+    mlp = rows[(rows["part"] == "mlp") & (rows["layer"] == 2)].iloc[0]
+    assert list(figure.data[0].customdata[2][1]) == [mlp["low"], mlp["high"], mlp["site"]]  # for who points at it
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
     assert "LinEAS at strength 1, measured at blocks.3.hook_resid_post" in figure.layout.title.text
     assert "NaN" not in figure.to_html(include_plotlyjs=False).split("Plotly.newPlot")[1]
