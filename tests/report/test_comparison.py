@@ -46,6 +46,11 @@ def test_rows_of_one_table_are_told_apart_by_their_texts() -> None:
     assert [row.edit for row in table.edits] == ["caa", "aura"]
 
 
+def test_numbers_name_no_edit_even_where_a_text_stands_among_them() -> None:
+    mixed = pd.concat([scores(0.3).assign(k=1), scores(0.4).assign(k="many")])
+    assert comparison([run(mixed)]) is None  # its rows cannot be told apart by texts alone
+
+
 def test_what_is_no_evaluation_is_left_out() -> None:
     assert comparison([run(scores(0.3))]) is None  # one edit has nothing beside it
     twice = pd.concat([scores(0.3), scores(0.4)])

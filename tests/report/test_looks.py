@@ -200,6 +200,9 @@ def test_what_is_drawn_is_named_in_the_legend() -> None:
     assert all(line.legendgroup == line.name for line in pairs.data)  # a click hides a line in every row
     assert "Source texts (8) at strength 1;" in pairs.layout.title.text
     assert "95% intervals over texts" in pairs.layout.title.text
+    note = plot(generated(3)).layout.title.text
+    assert "Root mean square over units" in note
+    assert "Bands: 95% intervals over rows" in note
 
 
 def test_a_figure_grows_with_its_rows() -> None:

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from lens_steer import cli
 from lens_steer.errors import ArtifactError, OutputError, SettingError
 from lens_steer.report.page import _embedded, write_report
-from lens_steer.report.sections import _flat, _groups
+from lens_steer.report.sections import _byline, _flat, _groups
 from tests.report.runs import HOSTILE, save, study_of
 
 _CSP = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
@@ -116,6 +116,18 @@ def test_settings_stand_in_groups_under_their_whole_names(page: str) -> None:
         "k": "3",
         "many": "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (14 in all)",
     }
+
+
+def test_the_byline_names_model_contrast_seed_and_day() -> None:
+    contrast = {"name": "sad", "texts": {"source": 1200, "target": 3}}
+    about = {"model": {"model": "gpt2"}, "contrast": contrast, "seed": 0, "time": "2026-01-02T03:04:05"}
+    said = ["model gpt2", "contrast “sad” (1,200 source + 3 target texts)", "seed 0", "2 January 2026"]
+    assert _byline(about) == said
+    assert _byline({"model": {"model": "/somewhere/gpt2"}, "contrast": {"name": "x", "texts": 5}}) == [
+        "model gpt2",
+        "contrast “x” (5 texts)",
+    ]
+    assert _byline({}) == []
 
 
 def test_how_to_repeat_a_run_is_its_command_its_seed_and_its_day() -> None:

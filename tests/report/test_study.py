@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -17,10 +18,12 @@ import torch
 from lens_steer.activations.show import UnitView, show_units
 from lens_steer.activations.shown_unit import ShownUnit, TopText
 from lens_steer.errors import ArtifactError, OutputError, SettingError
-from lens_steer.host.sites import Site
+from lens_steer.host.sites import Site, find_sites
 from lens_steer.host.units import Unit
+from lens_steer.interventions.intervention import Edit, Intervention
+from lens_steer.interventions.maps import DiagonalAffine
 from lens_steer.report.run_folder import read_run
-from lens_steer.report.run_writing import versions
+from lens_steer.report.run_writing import recorded, versions
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
 from tests.report.runs import CONTRAST, save, study_of
@@ -134,6 +137,7 @@ def test_a_view_lists_its_units_and_says_where_the_texts_are() -> None:
     assert cells[:4] == ["unit", "texts", "smallest", "largest"]
     assert cells[4:8] == ["blocks.0.mlp.hook_post[3]", "1", "\N{MINUS SIGN}0.250", "0.500"]
     assert "10 of 11 rows; all are in .units" in html
+    assert "Tokens with the activations of units" in html
     assert "secret" not in html
     cut = TokenText(("a",), (1.0,))
     assert (cut.side, cut.cut_before, cut.cut_after, cut.prompt) == (None, False, False, "")
@@ -230,3 +234,27 @@ def test_a_text_says_at_which_end_it_was_cut(start: int, length: int, cut: tuple
 
 def test_the_versions_name_this_python() -> None:
     assert sys.version.startswith(versions()["python"])
+
+
+def test_a_model_that_moves_one_unit_is_said_to_move_one(tiny: Any, tmp_path: Path) -> None:
+    """The finding of an edit's own folder counts units and sites in the singular and the plural."""
+    first, second = find_sites(tiny, "mlp.hook_post")[:2]
+    for sites, units, said in (
+        ([first], 1, "a method moves 1 unit at 1 of 1 site"),
+        ([first, second], 2, "a method moves 4 units at 2 of 2 sites"),
+    ):
+        edits = []
+        for site in sites:
+            scale = torch.ones(site.width)
+            scale[:units] = 0.5
+            edits.append(Edit(site, DiagonalAffine(scale, torch.zeros(site.width))))
+        place = tmp_path / str(units)
+        Intervention.fitted(tiny, edits, method="a method", settings={}).save(place)
+        assert read_run(place).study.summary == [said]
+
+
+def test_what_is_recorded_of_an_object_is_its_name() -> None:
+    class Named:
+        name = "a name"
+
+    assert recorded({"sites": (Named(), np.float32(0.5), Path("x"))}) == {"sites": ["a name", 0.5, "x"]}
