@@ -193,6 +193,15 @@ def test_before_and_after_have_the_first_two_colours() -> None:
     assert [marks[0].marker.color, marks[1].marker.line.color] == list(COLOURS[:2])
 
 
+def test_rows_that_are_numbers_stay_names() -> None:
+    """Layers 2, 15 and 29 stand side by side."""
+    table = pd.DataFrame(np.eye(3), index=[2, 15, 29], columns=[2, 15, 29])
+    drawn = figures.matrix(table, title="Matrix")
+    assert (drawn.layout.xaxis.type, drawn.layout.yaxis.type) == ("category", "category")
+    bars = figures.overlap_bars(pd.DataFrame({"pair": [2, 15], "one": 0.5}), **OVERLAP)
+    assert bars.layout.yaxis.type == "category"
+
+
 def test_what_is_drawn_is_named_in_the_legend() -> None:
     drawn = FIGURES["evaluation"]()
     assert [trace.name for trace in drawn.data[:3]] == ["interval of the change", "before", "after"]

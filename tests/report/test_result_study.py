@@ -57,6 +57,7 @@ def test_a_trace_says_its_own_sentence_and_draws_the_words_it_has() -> None:
     assert [(line.name, list(line.y)) for line in figure.data] == [("unedited", [0.2] * 3), ("edited", [0.1] * 3)]
     assert figure.layout.yaxis.title.text == "probability of the words"
     assert figure.layout.yaxis.tickformat == ".0%"
+    assert "Logit lens: their probability together, mean over source texts." in figure.layout.title.text
 
 
 def attribution(verdict: str, *, value: float = 0.5) -> Attribution:
