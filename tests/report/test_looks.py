@@ -29,9 +29,10 @@ PAIRS = pd.DataFrame({"pair": ["a", "b"], "one": [0.2, 0.5], "two": [0.3, 0.1], 
 OVERLAP: dict[str, Any] = {"label": "pair", "value": "one", "title": "Overlap"}
 
 
-def generated(layers: int) -> GeneratedShift:
+def generated(layers: int, **settings: Any) -> GeneratedShift:
     ways = ("given", "generated")
-    return GeneratedShift({(of, layer, "moved"): np.ones(4) for of in ways for layer in range(layers)})  # type: ignore[misc]
+    estimates: Any = {(of, layer, "moved"): np.ones(4) for of in ways for layer in range(layers)}
+    return GeneratedShift(estimates, settings)
 
 
 def support(layers: int) -> go.Figure:
@@ -182,6 +183,15 @@ def test_bars_have_both_ends_of_their_interval_or_none() -> None:
     assert plain.data[0].error_x.array is None
     assert list(plain.data[0].text) == [0.2, 0.5]
     assert not plain.layout.showlegend
+    assert plain.layout.xaxis.tickformat == ".0%"
+
+
+def test_a_share_beyond_all_has_the_full_colour() -> None:
+    """Else a single cell that goes three times the way would leave all others white."""
+    whole = shift(("heldout",))
+    far = DownstreamShift(whole.frame, {key: 5 * value for key, value in whole.estimates.items()}, whole.settings)
+    assert plot(far).layout.coloraxis.cmax == 1.0
+    assert plot(whole).layout.coloraxis.cmax == pytest.approx(0.8)
 
 
 def test_before_and_after_have_the_first_two_colours() -> None:
@@ -212,6 +222,7 @@ def test_what_is_drawn_is_named_in_the_legend() -> None:
     note = plot(generated(3)).layout.title.text
     assert "Root mean square over units" in note
     assert "Bands: 95% intervals over rows" in note
+    assert "Bands: 90% intervals" in plot(generated(3, confidence=0.9)).layout.title.text
 
 
 def test_a_figure_grows_with_its_rows() -> None:

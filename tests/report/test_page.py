@@ -136,11 +136,14 @@ def test_how_to_repeat_a_run_is_its_command_its_seed_and_its_day() -> None:
     assert _groups({"seed": 7})[0][1] == {"seed": 7}
 
 
-def test_the_script_that_draws_is_there_once_and_packed(page: str, runs: list[Path]) -> None:
+def test_the_script_that_draws_is_there_once_and_packed(page: str, runs: list[Path], tiny: Any) -> None:
     assert page.count('<script type="application/gzip"') == 1
     (packed,) = (text for text in Elements(page).scripts if len(text) > 1e6)
     assert gzip.decompress(b64decode(packed)).decode() == get_plotlyjs()
     assert len(page) < 2.5e6
+    bare = save(study_of(tiny, figures={}, interventions={}, captions={}), runs[0].parent / "bare", tiny)
+    both = write_report(runs[0].parent / "both.html", [bare, runs[1]]).read_text(encoding="utf-8")
+    assert both.count('<script type="application/gzip"') == 1  # one run of two draws something
     alone = write_report(runs[0].parent / "alone.html", runs[1]).read_text(encoding="utf-8")
     assert "A second finding</h1>" in alone
 

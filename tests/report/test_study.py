@@ -26,6 +26,7 @@ from lens_steer.report.run_folder import read_run
 from lens_steer.report.run_writing import recorded, versions
 from lens_steer.report.study import Study
 from lens_steer.report.token_view import TokenText, TokenView, UnitTokens
+from lens_steer.texts.contrast import LabelledTexts
 from tests.report.runs import CONTRAST, save, study_of
 
 
@@ -251,6 +252,13 @@ def test_a_model_that_moves_one_unit_is_said_to_move_one(tiny: Any, tmp_path: Pa
         place = tmp_path / str(units)
         Intervention.fitted(tiny, edits, method="a method", settings={}).save(place)
         assert read_run(place).study.summary == [said]
+
+
+def test_what_is_recorded_of_texts_is_their_count_and_their_hash() -> None:
+    table = LabelledTexts(("a", "b", "c"), np.eye(3, 2, dtype=np.int8), ("sad", "glad"))
+    about = recorded(table)
+    assert (about["texts"], about["concepts"], about["data"]) == (3, ["sad", "glad"], table.data_hash)
+    assert recorded(CONTRAST)["texts"] == {"source": 2, "target": 2}
 
 
 def test_what_is_recorded_of_an_object_is_its_name() -> None:
