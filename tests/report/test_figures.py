@@ -147,6 +147,7 @@ def test_a_learning_curve_shows_its_steps_and_why_it_ended(tiny: Any) -> None:
         "held-out texts": ([0, 2], [2.1, 1.5]),
         "taken back": ([1], [5.0]),
     }
+    assert figure.layout.yaxis.rangemode == "tozero"
     assert "Ended because: all 3 steps are done." in figure.layout.title.text
     assert [note.text for note in figure.layout.annotations] == ["no edit"]
     several = figures.learning_curve({"a": learned(tiny, "converged"), "b": learned(tiny, "all steps are done")})

@@ -155,8 +155,8 @@ def test_a_ranking_says_whether_texts_were_held_out() -> None:
     assert whole.layout.yaxis.title.text == "AUROC (all texts, none held out)"
     assert not held.layout.showlegend
     concepts = [figures.auroc_by_concept(one.frame).layout.title.text for one in (ranking(), ranked(3))]
-    assert "on the half of the texts that did not choose the unit" in concepts[0]
-    assert "on all texts, none held out" in concepts[1]
+    assert "best unit, on the half of the texts that did not choose the unit. 0.5 is chance" in concepts[0]
+    assert "best unit, on all texts, none held out. 0.5 is chance" in concepts[1]
 
 
 def test_an_edit_without_a_method_is_drawn_too() -> None:
@@ -165,6 +165,15 @@ def test_an_edit_without_a_method_is_drawn_too() -> None:
     assert "What the intervention edits (no method named)" in drawn.layout.title.text
     assert "(a method)" in plot(edit).layout.title.text
     assert "16 of 120 units moved" in plot(edit).layout.title.text
+
+
+def test_losses_and_sizes_are_read_from_zero() -> None:
+    for name in ("path", "interaction"):
+        assert FIGURES[name]().layout.yaxis.rangemode == "tozero"
+    assert FIGURES["overlap"]().layout.xaxis.rangemode == "tozero"
+    assert support(3).layout.yaxis.rangemode == "tozero"
+    panels = FIGURES["interaction"]().layout
+    assert panels.yaxis2.matches == "y"  # what does not add up stands on the scale of what moved
 
 
 def test_names_of_reference_lines_stand_at_them() -> None:
@@ -218,7 +227,8 @@ def test_what_is_drawn_is_named_in_the_legend() -> None:
     pairs = FIGURES["interaction"]()
     assert all(line.legendgroup == line.name for line in pairs.data)  # a click hides a line in every row
     assert "Source texts (8) at strength 1;" in pairs.layout.title.text
-    assert "95% intervals over texts" in pairs.layout.title.text
+    assert " Bars: 95% intervals over texts" in pairs.layout.title.text
+    assert FIGURES["doses"]().layout.yaxis.rangemode is None  # a dose-response may be far from 0
     note = plot(generated(3)).layout.title.text
     assert "Root mean square over units" in note
     assert "Bands: 95% intervals over rows" in note
