@@ -75,10 +75,10 @@ class Job:
 
     def prompts(self, model: Any) -> tuple[str, ...]:
         """Return the questions for a model with a chat template, the beginnings for another."""
-        return self.questions if speaks(model) else self.beginnings
+        return self.questions if has_chat_template(model) else self.beginnings
 
 
-def speaks(model: Any) -> bool:
+def has_chat_template(model: Any) -> bool:
     """Return whether a model has a chat template."""
     return bool(model.tokenizer.chat_template)
 
@@ -135,7 +135,7 @@ def neutral_pairs(
 
     `most` is how many prompts there are; all when left out.
     """
-    forms = _QUESTIONS if speaks(model) else _BEGINNINGS
+    forms = _QUESTIONS if has_chat_template(model) else _BEGINNINGS
     prompts = _asked("{}", [form.format(thing) for form in forms for thing in _PLAIN])[:most]
     replies = _replies(model, prompts, reply_tokens, seed)
     return tuple((prompt, reply) for prompt, reply in zip(prompts, replies, strict=True) if len(reply.split()) > 3)
@@ -143,7 +143,7 @@ def neutral_pairs(
 
 def _replies(model: Any, asked: Sequence[str], tokens: int, seed: int) -> list[str]:
     settings: dict[str, Any] = {"max_new_tokens": tokens, "progress": False, **SAMPLING}
-    return ls.generate(model, list(asked), chat=speaks(model) or None, seed=seed, **settings)
+    return ls.generate(model, list(asked), chat=has_chat_template(model) or None, seed=seed, **settings)
 
 
 def prepared(job: Job, *, chat: bool) -> tuple[ls.ContrastSet, tuple[ls.Scorer, ls.ConceptClassifier]]:
@@ -161,7 +161,7 @@ def base_rates(model: Any, reply_tokens: int = REPLY_TOKENS) -> pd.DataFrame:
     """Return how much of its concept every job's replies show without an edit, by both scorers."""
     rows = []
     for name, job in JOBS.items():
-        _, (words, classifier) = prepared(job, chat=speaks(model))
+        _, (words, classifier) = prepared(job, chat=has_chat_template(model))
         texts = _replies(model, job.prompts(model), reply_tokens, 0)
         scores = {"words": float(np.mean(words(texts))), "classifier": float(np.mean(classifier(texts)))}
         rows.append({"job": name, "prompts": len(texts), **scores, "classifier_auroc": classifier.heldout_auroc})
@@ -185,7 +185,7 @@ def methods(
     The run folder of the study is `out`; what is done of a run that was broken off is taken over by the same call.
     """
     job = JOBS[name]
-    contrast, (words, classifier) = prepared(job, chat=speaks(model))
+    contrast, (words, classifier) = prepared(job, chat=has_chat_template(model))
     prompts = job.prompts(model)
     study = method_comparison.run(
         model,
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--most-neutral", type=int, default=MOST_NEUTRAL)
     parser.add_argument("--device", default=None)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the rows; the run folder lies beside it: OUT_run")
     given = parser.parse_args()
     model = ls.load_model(given.model, device=given.device, dtype=given.dtype)
     about = {"model": given.model, "dtype": given.dtype}
@@ -240,7 +240,7 @@ def main() -> None:
     tables = methods(
         model,
         given.job,
-        out=given.out.with_suffix(""),
+        out=given.out.with_name(f"{given.out.stem}_run"),
         seed=given.seed,
         only=tuple(given.only),
         random_edits=given.random_edits,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analyses.steering_table import JOBS, METHODS, neutral_pairs, prepared, speaks
+from analyses.steering_table import JOBS, METHODS, has_chat_template, neutral_pairs, prepared
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -21,7 +21,7 @@ def test_prompts_are_different_and_every_second_one_is_of_every_kind(name: str) 
 
 
 def test_a_model_without_a_chat_template_goes_on_from_beginnings(tiny: Any) -> None:
-    assert not speaks(tiny)
+    assert not has_chat_template(tiny)
     assert JOBS["sad"].prompts(tiny)[0].startswith("This is about ")
     assert not any("sentences" in beginning for job in JOBS.values() for beginning in job.beginnings)
     pairs = neutral_pairs(tiny, most=3)
