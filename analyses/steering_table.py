@@ -230,6 +230,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True, help="the rows; the run folder lies beside it: OUT_run")
     given = parser.parse_args()
+    try:
+        _write(given)
+    except ls.LensSteerError as error:
+        parser.error(str(error))
+
+
+def _write(given: argparse.Namespace) -> None:
     model = ls.load_model(given.model, device=given.device, dtype=given.dtype)
     about = {"model": given.model, "dtype": given.dtype}
     if given.job == "base_rates":
