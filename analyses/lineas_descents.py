@@ -57,8 +57,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    contrast = ls.read_contrast(given.texts, n=given.n)
-    frame = run(ls.load_model(given.model), contrast, sites=given.sites, rates=given.rates, steps=given.steps)
+    try:
+        contrast = ls.read_contrast(given.texts, n=given.n)
+        frame = run(ls.load_model(given.model), contrast, sites=given.sites, rates=given.rates, steps=given.steps)
+    except ls.LensSteerError as error:
+        parser.error(str(error))
     frame.assign(model=given.model, sites=given.sites).to_csv(given.out, index=False)
 
 

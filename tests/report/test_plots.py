@@ -123,11 +123,10 @@ def test_downstream_cells_are_the_matrices() -> None:
     result = shift()
     figure = plot(result)
     wanted = [result.matrix("heldout"), result.matrix("foreign"), result.collateral("neutral")]
-    kinds: Any = [("heldout", "removed"), ("foreign", "removed"), ("neutral", "collateral")]
+    panels: Any = [("heldout", "removed"), ("foreign", "removed"), ("neutral", "collateral")]
     assert len(figure.data) == 3
-    for cells, matrix in zip(figure.data, wanted, strict=True):
+    for cells, matrix, (texts, measure) in zip(figure.data, wanted, panels, strict=True):
         np.testing.assert_array_equal(cells.z, matrix)
-        texts, measure = kinds.pop(0)
         ends = [result.matrix(texts, measure, column=column) for column in ("low", "high")]
         np.testing.assert_array_equal(cells.customdata, np.stack(ends, axis=-1))  # for who points at a cell
         assert list(cells.y) == ["layer 0", "layer 1", "all"]
