@@ -25,6 +25,7 @@ from lens_steer.progress import progress_bar
 NULL = "shuffled labels"
 RANDOM = "random edits"
 CONCEPT, SECOND = "concept", "second"
+_EDIT = ["method", "sites", "control"]  # what names an edit
 _SHARES = ("unreadable", "grammatical")
 _ERRORS = ("error_before", "error_after", "error_change", "error_change_se")
 
@@ -52,10 +53,11 @@ def run(
     """Fit every method on the same texts and measure each at its best strength.
 
     Frames: `methods` (each method at the strength that was chosen; `kl`: KL(unedited || edited) of the next token on
-    the neutral texts, nats), `strengths` (every strength that was tried), `texts`; with `random_edits` also
-    `against_random` (before: their mean, after: the method). Of prompts and neutral texts the even ones choose
-    (strengths, and which method a sentence names), the odd ones are reported on. One fit of every method: intervals
-    are over prompts and texts.
+    the neutral texts, nats), `strengths` (every strength that was tried), `texts`, `measurements` (what every edit did,
+    prompt by prompt and text by text, see `Measurements`; `over_seeds` reads those of several runs); with
+    `random_edits` also `against_random` (before: their mean, after: the method). Of prompts and neutral texts the even
+    ones choose (strengths, and which method a sentence names), the odd ones are reported on. One fit of every method:
+    intervals are over prompts and texts.
 
     Parameters
     ----------
@@ -141,6 +143,7 @@ def run(
     measurements = Measurements.of(parts, seed=seed)
     table = methods_table(about, measurements, looks)
     frames = {"methods": table, "strengths": pd.DataFrame(tried), "texts": test.texts}
+    frames["measurements"] = measurements.frame
     if random_edits:
         frames["against_random"] = against_random(about, measurements)
     return experiment.keep(
@@ -180,6 +183,34 @@ def methods_table(
         measures |= {f"{name}_change": changes[name]["change"] for name in _SHARES if name in changes}
         rows.append({**row, **measures})
     return pd.DataFrame(rows)
+
+
+def over_seeds(studies: Sequence[ls.Study], *, looks: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Return the rows of `methods`, each over several runs that had the same prompts and neutral texts.
+
+    The runs differ in their seeds, and so in texts, fits, strengths and samples. Intervals know how prompts (texts) and
+    seeds vary, and hold for all methods at once (`looks`). Texts that two seeds drew both are in both fits, so what
+    they know of how fits vary is a lower bound. `within_budget` counts the seeds in which a strength was within
+    it; strength, units, seconds and KL are means.
+
+    Raises
+    ------
+    LensSteerError
+        The runs did not measure the same methods on as many prompts and texts.
+
+    """
+    parts = [study.frames["measurements"] for study in studies]
+    by_edit = pd.concat([study.frames["methods"] for study in studies]).groupby(_EDIT, sort=False)
+    if len(studies) < 2 or set(by_edit.size()) != {len(studies)} or len({len(part) for part in parts}) != 1:
+        raise ls.LensSteerError("runs over seeds are two or more, of the same methods, prompts and neutral texts")
+    measured_alike = Measurements.of([part.assign(draw=draw) for draw, part in enumerate(parts)], seed=seed)
+    about = []
+    for edit, runs in by_edit:
+        row: dict[str, Any] = dict(zip(_EDIT, edit, strict=True))
+        row |= {name: runs[name].iloc[0] for name in ("of_units", "bakeable")}
+        row |= {name: runs[name].mean() for name in ("strength", "units", "parameters", "fit_seconds", "kl")}
+        about.append(row | {"within_budget": int(runs["within_budget"].sum()), "seeds": len(runs)})
+    return methods_table(about, measured_alike, looks)
 
 
 def _random(
@@ -338,6 +369,10 @@ def _captions(test: HeldOut, budget: float, texts: int, random_edits: int) -> di
         ),
         "strengths": "Every strength that was tried, on the validation prompts and texts.",
         "texts": "Continuations of the first prompts, before and after every edit at its strength.",
+        "measurements": (
+            "What every edit did, by prompt (concept) or neutral text (perplexity, in nats): counted, of how many. "
+            "before: the unedited model."
+        ),
     }
     if random_edits:
         captions["against_random"] = (

@@ -4,6 +4,7 @@ A model with a chat template is asked in it; another goes on from the beginning 
 
 `python -m analyses.steering_table --model smollm2 --job woman --out rows.csv` runs one job and writes its rows;
 `--only` and `--seed` split the work over processes, and the same command goes on with one that was broken off.
+`--seeds 1 2 3 4 5` runs the job with each of them, and adds what they say together (OUT_seeds.csv).
 `--job base_rates` says how much of each concept the unedited model shows: a job is worth running at 20 to 80 %.
 """
 
@@ -60,6 +61,7 @@ _BEGINNINGS = [
 _PLAIN = ["the moon", "bread", "trains", "the number seven", "paper", "glass", "mountains", "clocks", "salt", "bridges"]
 _PLAIN += ["libraries", "maps", "wood", "the alphabet", "chess", "steam engines", "coins", "bees", "tea", "windows"]
 REPLY_TOKENS, MOST_NEUTRAL = 40, 80
+ENDINGS = {"methods": "", "against_random": "_random", "seeds": "_seeds"}  # of the names of the tables' files
 METHODS = 17  # whose intervals hold at once
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9}
 
@@ -168,7 +170,7 @@ def base_rates(model: Any, reply_tokens: int = REPLY_TOKENS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def methods(
+def run(
     model: Any,
     name: str,
     *,
@@ -178,16 +180,16 @@ def methods(
     random_edits: int = 0,
     reply_tokens: int = REPLY_TOKENS,
     most_neutral: int = MOST_NEUTRAL,
-) -> dict[str, pd.DataFrame]:
-    """Return the rows of one job: every method at its best strength under the budget, at its paper's sites.
+) -> ls.Study:
+    """Run the study of one job: every method at its best strength under the budget, at its paper's sites.
 
-    `methods`, and with `random_edits` `against_random`: each method beside that many random edits that write as far.
-    The run folder of the study is `out`; what is done of a run that was broken off is taken over by the same call.
+    With `random_edits` each method stands beside that many random edits that write as far. The run folder is `out`;
+    what is done of a run that was broken off is taken over by the same call.
     """
     job = JOBS[name]
     contrast, (words, classifier) = prepared(job, chat=has_chat_template(model))
     prompts = job.prompts(model)
-    study = method_comparison.run(
+    return method_comparison.run(
         model,
         contrast,
         out=out,
@@ -203,17 +205,33 @@ def methods(
         second_scorer=classifier,
         prompts=prompts,
         most_prompts=len(prompts),
-        neutral=neutral_pairs(model, most=most_neutral, reply_tokens=reply_tokens, seed=seed),
+        neutral=neutral_pairs(model, most=most_neutral, reply_tokens=reply_tokens),
         most_neutral=most_neutral,
         samples=2,
         max_new_tokens=reply_tokens,
         **SAMPLING,
     )
-    return {
-        table: frame.assign(job=name, seed=seed)
-        for table, frame in study.frames.items()
-        if table in ("methods", "against_random")
-    }
+
+
+def methods(model: Any, name: str, *, out: Path, seed: int, **settings: Any) -> dict[str, pd.DataFrame]:
+    """Return the rows of one job: `methods`, and with `random_edits` `against_random`; the rest is as in `run`."""
+    frames = run(model, name, out=out, seed=seed, **settings).frames
+    kept = [table for table in ("methods", "against_random") if table in frames]
+    return {table: frames[table].assign(job=name, seed=seed) for table in kept}
+
+
+def over_seeds(model: Any, name: str, *, out: Path, seeds: Sequence[int], **settings: Any) -> dict[str, pd.DataFrame]:
+    """Return the rows of one job over several seeds: `methods`, one row each, and `seeds`, those that hold for all.
+
+    `settings` are those of `methods`. Prompts and neutral texts are the same for all seeds. What is done of a call that
+    was broken off lies beside `out`, and is taken over by the same call.
+    """
+    plan = {"job": name, "seeds": list(seeds), "settings": settings}
+    with ls.resumable(out, model=model, plan=plan):
+        studies = [run(model, name, out=None, seed=seed, **settings) for seed in seeds]
+    by_seed = [study.frames["methods"].assign(seed=seed) for seed, study in zip(seeds, studies, strict=True)]
+    pooled = method_comparison.over_seeds(studies).assign(seed=" ".join(map(str, seeds)))
+    return {"methods": pd.concat(by_seed).assign(job=name), "seeds": pooled.assign(job=name)}
 
 
 def main() -> None:
@@ -223,6 +241,9 @@ def main() -> None:
     parser.add_argument("--job", choices=[*JOBS, "base_rates"], required=True)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[], help="several, in place of --seed; into OUT_seeds.csv"
+    )
     parser.add_argument("--random-edits", type=int, default=0, help="how many beside each method, into OUT_random.csv")
     parser.add_argument("--reply-tokens", type=int, default=REPLY_TOKENS)
     parser.add_argument("--most-neutral", type=int, default=MOST_NEUTRAL)
@@ -237,6 +258,8 @@ def main() -> None:
 
 
 def _write(given: argparse.Namespace) -> None:
+    if given.seeds and given.random_edits:
+        raise ls.LensSteerError("--random-edits stand beside the edits of one seed: give --seed in place of --seeds")
     model = ls.load_model(given.model, device=given.device, dtype=given.dtype)
     about = {"model": given.model, "dtype": given.dtype}
     if given.job == "base_rates":
@@ -244,18 +267,19 @@ def _write(given: argparse.Namespace) -> None:
         frame.to_csv(given.out, index=False)
         print(json.dumps({"rows": len(frame), "out": str(given.out)}))
         return
-    tables = methods(
-        model,
-        given.job,
-        out=given.out.with_name(f"{given.out.stem}_run"),
-        seed=given.seed,
-        only=tuple(given.only),
-        random_edits=given.random_edits,
-        reply_tokens=given.reply_tokens,
-        most_neutral=given.most_neutral,
-    )
+    folder = given.out.with_name(f"{given.out.stem}_run")
+    settings = {
+        "only": tuple(given.only),
+        "random_edits": given.random_edits,
+        "reply_tokens": given.reply_tokens,
+        "most_neutral": given.most_neutral,
+    }
+    if given.seeds:
+        tables = over_seeds(model, given.job, out=folder, seeds=given.seeds, **settings)
+    else:
+        tables = methods(model, given.job, out=folder, seed=given.seed, **settings)
     for table, frame in tables.items():
-        path = given.out if table == "methods" else given.out.with_stem(f"{given.out.stem}_random")
+        path = given.out.with_stem(f"{given.out.stem}{ENDINGS[table]}")
         frame.assign(**about).to_csv(path, index=False)
     print(json.dumps({"rows": len(tables["methods"]), "out": str(given.out)}))
 

@@ -106,6 +106,32 @@ def test_the_folder_holds_the_study_and_the_seed_repeats_it(study: ls.Study, tin
     assert (again.frames["methods"]["confidence"] < table["confidence"].max()).all()
 
 
+def test_several_seeds_say_together_what_each_says_in_the_mean(tiny: Any) -> None:
+    asked = {**SMALL, "prompts": ls.beginnings(sentences(8, seed=5), words=4), "neutral": sentences(8, seed=6)}
+    runs = [
+        method_comparison.run(tiny, texts(), out=None, only=("CAA", "ITI"), **{**asked, "seed": seed})
+        for seed in (1, 2, 3)
+    ]
+    together = method_comparison.over_seeds(runs)
+    by_seed = pd.concat([study.frames["methods"] for study in runs])
+    keys = ["method", "sites", "control"]
+    means = by_seed.groupby(keys, sort=False)[["before", "after", "change", "units", "kl", "fit_seconds"]].mean()
+    assert list(together.set_index(keys).index) == list(means.index)
+    for name in means:
+        assert together[name].to_numpy() == pytest.approx(means[name].to_numpy(), abs=1e-12)
+    assert (together["seeds"] == 3).all()
+    assert (together["within_budget"] == by_seed.groupby(keys, sort=False)["within_budget"].sum().to_numpy()).all()
+    assert (together["confidence"] == 1 - 0.05 / 3).all()  # CAA at two places, ITI at its own
+    assert (together["low"] <= together["change"]).all()
+    assert (together["change"] <= together["high"]).all()
+
+
+def test_seeds_that_did_not_measure_alike_are_refused(tiny: Any, study: ls.Study) -> None:
+    for runs in ([study], [study, method_comparison.run(tiny, texts(), out=None, only=("ITI",), **SMALL)]):
+        with pytest.raises(ls.LensSteerError, match="two or more, of the same methods"):
+            method_comparison.over_seeds(runs)
+
+
 def test_wrong_names_are_refused(tiny: Any) -> None:
     with pytest.raises(ls.LensSteerError, match="names no method"):
         method_comparison.run(tiny, texts(), out=None, only=("Aurora",), **SMALL)

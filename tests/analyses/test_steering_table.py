@@ -5,9 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from analyses.steering_table import JOBS, METHODS, has_chat_template, neutral_pairs, prepared
+import lens_steer as ls
+from analyses.steering_table import (
+    JOBS,
+    METHODS,
+    WORDS,
+    Job,
+    has_chat_template,
+    main,
+    neutral_pairs,
+    over_seeds,
+    prepared,
+    run,
+)
+from tests.analyses.contrasts import contrast
+from tests.families import sentences
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -27,6 +42,46 @@ def test_a_model_without_a_chat_template_goes_on_from_beginnings(tiny: Any) -> N
     pairs = neutral_pairs(tiny, most=3)
     assert pairs
     assert not any("?" in prompt for prompt, _ in pairs)
+
+
+def test_a_job_over_seeds_goes_on_from_the_seeds_that_are_done(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = contrast("sad", "happy", n=150)
+    monkeypatch.setitem(
+        JOBS, "sad", Job(lambda: made, (), ls.beginnings(sentences(8, seed=5), words=4), tuple(WORDS["sad"]))
+    )
+    settings: dict[str, Any] = {"only": ("CAA",), "reply_tokens": 6, "most_neutral": 10}
+    whole = over_seeds(tiny, "sad", out=tmp_path / "whole", seeds=(1, 2), **settings)
+    assert list(whole["methods"]["seed"].unique()) == [1, 2]
+    assert list(whole["seeds"]["seed"].unique()) == ["1 2"]
+
+    done = iter(range(1))
+
+    def broken_off(*given: Any, **called: Any) -> ls.Study:
+        if next(done, None) is None:
+            raise RuntimeError
+        return run(*given, **called)
+
+    monkeypatch.setattr("analyses.steering_table.run", broken_off)
+    with pytest.raises(RuntimeError), pytest.warns(ls.LensSteerWarning, match="kept in"):
+        over_seeds(tiny, "sad", out=tmp_path / "broken", seeds=(1, 2), **settings)
+    monkeypatch.setattr("analyses.steering_table.run", run)
+    with pytest.warns(ls.LensSteerWarning, match="going on from"):
+        again = over_seeds(tiny, "sad", out=tmp_path / "broken", seeds=(1, 2), **settings)
+    timed = ["fit_seconds"]
+    for name, frame in again.items():
+        pd.testing.assert_frame_equal(frame.drop(columns=timed), whole[name].drop(columns=timed))
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_edits_over_seeds_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["x", "--job", "sad", "--seeds", "1", "2", "--random-edits", "20", "--out", "a.csv"]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    assert "give --seed in place of --seeds" in capsys.readouterr().err
 
 
 @pytest.mark.real
