@@ -46,6 +46,7 @@ _JOBS = (
     "counselor assistant neighbor cousin customer passenger visitor patient"
 ).split()
 _SPORTS = ["Saturday afternoons", "team sports", "a famous match", "school sports", "a stadium", "a great coach"]
+_PLAYED = ["a village", "a city", "1980", "Brazil", "a small town", "summer", "Europe", "the old days"]
 _QUESTIONS = [
     "Tell me about {}?",
     "Write two sentences about {}?",
@@ -98,34 +99,57 @@ def _asked(form: str, *parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(random.Random(0).sample(asked, len(asked)))  # every second one chooses, the others are reported on
 
 
-def _job(name: str, read: Callable[[], ls.ContrastSet], form: str, beginning: str, *parts: Sequence[str]) -> Job:
-    questions, beginnings = _asked(f"Write two {form}.", *parts), _asked(f"This is about {beginning}", *parts)
+def _job(
+    name: str,
+    read: Callable[[], ls.ContrastSet],
+    form: str,
+    beginning: str,
+    *parts: Sequence[str],
+    of_beginnings: Sequence[Sequence[str]] = (),
+) -> Job:
+    """Return a job whose questions and beginnings vary the same parts, unless beginnings have their own."""
+    questions, beginnings = _asked(f"Write two {form}.", *parts), _asked(beginning, *(of_beginnings or parts))
     return Job(read, questions, beginnings, tuple(WORDS[name]))
 
 
 JOBS: dict[str, Job] = {
     "sad": _job(
-        "sad", _stories("sad"), "sad sentences about {} and {}", "{} and {}. It hurt so much that", _WHO, _LOSS
+        "sad",
+        _stories("sad"),
+        "sad sentences about {} and {}",
+        "This is about {} and {}. It hurt so much that",
+        _WHO,
+        _LOSS,
     ),
     "happy": _job(
-        "happy", _stories("happy"), "cheerful sentences about {} and {}", "{} and {}. It was so good that", _WHO, _FUN
+        "happy",
+        _stories("happy"),
+        "cheerful sentences about {} and {}",
+        "This is about {} and {}. It was so good that",
+        _WHO,
+        _FUN,
     ),
-    "dog": _job("dog", _stories("dog"), "sentences about {} and the {}", "{} and the {}. One day the", _WHO, _PETS),
-    "water": _job("water", _stories("water"), "sentences about {} and {}", "{} and {}. Down there,", _WHO, _PLACES),
+    "dog": _job(
+        "dog", _stories("dog"), "sentences about {} and the {}", "This is about {} and the {}. One day the", _WHO, _PETS
+    ),
+    "water": _job(
+        "water", _stories("water"), "sentences about {} and {}", "This is about {} and {}. Down there,", _WHO, _PLACES
+    ),
     "woman": _job(
         "woman",
         _concept("woman"),
         "sentences about what the {} did today",
-        "the {} and her day. In the morning",
+        "One evening the {} came home late and",
         _JOBS,
     ),
     "football": _job(
         "football",
         _concept("football"),
         "sentences about {} in {}",
-        "{} in {}. Every boy there loves",
+        "This is about {} in {}. Every boy there loves",
         _SPORTS,
-        ["a village", "a city", "1980"],
+        _PLAYED[:3],
+        of_beginnings=(_SPORTS, _PLAYED),
     ),
 }
 
