@@ -168,8 +168,9 @@ class Run(ABC):
         """Whether an evaluation is due; at the start one has been made."""
         return step > 0 and step % self._settings.evaluate_every == 0
 
-    def _record(self, step: int, value: float, size: float, event: str) -> None:
-        about = {"step": step, "loss": finite_or_none(value), "support": self._support(self.parameters), "lr": size}
+    def _record(self, step: int, value: float, objective: float, size: float, event: str) -> None:
+        losses = {"loss": finite_or_none(value), "objective": finite_or_none(objective)}
+        about = {"step": step, **losses, "support": self._support(self.parameters), "lr": size}
         self.best.history.append({**about, "event": event, "heldout_loss": finite_or_none(self._heldout_now)})
         self._heldout_now = float("nan")
 

@@ -32,6 +32,7 @@ class GradientRun(Run):
         """Take one step and record it."""
         value, gradient = self._loss.with_gradient(self.parameters, *(rows or (None, None)))
         self.last_loss = value
+        objective = self._objective(self.parameters, value)
         lr = self._stepper.rate(step)
         event = self._safeguard.objection(value, gradient, rows)
         if event:
@@ -44,7 +45,7 @@ class GradientRun(Run):
             if self._evaluates(step) and (rows is not None or self._heldout is not None):
                 self.consider(self.parameters)
             self.parameters = self._stepper(self.parameters, gradient, lr)
-        self._record(step, value, lr, event)
+        self._record(step, value, objective, lr, event)
         return ""
 
 

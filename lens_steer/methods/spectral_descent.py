@@ -49,7 +49,7 @@ class SpectralRun(Run):
             self.best.back_offs += 1
             event = f"overshot: back, step / {_BACKOFF:g}"
         ends = self._propose()
-        self._record(step, value, size, ends or event)
+        self._record(step, value, objective, size, ends or event)
         return ends
 
     def _stands(self, objective: float, gradient: Tensor) -> bool:

@@ -12,21 +12,34 @@ from analyses.lineas_descents import DEFAULT, course, run
 from tests.families import sentences
 
 
-def test_the_smallest_loss_so_far_counts_and_a_loss_that_is_not_finite_does_not() -> None:
+def test_the_smallest_objective_so_far_counts_and_one_that_is_not_finite_does_not() -> None:
     losses = [4.0, float("nan"), 9.0, 3.0, *[3.5] * 7, 1.0]
-    history = pd.DataFrame({"loss": losses, "event": ["", "not finite", "far above", *[""] * 9]})
+    history = pd.DataFrame(
+        {"objective": losses, "support": range(12), "event": ["", "not finite", "far above", *[""] * 9]}
+    )
     assert list(course("SGD 1", history)) == [
-        {"descent": "SGD 1", "gradients": 1, "loss": 4.0, "taken_back": 0},
-        {"descent": "SGD 1", "gradients": 10, "loss": 3.0, "taken_back": 2},
-        {"descent": "SGD 1", "gradients": 12, "loss": 1.0, "taken_back": 2},
+        {"descent": "SGD 1", "gradients": 1, "objective": 4.0, "support": 0, "taken_back": 0},
+        {"descent": "SGD 1", "gradients": 10, "objective": 3.0, "support": 9, "taken_back": 2},
+        {"descent": "SGD 1", "gradients": 12, "objective": 1.0, "support": 11, "taken_back": 2},
     ]
 
 
 def test_every_descent_starts_at_the_identitys_loss(tiny: Any) -> None:
     contrast = ls.ContrastSet(sentences(6, seed=1, must="sad"), sentences(6, seed=2, must="happy"))
     frame = run(tiny, contrast, sites="paper:lineas", rates=(0.1,), steps=3)
-    starts = frame[frame["gradients"] == 1].set_index("descent")["loss"]
+    starts = frame[frame["gradients"] == 1].set_index("descent")["objective"]
     assert set(starts.index) == {DEFAULT, "SGD 0.1"}
     identity = ls.LinEAS(sites="paper:lineas").loss_of(tiny, contrast)
     assert starts.tolist() == pytest.approx([identity] * 2, rel=1e-5)
     assert frame.groupby("descent")["gradients"].max()["SGD 0.1"] == 3
+
+
+def test_both_descents_lower_the_same_objective_at_a_share(tiny: Any) -> None:
+    contrast = ls.ContrastSet(sentences(6, seed=1, must="sad"), sentences(6, seed=2, must="happy"))
+    frame = run(tiny, contrast, sites="paper:lineas", rates=(0.01,), steps=60, share=0.3)
+    last = frame.groupby("descent")[["objective", "support"]].last()
+    identity = ls.LinEAS(sites="paper:lineas").loss_of(tiny, contrast)
+    assert (last["objective"] < identity).all()
+    assert (last["support"] > 0).all()
+    lineas = ls.LinEAS(sites="paper:lineas", shifts="activation", relax=False, gamma_share=0.3, progress=False)
+    assert last["objective"][DEFAULT] > lineas.loss_of(tiny, contrast, lineas.fit(tiny, contrast))  # by the penalty

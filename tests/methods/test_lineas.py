@@ -271,7 +271,7 @@ def test_overshooting_goes_back_and_says_so(tiny: Any, contrast: ContrastSet) ->
 
 def test_history_has_a_row_per_step_and_a_cosine_rate(tiny: Any, contrast: ContrastSet) -> None:
     history = LinEAS.paper(steps=20, lr=0.01, progress=False).fit(tiny, contrast).history
-    assert list(history.columns) == ["step", "loss", "support", "lr", "event", "heldout_loss"]
+    assert list(history.columns) == ["step", "loss", "objective", "support", "lr", "event", "heldout_loss"]
     assert history.step.tolist() == list(range(20))
     assert history.lr.iloc[0] == pytest.approx(0.01)
     assert history.lr.iloc[10] == pytest.approx(0.01 * (0.001 + 0.999 / 2))
