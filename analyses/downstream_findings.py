@@ -90,7 +90,11 @@ def _unreached_sentences(strengths: pd.DataFrame) -> list[str]:
     if unreached.empty:
         return []
     names = [f"{edit} ({count} of {fits} fits)" for edit, count in unreached.items()]
-    return [sentence(f"the equal effect is reached at no strength up to {STRONGEST:g} by {listed(names)}")]
+    return [
+        sentence(
+            f"by its point value the equal effect is reached at no strength up to {STRONGEST:g} by {listed(names)}"
+        )
+    ]
 
 
 def _left_sentence(left: pd.DataFrame, edit: str) -> str:

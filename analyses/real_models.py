@@ -240,7 +240,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    table = TABLE[chosen.table]()
+    try:
+        table = TABLE[chosen.table]()
+    except ls.LensSteerError as error:
+        parser.error(str(error))
     TABLES.mkdir(exist_ok=True)
     table.round(4).to_csv(TABLES / f"{chosen.table}.csv", index=False)
     print(table.to_string(index=False))

@@ -131,7 +131,7 @@ def test_what_does_not_reach_the_equal_effect_is_named() -> None:
     reached = pd.DataFrame({"fit": [0, 0, 1, 1], "edit": [APART, END_TO_END] * 2, "strength": [0.2, 1.1, 0.3, 0.9]})
     assert downstream_findings._unreached_sentences(reached) == []
     (line,) = downstream_findings._unreached_sentences(reached.assign(strength=[0.2, nan, 0.3, 1.1]))
-    assert line == "The equal effect is reached at no strength up to 2 by LinEAS (1 of 2 fits)."
+    assert line == "By its point value the equal effect is reached at no strength up to 2 by LinEAS (1 of 2 fits)."
 
 
 def test_linear_maps_and_lineas_are_compared_at_equal_strength_and_effect(study: ls.Study) -> None:
