@@ -210,9 +210,7 @@ def run(
     With `random_edits` each method stands beside that many random edits that write as far. The run folder is `out`;
     what is done of a run that was broken off is taken over by the same call.
     """
-    job = JOBS[name]
-    contrast, (words, classifier) = prepared(job, chat=has_chat_template(model))
-    prompts = job.prompts(model)
+    contrast, (words, classifier) = prepared(JOBS[name], chat=has_chat_template(model))
     return method_comparison.run(
         model,
         contrast,
@@ -227,14 +225,24 @@ def run(
         random_edits=random_edits,
         scorer=words,
         second_scorer=classifier,
-        prompts=prompts,
-        most_prompts=len(prompts),
-        neutral=neutral_pairs(model, most=most_neutral, reply_tokens=reply_tokens),
-        most_neutral=most_neutral,
-        samples=2,
-        max_new_tokens=reply_tokens,
-        **SAMPLING,
+        **measurement(model, name, reply_tokens=reply_tokens, most_neutral=most_neutral),
     )
+
+
+def measurement(
+    model: Any, name: str, *, reply_tokens: int = REPLY_TOKENS, most_neutral: int = MOST_NEUTRAL
+) -> dict[str, Any]:
+    """Return the job's prompts and neutral texts, and how they are continued, for any study (see `Measurement`)."""
+    prompts = JOBS[name].prompts(model)
+    return {
+        "prompts": prompts,
+        "most_prompts": len(prompts),
+        "neutral": neutral_pairs(model, most=most_neutral, reply_tokens=reply_tokens),
+        "most_neutral": most_neutral,
+        "samples": 2,
+        "max_new_tokens": reply_tokens,
+        **SAMPLING,
+    }
 
 
 def methods(model: Any, name: str, *, out: Path, seed: int, **settings: Any) -> dict[str, pd.DataFrame]:
