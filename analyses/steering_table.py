@@ -256,13 +256,16 @@ def over_seeds(model: Any, name: str, *, out: Path, seeds: Sequence[int], **sett
     """Return the rows of one job over several seeds: `methods`, one row each, and `seeds`, those that hold for all.
 
     `settings` are those of `methods`. Prompts and neutral texts are the same for all seeds. What is done of a call that
-    was broken off lies beside `out`, and is taken over by the same call.
+    was broken off lies beside `out`, and is taken over by the same call. LensSteerError unless there are two seeds or
+    more, all different: one run twice would say that seeds do not vary.
     """
+    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
+        raise ls.LensSteerError(f"seeds {' '.join(map(str, seeds))}: give two or more, all different")
     plan = {"job": name, "seeds": list(seeds), "settings": settings}
     with ls.resumable(out, model=model, plan=plan):
         studies = [run(model, name, out=None, seed=seed, **settings) for seed in seeds]
+        pooled = method_comparison.over_seeds(studies).assign(seed=" ".join(map(str, seeds)))
     by_seed = [study.frames["methods"].assign(seed=seed) for seed, study in zip(seeds, studies, strict=True)]
-    pooled = method_comparison.over_seeds(studies).assign(seed=" ".join(map(str, seeds)))
     return {"methods": pd.concat(by_seed).assign(job=name), "seeds": pooled.assign(job=name)}
 
 

@@ -107,9 +107,10 @@ class Intervention:
 
     @property
     def history(self) -> pd.DataFrame:
-        """The steps of a learned intervention: step, loss, support, lr, event, heldout_loss; else empty.
+        """The steps of a learned intervention: step, loss, objective, support, lr, event, heldout_loss; else empty.
 
-        A loss that was not finite, and a held-out loss that was not measured, are nan.
+        The objective, loss and penalty, is what the descent lowers. A loss that was not finite, and a held-out loss
+        that was not measured, are nan.
         """
         import pandas as pd
 

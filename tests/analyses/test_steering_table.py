@@ -47,10 +47,9 @@ def test_a_model_without_a_chat_template_goes_on_from_beginnings(tiny: Any) -> N
 def test_a_job_over_seeds_goes_on_from_the_seeds_that_are_done(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = tuple(" ".join(text.split()[:4]) for text in sentences(8, seed=5))
     made = contrast("sad", "happy", n=150)
-    monkeypatch.setitem(
-        JOBS, "sad", Job(lambda: made, (), ls.beginnings(sentences(8, seed=5), words=4), tuple(WORDS["sad"]))
-    )
+    monkeypatch.setitem(JOBS, "sad", Job(lambda: made, (), asked, tuple(WORDS["sad"])))
     settings: dict[str, Any] = {"only": ("CAA",), "reply_tokens": 6, "most_neutral": 10}
     whole = over_seeds(tiny, "sad", out=tmp_path / "whole", seeds=(1, 2), **settings)
     assert list(whole["methods"]["seed"].unique()) == [1, 2]
@@ -73,6 +72,15 @@ def test_a_job_over_seeds_goes_on_from_the_seeds_that_are_done(
     for name, frame in again.items():
         pd.testing.assert_frame_equal(frame.drop(columns=timed), whole[name].drop(columns=timed))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 1)])
+def test_seeds_that_cannot_show_how_seeds_vary_are_refused_before_a_run(
+    seeds: tuple[int, ...], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analyses.steering_table.run", lambda *given, **called: pytest.fail("a study was run"))
+    with pytest.raises(ls.LensSteerError, match="two or more, all different"):
+        over_seeds(tiny, "sad", out=tmp_path / "out", seeds=seeds)
 
 
 def test_random_edits_over_seeds_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
