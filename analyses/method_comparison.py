@@ -191,7 +191,7 @@ def over_seeds(studies: Sequence[ls.Study], *, looks: int | None = None, seed: i
     The runs differ in their seeds, and so in texts, fits, strengths and samples. Intervals know how prompts (texts) and
     seeds vary, and hold for all methods at once (`looks`). Texts that two seeds drew both are in both fits, so what
     they know of how fits vary is a lower bound. `within_budget` counts the seeds in which a strength was within
-    it; strength, units, seconds and KL are means.
+    it; strength, units, parameters, seconds and KL are means.
 
     Raises
     ------
@@ -207,8 +207,10 @@ def over_seeds(studies: Sequence[ls.Study], *, looks: int | None = None, seed: i
     about = []
     for edit, runs in by_edit:
         row: dict[str, Any] = dict(zip(_EDIT, edit, strict=True))
-        row |= {name: runs[name].iloc[0] for name in ("of_units", "bakeable")}
-        row |= {name: runs[name].mean() for name in ("strength", "units", "parameters", "fit_seconds", "kl")}
+        row["bakeable"] = runs["bakeable"].iloc[0]
+        # Of a method that chooses its sites, such as ITI, these vary too.
+        means = ("strength", "units", "of_units", "parameters", "fit_seconds", "kl")
+        row |= {name: runs[name].mean() for name in means}
         about.append(row | {"within_budget": int(runs["within_budget"].sum()), "seeds": len(runs)})
     return methods_table(about, measured_alike, looks)
 

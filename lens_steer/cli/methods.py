@@ -97,7 +97,7 @@ class MethodOptions:
     units:
         lineas: how many units to edit.
     optimizer:
-        lineas: spectral, which has no rate, adam or sgd. loreft: adam or sgd.
+        lineas: quasi-newton, which has no rate, adam or sgd. loreft: adam or sgd.
     steps:
         lineas, loreft: most steps of a descent.
     lr:
@@ -126,7 +126,7 @@ class MethodOptions:
     pool: Literal["mean", "max", "last"] | None = None
     gamma_share: Annotated[float | None, Parameter(validator=_SHARE)] = None
     units: CountOrNone = None
-    optimizer: Literal["spectral", "adam", "sgd"] | None = None
+    optimizer: Literal["quasi-newton", "adam", "sgd"] | None = None
     steps: CountOrNone = None
     lr: Annotated[float | None, Parameter(validator=POSITIVE)] = None
     k: CountOrNone = None
@@ -160,8 +160,15 @@ class MethodOptions:
         if name in _BASES:
             base = str(given.pop("base", _BASES[name]))
         _require_taken(given, name, base)
-        if name == "lineas" and "lr" in given and not paper and given.get("optimizer", "spectral") == "spectral":
-            raise SettingError(f"--lr {self.lr}: spectral descent has no rate: leave it out, or give --optimizer adam")
+        if (
+            name == "lineas"
+            and "lr" in given
+            and not paper
+            and given.get("optimizer", "quasi-newton") == "quasi-newton"
+        ):
+            raise SettingError(
+                f"--lr {self.lr}: a quasi-Newton descent has no rate: leave it out, or give --optimizer adam"
+            )
         run: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "paired": paired}
         if base is not None:  # what wraps a method has its settings alone
             given = {"base": _made(base, given, False, **run)}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 _TRIED = 8  # prompts
-_DESCENT_STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
+_DESCENT_STEPS = {"quasi-newton": 60, "adam": 200, "sgd": 1000}
 _FORWARDS_PER_STEP = 3  # a backward pass takes about two forwards
 
 

@@ -14,7 +14,7 @@ from lens_steer.errors import LensSteerWarning, ModelError
 from lens_steer.interruption import keeps_on_interrupt
 from lens_steer.methods.descent_run import Descent, Loss, Outcome, Rows, Run
 from lens_steer.methods.gradient_descent import GradientRun
-from lens_steer.methods.spectral_descent import SpectralRun
+from lens_steer.methods.quasi_newton_descent import QuasiNewtonRun
 from lens_steer.progress import progress_bar
 from lens_steer.resumption import Part, digest_of, remembered
 
@@ -78,7 +78,7 @@ def _descended(
     progress: bool,
 ) -> Outcome:
     """Run the descent."""
-    rule: type[Run] = SpectralRun if settings.optimizer == "spectral" else GradientRun
+    rule: type[Run] = QuasiNewtonRun if settings.optimizer == "quasi-newton" else GradientRun
     run = rule(loss, settings, start, support, heldout)
     bar = progress_bar(range(settings.steps), desc=name, unit="step", show=progress)
     try:

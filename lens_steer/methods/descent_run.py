@@ -45,14 +45,14 @@ class Descent:
     steps:
         Gradients that are taken, at most.
     optimizer, lr:
-        "spectral" takes all rows at every step and no rate; "sgd" and "adam" have one, which falls along a cosine to a
-        thousandth. Adam's proximal step is taken in Adam's own metric, in which the threshold keeps its meaning.
+        "quasi-newton" takes all rows at every step and no rate; "sgd" and "adam" have one, which falls along a cosine
+        to a thousandth. Adam's proximal step is taken in Adam's own metric, in which the threshold keeps its meaning.
     gamma, penalty:
         Weight of the penalty, and the penalty; without one gamma says nothing.
     metric:
-        [parameter] For "spectral": positive, about the diagonal of the loss's second derivative; None for ones.
+        [parameter] For "quasi-newton": positive, about the diagonal of the loss's second derivative; None for ones.
     tolerance:
-        For "spectral": the share of the objective that a step must still promise for the descent to go on.
+        For "quasi-newton": the share of the objective that a step must still promise for the descent to go on.
     evaluate_every:
         Steps between evaluations on all rows (with minibatches) and on held-out texts.
     patience:
@@ -64,11 +64,11 @@ class Descent:
 
     steps: int
     lr: float | None = None
-    optimizer: Optimizer | Literal["spectral"]
+    optimizer: Optimizer | Literal["quasi-newton"]
     gamma: float = 0.0
     penalty: SparseGroupLasso | None = None
     metric: Float[Tensor, " parameter"] | None = None
-    tolerance: float = 1e-6
+    tolerance: float = 1e-7
     evaluate_every: int
     patience: int
     fits: int = 1

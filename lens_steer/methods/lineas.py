@@ -91,11 +91,11 @@ class LinEAS:
         In what the penalty measures a shift. "spread": in the unit's standard deviation over the pooled source texts,
         so that the chosen units do not depend on the scale of the activations. "activation": the paper's.
     optimizer:
-        "spectral": proximal Barzilai-Borwein steps in the metric of the loss's Gauss-Newton diagonal, without a rate.
-        "sgd" is the paper's; "adam" is for minibatches.
+        "quasi-newton": proximal quasi-Newton steps (Lee, Sun and Saunders 2014) that begin in the metric of the loss's
+        Gauss-Newton diagonal, without a rate. "sgd" is the paper's; "adam" is for minibatches.
     steps:
-        Gradients of one descent, at most; on a path, for each gamma at most 15. None: 60 for "spectral", which stops
-        when the proximal gradient is as good as zero, 200 for "adam", 1000 for "sgd".
+        Gradients of one descent, at most; on a path, for each gamma at most 15. None: 60 for "quasi-newton", which
+        stops when the proximal gradient is as good as zero, 200 for "adam", 1000 for "sgd".
     lr:
         Rate of "sgd" and "adam". None: 0.1 for both; with shifts="activation" Adam needs a smaller one, such as 0.01.
     batch_size:
@@ -126,7 +126,7 @@ class LinEAS:
     l1: float = 1.0
     group: float = 1.0
     shifts: ShiftsIn = "spread"
-    optimizer: Literal["spectral", "adam", "sgd"] = "spectral"
+    optimizer: Literal["quasi-newton", "adam", "sgd"] = "quasi-newton"
     steps: int | None = None
     lr: float | None = None
     batch_size: int | None = None
@@ -164,12 +164,12 @@ class LinEAS:
             raise SettingError(f"LinEAS: {' and '.join(given)} say the same in two ways: set one of them")
         if self.l1 == self.group == 0 and given != [] and getattr(self, given[0]) > 0:
             raise SettingError(f"LinEAS: {given[0]} > 0 penalises nothing while l1 and group are both 0")
-        if self.optimizer == "spectral":
+        if self.optimizer == "quasi-newton":
             for name, why in (("lr", "it has no rate"), ("batch_size", "it needs all texts at every step")):
                 if getattr(self, name) is not None:
                     raise SettingError(
-                        f'LinEAS: {name}={getattr(self, name)} is not for optimizer="spectral", {why}: leave it out or '
-                        'set optimizer="adam"'
+                        f'LinEAS: {name}={getattr(self, name)} is not for optimizer="quasi-newton", {why}: leave it '
+                        'out or set optimizer="adam"'
                     )
 
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:

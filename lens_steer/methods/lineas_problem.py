@@ -99,28 +99,36 @@ class Problem:
     @cached_property
     def gamma_max(self) -> float:
         """The penalty's weight at which the identity is a fixed point of this loss."""
-        return self.penalty.gamma_max(self._slope)
+        return self.penalty.gamma_max(self._at_identity[1])
 
     @cached_property
     def metric(self) -> Float[Tensor, " parameter"]:
-        """The loss's Gauss-Newton diagonal at the identity, estimated, and nowhere far below its group's mean."""
+        """The loss's Gauss-Newton diagonal at the identity, estimated, and nowhere far below its group's mean.
+
+        Times a number where a step of size 1 would promise more than the whole loss: parameters act together, which a
+        diagonal does not see.
+        """
         curvature, group = self.loss.curvature(), self.penalty.group
         sums = torch.zeros(int(group[-1]) + 1, device=curvature.device).index_add_(0, group, curvature)
         means = sums / torch.bincount(group)
         # A group that the loss does not see at all must not divide by 0.
         smallest = float(means.max()) * 1e-9 or 1.0
-        return torch.maximum(curvature, (_FLOOR * means)[group]).clamp_min(smallest)
+        diagonal = torch.maximum(curvature, (_FLOOR * means)[group]).clamp_min(smallest)
+        value, slope = self._at_identity
+        promised = float((slope.square() / diagonal).sum())
+        return diagonal * (promised / value if promised > value > 0 else 1.0)
 
     @cached_property
-    def _slope(self) -> Float[Tensor, " parameter"]:
-        return self.loss.with_gradient(self.identity)[1]
+    def _at_identity(self) -> tuple[float, Float[Tensor, " parameter"]]:
+        """The loss of no edit, and its gradient."""
+        return self.loss.with_gradient(self.identity)
 
     def sensitivity(self) -> pd.DataFrame:
         """Return the gradient at the identity, by unit."""
         import pandas as pd
 
         frames = []
-        for site, (scale, shift) in self.layout.parts(self._slope.cpu()).items():
+        for site, (scale, shift) in self.layout.parts(self._at_identity[1].cpu()).items():
             about = {"site": site.name, "layer": site.layer, "unit": range(site.width), "width": site.width}
             values = {"scale": scale, "shift": shift, "norm": torch.hypot(scale, shift)}
             frames.append(pd.DataFrame({**about, **{name: value.numpy() for name, value in values.items()}}))

@@ -31,7 +31,7 @@ HELD_OUT = 0.25  # of the texts, for the choice of the share
 _FEWEST_TO_HOLD_OUT = 16  # texts a side of which as many can be held out
 _RELAXED = 0.3  # of the penalty that kept the units: without any, a few hundred units learn 32 texts by heart
 _STEPS_ON_PATH, _TOLERANCE_ON_PATH = 15, 1e-5
-_STEPS = {"spectral": 60, "adam": 200, "sgd": 1000}
+_STEPS = {"quasi-newton": 60, "adam": 200, "sgd": 1000}
 _RATES = {"adam": 0.1, "sgd": 0.1}
 
 Solved = tuple[Outcome, float, dict[str, Any]]
@@ -139,7 +139,7 @@ class Solver:
     def descend_on_path(self, start: Tensor, gamma: float, fits: int = 1) -> Outcome:
         """Descend from where the last gamma ended, which takes few steps, to the smallest training loss."""
         settings = self.descent(gamma, fits)
-        if self.settings.optimizer == "spectral":
+        if self.settings.optimizer == "quasi-newton":
             settings = replace(settings, steps=self.steps_on_path, tolerance=_TOLERANCE_ON_PATH)
         return self._run(settings, start, self.problem.loss)
 
@@ -152,7 +152,7 @@ class Solver:
             optimizer=asked.optimizer,
             gamma=gamma,
             penalty=self.problem.penalty,
-            metric=self.problem.metric if asked.optimizer == "spectral" else None,
+            metric=self.problem.metric if asked.optimizer == "quasi-newton" else None,
             evaluate_every=asked.evaluate_every,
             patience=asked.patience,
             fits=fits,
@@ -165,7 +165,7 @@ class Solver:
     @property
     def steps_on_path(self) -> int:
         """The most steps that one gamma of a path takes."""
-        return min(self._most_steps, _STEPS_ON_PATH) if self.settings.optimizer == "spectral" else self._most_steps
+        return min(self._most_steps, _STEPS_ON_PATH) if self.settings.optimizer == "quasi-newton" else self._most_steps
 
     @property
     def _most_steps(self) -> int:

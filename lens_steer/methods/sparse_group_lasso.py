@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lens_steer.errors import SettingError
 
-_ROOT_STEPS = 60  # halvings of a bracket: to the last bit of a float64
+_ROOT_STEPS = 60  # halvings of a bracket: to the last bit of a float64; Newton's steps are fewer
+_TINY = 1e-300
+_LAST_BIT = 2e-16
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class SparseGroupLasso:
             return x
         sizes = torch.as_tensor(size, dtype=x.dtype, device=x.device)
         soft = torch.sign(x) * (x.abs() - sizes * gamma * self.l1).clamp_min(0)
+        if self.group_weight == 0:
+            return soft
         cost = gamma * self.group_weight * self.roots.to(x)
         if sizes.ndim == 0:
             norms = self._norms(soft)
@@ -82,14 +86,20 @@ class SparseGroupLasso:
     def _shrink_in_metric(self, soft: Tensor, cost: Tensor, sizes: Tensor) -> Tensor:
         soft64, cost64, sizes64 = soft.double(), cost.double(), sizes.double()
         alive = self._sums((soft64 / sizes64).square()).sqrt() > cost64
-        low, high = torch.zeros_like(cost64), self._norms(soft64)
+        members, steps = self._by_group(soft64), self._by_group(sizes64) * cost64[:, None]
+        # The norm v solves h(v) = (sum_j (u_j / (v + size_j c))^2)^(-1/2) = 1. h is increasing and concave, so that
+        # Newton's steps from 0 rise to the root and never pass it (More and Sorensen 1983).
+        norm = torch.zeros_like(cost64)
         for _ in range(_ROOT_STEPS):
-            middle = (low + high) / 2
-            ratio = soft64 / (middle[self.group] + sizes64 * cost64[self.group]).clamp_min(1e-300)
-            too_small = self._sums(ratio.square()) > 1
-            low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
-        norm = high[self.group]
-        kept = soft64 * norm / (norm + sizes64 * cost64[self.group]).clamp_min(1e-300)
+            shares = members / (norm[:, None] + steps).clamp_min(_TINY)
+            squares = shares.square().sum(1).clamp_min(_TINY)
+            slope = (shares.square() / (norm[:, None] + steps).clamp_min(_TINY)).sum(1)
+            rise = torch.where(alive, squares * (squares.sqrt() - 1) / slope.clamp_min(_TINY), 0.0)
+            norm = norm + rise.clamp_min(0)
+            if bool((rise <= _LAST_BIT * norm).all()):
+                break
+        spread = norm[self.group]
+        kept = soft64 * spread / (spread + sizes64 * cost64[self.group]).clamp_min(_TINY)
         return torch.where(alive[self.group], kept, torch.zeros_like(kept)).to(soft.dtype)
 
     def gamma_max(self, gradient: Float[Tensor, " parameter"]) -> float:

@@ -187,7 +187,7 @@ def test_an_interrupted_study_ends_and_publishes_nothing(
         steps.append(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lens_steer.methods.spectral_descent.SpectralRun.step", interrupted)
+    monkeypatch.setattr("lens_steer.methods.quasi_newton_descent.QuasiNewtonRun.step", interrupted)
     monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
     words = ls.WordList(["sad", "dog"])
     settings: dict[str, Any] = {

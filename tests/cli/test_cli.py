@@ -27,7 +27,7 @@ from lens_steer.host.load import load_model
 from lens_steer.interventions.ablation import ablate
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.aura import AurA
-from lens_steer.methods.spectral_descent import SpectralRun
+from lens_steer.methods.quasi_newton_descent import QuasiNewtonRun
 from lens_steer.texts.beginnings import beginnings
 from lens_steer.texts.readers import read_contrast
 from lens_steer.texts.seen import seen_in, was_seen
@@ -272,7 +272,7 @@ def test_help_and_version_load_nothing_heavy(command: str) -> None:
 def test_an_interrupted_fit_keeps_nothing(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step, steps = SpectralRun.step, []
+    step, steps = QuasiNewtonRun.step, []
 
     def interrupted(self: Any, *given: Any) -> str:
         steps.append(given)
@@ -280,7 +280,7 @@ def test_an_interrupted_fit_keeps_nothing(
             raise KeyboardInterrupt
         return step(self, *given)
 
-    monkeypatch.setattr(SpectralRun, "step", interrupted)
+    monkeypatch.setattr(QuasiNewtonRun, "step", interrupted)
     monkeypatch.setattr("sys.ps1", ">>> ", raising=False)  # an interactive session would keep the best map so far
     words = f"fit {TEXTS} --steps 9 --gamma-share 0 --out {tmp_path}/edit".replace("@", f"{place}/").split()
     assert status_of(cli.app, "lens-steer", words) == 130

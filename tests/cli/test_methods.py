@@ -96,7 +96,7 @@ def test_every_method_is_fitted_and_saved(place: Path, name: str) -> None:
             "--paper: aura has one set of defaults; other settings of the paper's have lineas, caa, iti, repe",
         ),
         ("--method caa --paper", "found by trying all on one's own task: set --layers"),
-        ("--lr 0.1", "--lr 0.1: spectral descent has no rate"),
+        ("--lr 0.1", "--lr 0.1: a quasi-Newton descent has no rate"),
         ("--units 5 --gamma-share 0.1", "say the same in two ways"),
         ("--units 999999", "--units 999999, and the edited sites have"),
         ("--method dsas", "give those by --control FILE"),

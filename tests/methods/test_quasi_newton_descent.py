@@ -1,4 +1,4 @@
-"""The spectral descent on problems whose solution is known."""
+"""The quasi-Newton descent on problems whose solution is known."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Quadratic:
 
 
 def minimise(loss: Any, *, start: Tensor | None = None, **settings: Any) -> Outcome:
-    descent = Descent(**{"steps": 60, "optimizer": "spectral", "evaluate_every": 5, "patience": 5, **settings})
+    descent = Descent(**{"steps": 60, "optimizer": "quasi-newton", "evaluate_every": 5, "patience": 5, **settings})
     return descend(
         loss,
         descent,
@@ -92,7 +92,7 @@ class TestSafeguards:
     def test_a_step_too_long_is_taken_back(self) -> None:
         outcome = minimise(Quadratic(), metric=CURVATURE / 1000)
         assert outcome.back_offs > 0
-        assert "overshot: back, step / 4" in [row["event"] for row in outcome.history]
+        assert "overshot: back, damped by 4" in [row["event"] for row in outcome.history]
         assert outcome.loss < 0.01 * Quadratic()(torch.zeros(6))
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
