@@ -57,7 +57,7 @@ class QuadraticModel:
     def after(
         self, step: Float[Tensor, " parameter"], change: Float[Tensor, " parameter"], depth: int
     ) -> QuadraticModel:
-        """Return the model with one more pair, of `depth` at most; without damping a pair of no use changes nothing."""
+        """Return the model with one more pair, of `depth` at most; a pair without curvature changes nothing."""
         root = self.metric.double().sqrt()
         step, change = step.double() * root, change.double() / root
         length, slope = float(step.norm()), float(change.norm())
