@@ -27,6 +27,7 @@ from lens_steer.methods.loreft import LoReFT
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.statistics.wasserstein import wasserstein
 from lens_steer.texts.contrast import ContrastSet
+from lens_steer.texts.readers import read_contrast
 from tests.families import make_tiny, sentences
 from tests.handles import Forwards
 
@@ -150,6 +151,16 @@ def test_gamma_max_holds_for_adam(tiny: Any, contrast: ContrastSet) -> None:
     with pytest.warns(LensSteerWarning, match="lets nothing move"):
         assert replace(method, gamma=1.01 * ceiling).fit(tiny, contrast).support()["kept"].sum() == 0
     assert replace(method, gamma=0.9 * ceiling).fit(tiny, contrast).support()["kept"].sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["hook_resid_post", "mlp.hook_post"])
+def test_the_first_step_does_not_overshoot(embedded: Any, kind: str) -> None:
+    """Units act together: by the diagonal of the curvature alone it ended at sixty times the loss and more."""
+    contrast = read_contrast("microworld:rude", n=8)
+    lineas = LinEAS(sites=kind, gamma_share=0.0, relax=False, steps=2, progress=False)
+    history = lineas.fit(embedded, contrast).history
+    assert history["event"].tolist() == ["", ""]
+    assert history["loss"].is_monotonic_decreasing
 
 
 @pytest.mark.parametrize(

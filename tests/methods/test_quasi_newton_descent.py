@@ -88,6 +88,25 @@ def test_without_a_metric_it_converges_too_only_later() -> None:
     assert without.loss < 1e-3 * Quadratic()(torch.zeros(6))
 
 
+def test_it_learns_how_parameters_act_together() -> None:
+    """Of curvatures from 1 to 10,000 in directions that mix all parameters the diagonal, all alike, says nothing."""
+    draw = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(30, 30, generator=draw)).Q
+    matrix = (directions * torch.logspace(0, 4, 30)) @ directions.T
+    point = torch.randn(30, generator=draw)
+
+    class Mixed:
+        def __call__(self, parameters: Tensor, *_: Any) -> float:
+            return float((parameters - point) @ matrix @ (parameters - point)) / 2
+
+        def with_gradient(self, parameters: Tensor, *_: Any) -> tuple[float, Tensor]:
+            return self(parameters), matrix @ (parameters - point)
+
+    start = torch.zeros(30)
+    outcome = minimise(Mixed(), start=start, metric=matrix.diagonal().clone())
+    assert outcome.loss < 1e-4 * Mixed()(start)
+
+
 class TestSafeguards:
     def test_a_step_too_long_is_taken_back(self) -> None:
         outcome = minimise(Quadratic(), metric=CURVATURE / 1000)
