@@ -90,7 +90,10 @@ def open_page(url: str, place: Path) -> Iterator[Page]:
         port = opened.read_text().splitlines()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
             pages = [one for one in json.load(answer) if one["type"] == "page"]
-        yield Page(pages[0]["webSocketDebuggerUrl"])
+        page = Page(pages[0]["webSocketDebuggerUrl"])
+        # A browser answers before it has read the page.
+        page.wait_for("location.href != 'about:blank' && document.readyState == 'complete'")
+        yield page
     finally:
         browser.terminate()
         browser.wait(30)
