@@ -85,6 +85,8 @@ class QuasiNewtonRun(Run):
         about = (point, gradient, self._proximal if penalized else None)
         self.parameters = self._model.minimum(*about)
         self._promised = self._model.curvature(self.parameters - point)
-        if self._model.steepest(*about) <= self._settings.tolerance * abs(self._objectives[-1]):
+        settled = self._model.steepest(*about) <= self._settings.tolerance * abs(self._objectives[-1])
+        if settled and not self._rejections:
             return "converged: the proximal gradient is as good as zero"
-        return "no shorter step lowers the objective any more" if self._rejections >= _REJECTIONS else ""
+        # What is damped promises little wherever it stands.
+        return "no shorter step lowers the objective any more" if settled or self._rejections >= _REJECTIONS else ""

@@ -145,3 +145,13 @@ class TestSafeguards:
         outcome = minimise(loss, metric=CURVATURE * 0.3, tolerance=0.0, steps=500)
         assert loss.gradients < 200
         assert outcome.loss < 0.05 * Quadratic()(torch.zeros(6))
+
+    def test_steps_that_are_damped_until_they_promise_nothing_are_not_called_convergence(self) -> None:
+        class Uphill(Quadratic):
+            def with_gradient(self, parameters: Tensor, *_: Any) -> tuple[float, Tensor]:
+                value, gradient = super().with_gradient(parameters)
+                return value, -gradient
+
+        outcome = minimise(Uphill(), metric=CURVATURE, tolerance=1e-2)
+        assert not outcome.parameters.any()
+        assert outcome.stopped == "no shorter step lowers the objective any more"
