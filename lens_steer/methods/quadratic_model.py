@@ -58,8 +58,7 @@ class QuadraticModel:
         self, step: Float[Tensor, " parameter"], change: Float[Tensor, " parameter"], depth: int
     ) -> QuadraticModel:
         """Return the model with one more pair, of `depth` at most; a pair without curvature changes nothing."""
-        root = self.metric.double().sqrt()
-        step, change = step.double() * root, change.double() / root
+        step, change = step.double() * self._root, change.double() / self._root
         length, slope = float(step.norm()), float(change.norm())
         if not float(step @ change) > _PARALLEL * length * slope > 0:
             return self
