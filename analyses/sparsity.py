@@ -111,12 +111,13 @@ def _edits(
     """Yield (choice and number of units, draw of texts) and the edit."""
     sites = ls.find_sites(model, lineas.sites)
     total = sum(site.width for site in sites)
+    counts = sorted({max(1, round(share * total)) for share in shares})
     for draw, texts in enumerate(fits):
         yield ((DENSE, 0), draw), replace(lineas, gamma_share=0.0).fit(model, texts)
-        for units in sorted({max(1, round(share * total)) for share in shares}):
-            sparse = replace(lineas, units=units)
-            yield ((LINEAS, units), draw), sparse.fit(model, texts)
-            yield ((SHUFFLED, units), draw), sparse.fit(model, texts.shuffled(seed + draw))
+        for choice, of in ((LINEAS, texts), (SHUFFLED, texts.shuffled(seed + draw))):
+            path = lineas.path(model, of, units=counts)
+            yield from ((((choice, units), draw), edit) for units, edit in zip(counts, path.interventions, strict=True))
+        for units in counts:
             drawn = ls.random_units(sites, units, seed=seed + draw * len(shares) + units)
             yield ((RANDOM, units), draw), lineas.refit(model, texts, drawn)
 

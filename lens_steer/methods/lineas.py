@@ -267,39 +267,61 @@ class LinEAS:
         *,
         shares: Sequence[float] | None = None,
         gammas: Sequence[float] | None = None,
+        units: Sequence[int] | None = None,
         activations: Activations | None = None,
     ) -> LinEASPath:
         """Fit one intervention per gamma, from the largest down, each started where the last one ended.
 
         `shares` are in units of `gamma_max`; by default eight, geometrically from 1 down to 0.01. `gammas` gives the
-        weights themselves instead. What the settings say of one gamma is not looked at. With a holdout `path.best()`
-        chooses. Ctrl-C ends the whole path; where `on_interrupt` keeps, what is done is returned, if any is, with a
-        warning.
+        weights themselves instead. `units` gives numbers of units, fewest first: one walk along falling gamma comes to
+        all of them, and each is learned as `LinEAS(units=)` does. What the settings say of one gamma is not looked at.
+        With a holdout `path.best()` chooses. Ctrl-C ends the whole path; where `on_interrupt` keeps, what is done is
+        returned, if any is, with a warning.
+
+        Raises
+        ------
+        SettingError
+            Two of `shares`, `gammas` and `units` are given, or none of one; there are fewer units, or the path gives
+            fewer.
+        ContrastError, SiteError, ModelError
+            As `fit`.
+
         """
         require_settings(LinEAS.path, locals())
         require_gradients("LinEAS")
-        if shares is not None and gammas is not None:
-            raise SettingError("LinEAS.path: shares and gammas say the same in two ways: give one of them")
+        given = {"shares": shares, "gammas": gammas, "units": units}
+        by = [name for name, values in given.items() if values is not None]
+        if len(by) > 1:
+            raise SettingError(f"LinEAS.path: {' and '.join(by)} say the same in two ways: give one of them")
+        for name in by:
+            values, lowest = given[name] or (), 0 if name != "units" else 1
+            if not values or not all(lowest <= value < math.inf for value in values):
+                raise SettingError(f"LinEAS.path: {name}={list(values)} are one or more numbers from {lowest} on")
         keeps = keeps_on_interrupt()
         with self._problem(model, contrast, activations) as problem:
             problem.warn_if_about_one_unit("LinEAS.path")
             solver, ceiling = Solver(self, problem), problem.gamma_max
-            relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
-            wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
+            if units is not None:
+                wanted: Sequence[float] = sorted(set(units))
+                fits, most = solver.with_units(sorted(set(units))), None
+            else:
+                relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
+                wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
+                fits, most = solver.along(wanted), len(wanted) * solver.steps_on_path
             steps: list[PathStep] = []
-            parameters, interrupted = problem.identity, False
+            interrupted = False
             try:
-                with on_interrupt("raise"), solver.one_bar(len(wanted) * solver.steps_on_path):
-                    for gamma in wanted:
-                        outcome = solver.descend_on_path(parameters, gamma, fits=len(wanted))
-                        parameters = outcome.parameters
-                        edit = problem.intervention(self, outcome, gamma)
-                        steps.append(PathStep(gamma, outcome.loss, problem.heldout_cases(parameters), edit))
+                with on_interrupt("raise"), solver.one_bar(most):
+                    for outcome, gamma, about in fits:
+                        edit = problem.intervention(self, outcome, gamma, **about)
+                        heldout = problem.heldout_cases(outcome.parameters)
+                        steps.append(PathStep(gamma, outcome.loss, heldout, edit))
             except KeyboardInterrupt:
                 if not (keeps and steps):
                     raise
                 interrupted = True
-                message = f"the path was interrupted after {len(steps)} of {len(wanted)} gammas: these are done"
+                what = "gammas" if units is None else "numbers of units"
+                message = f"the path was interrupted after {len(steps)} of {len(wanted)} {what}: these are done"
                 warnings.warn(message, LensSteerWarning, 2)
             return LinEASPath.of(
                 steps,

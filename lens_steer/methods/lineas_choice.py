@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -100,39 +102,38 @@ def chosen_by_heldout(stops: Sequence[Stop], identity: Float[np.ndarray, " case"
     return Choice(stops, stops[chosen], stops[heldout.best])
 
 
-def walk_to_units(problem: Problem, units: int, descend_at: DescendAt) -> Iterator[Stop]:
-    """Fit at falling gamma until `units` or more are edited, then between the last two.
+def walk_to_units(problem: Problem, counts: Sequence[int], descend_at: DescendAt) -> Iterator[Stop]:
+    """Fit at falling gamma until the largest of `counts` or more units are edited, then between two fits.
 
-    Ends where at most a quarter more are edited. SettingError where the path does not come to as many.
+    For every count that ends where at most a quarter more are edited. SettingError where the path does not come to as
+    many.
     """
-    stops: list[Stop] = []
-    share, start = 1.0, problem.identity
-    while not stops or stops[-1].support < units:
-        share *= _FEWER
+    nothing = Outcome(problem.identity, loss=math.nan, objective=math.nan, heldout_loss=math.nan)
+    stops = [Stop(1.0, nothing, 0, np.zeros(0))]
+    while stops[-1].support < max(counts):
+        share = _FEWER * stops[-1].gamma_share
         if share < _SMALLEST:
             most = max(stop.support for stop in stops)
             raise SettingError(
-                f"LinEAS: units={units} is more than the path gives ({most} at gamma_share={stops[-1].gamma_share:.2g})"
-                ": lower units, set more sites, or gamma_share=0 for a dense edit"
+                f"LinEAS: units={max(counts)} is more than the path gives ({most} at "
+                f"gamma_share={stops[-1].gamma_share:.2g}): lower units, set more sites, or gamma_share=0 for a dense "
+                "edit"
             )
-        outcome = descend_at(start, share * problem.gamma_max)
-        stops.append(stop_of(problem, share, outcome))
+        stops.append(stop_of(problem, share, descend_at(stops[-1].outcome.parameters, share * problem.gamma_max)))
         yield stops[-1]
-        if outcome.interrupted:
+        if stops[-1].outcome.interrupted:
             return
-        if stops[-1].support < units:
-            start = outcome.parameters
-    low, high = share, share / _FEWER
-    for _ in range(_HALVINGS):
-        if stops[-1].outcome.interrupted or units <= stops[-1].support <= _CLOSE * units:
-            break
-        middle = (low * high) ** 0.5
-        stops.append(stop_of(problem, middle, descend_at(start, middle * problem.gamma_max)))
-        yield stops[-1]
-        if stops[-1].support >= units:
-            low = middle
-        else:
-            high, start = middle, stops[-1].outcome.parameters
+    for units, _ in product(sorted(counts), range(_HALVINGS)):
+        place = next(place for place, stop in enumerate(stops) if stop.support >= units)
+        below, above = stops[place - 1], stops[place]
+        if above.support <= _CLOSE * units:
+            continue
+        share = (below.gamma_share * above.gamma_share) ** 0.5
+        middle = stop_of(problem, share, descend_at(below.outcome.parameters, share * problem.gamma_max))
+        stops.insert(place, middle)
+        yield middle
+        if middle.outcome.interrupted:
+            return
 
 
 def followed(stops: Iterator[Stop]) -> list[Stop]:

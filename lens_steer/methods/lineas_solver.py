@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from lens_steer.methods.descent_run import Descent, Loss, Outcome
 from lens_steer.methods.lineas_choice import (
     SHARES,
     Choice,
+    Stop,
     chosen_by_heldout,
     followed,
     nearest_above,
@@ -52,7 +53,7 @@ class Solver:
         asked = self.settings
         if asked.units is not None:
             with self.one_bar(None):
-                return self._with_units(asked.units)
+                return next(self.with_units([asked.units]))
         if asked.gamma is None and asked.gamma_share is None:
             relaxing = 0 if asked.relax is False else self._most_steps
             with self.one_bar((len(SHARES) + 1) * self.steps_on_path + relaxing):
@@ -114,21 +115,34 @@ class Solver:
         refitted = self._run(self.descent(relaxed), outcome.parameters, loss)
         return refitted, gamma, {**about, "relaxed_gamma": relaxed}
 
-    def _with_units(self, units: int) -> Solved:
-        layout = self.problem.layout
-        total = len(layout) // 2
-        if units > total:
-            raise SettingError(f"LinEAS: units={units}, and the edited sites have {total} units in all")
-        stops = followed(walk_to_units(self.problem, units, self.descend_on_path))
+    def along(self, gammas: Sequence[float]) -> Iterator[Solved]:
+        """Yield the fit at every gamma, each started where the last one ended."""
+        parameters = self.problem.identity
+        for gamma in gammas:
+            outcome = self.descend_on_path(parameters, gamma, fits=len(gammas))
+            parameters = outcome.parameters
+            yield outcome, gamma, {}
+
+    def with_units(self, counts: Sequence[int]) -> Iterator[Solved]:
+        """Yield the fit with every number of units; one walk along the path comes to all of them."""
+        total = len(self.problem.layout) // 2
+        if max(counts) > total:
+            raise SettingError(f"LinEAS: units={max(counts)}, and the edited sites have {total} units in all")
+        stops = followed(walk_to_units(self.problem, counts, self.descend_on_path))
+        for units in counts:
+            yield self._furthest(units, stops)
+
+    def _furthest(self, units: int, stops: Sequence[Stop]) -> Solved:
+        """Keep so many of the units that a walk came to, and learn them once more."""
         near = nearest_above(stops, units)
         gamma, about = near.gamma_share * self.problem.gamma_max, Choice(stops, near, near).about()
-        kept = layout.furthest(near.outcome.parameters, units)
+        kept = self.problem.layout.furthest(near.outcome.parameters, units)
         relaxed = gamma if self.settings.relax is False else _RELAXED * gamma
         settings = self.descent(relaxed)
-        if near.outcome.interrupted:
+        if stops[-1].outcome.interrupted:
             settings = replace(settings, steps=0)
         outcome = self._run(settings, near.outcome.parameters * kept, LossOnUnits(self.problem.loss, kept))
-        outcome.interrupted |= near.outcome.interrupted
+        outcome.interrupted |= stops[-1].outcome.interrupted
         return outcome, gamma, about if self.settings.relax is False else {**about, "relaxed_gamma": relaxed}
 
     def descend(self, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,35 @@ class TestUnits:
         monkeypatch.setattr("lens_steer.methods.lineas_choice._SMALLEST", 0.5)
         with pytest.raises(SettingError, match=r"units=60 is more than the path gives \(\d+ at gamma_share"):
             LinEAS(units=60, **QUIET).fit(tiny, texts)
+
+    def test_one_walk_comes_to_several_numbers_as_one_after_the_other_does(self, tiny: Any, texts: ContrastSet) -> None:
+        method = LinEAS(steps=20, progress=False)
+        path = method.path(tiny, texts, units=[24, 6, 24])
+        assert [len(edit.units()) for edit in path.interventions] == path.frame.support.tolist()
+        assert path.frame.gamma.is_monotonic_decreasing
+        for count, edit, loss in zip((6, 24), path.interventions, path.frame.loss, strict=True):
+            alone = replace(method, units=count).fit(tiny, texts)
+            assert 0.8 * count <= len(edit.units()) <= count
+            assert loss == pytest.approx(method.loss_of(tiny, texts, alone), rel=0.1)
+        # The walk to the largest number is the one that it takes alone.
+        walks = [[row["gamma_share"] for row in one.provenance["choice"]["path"]] for one in (alone, edit)]
+        assert set(walks[0]) <= set(walks[1])
+
+    def test_one_number_is_the_fit_itself(self, tiny: Any, texts: ContrastSet) -> None:
+        one, alone = LinEAS(**QUIET).path(tiny, texts, units=[12]), LinEAS(units=12, **QUIET).fit(tiny, texts)
+        assert one.interventions[0].edits == alone.edits
+
+    def test_numbers_that_no_path_comes_to_are_refused(self, tiny: Any, texts: ContrastSet) -> None:
+        for wanted, message in (
+            ({"units": []}, r"units=\[\] are one or more numbers from 1 on"),
+            ({"units": [4, 0]}, r"units=\[4, 0\] are one or more"),
+            ({"gammas": [math.nan]}, "gammas=.* are one or more numbers from 0 on"),
+            ({"shares": [0.5, -0.5]}, "shares=.* are one or more numbers from 0 on"),
+            ({"units": [4], "shares": [0.5]}, "shares and units say the same in two ways"),
+            ({"units": [4, 65]}, "units=65, and the edited sites have 64 units in all"),
+        ):
+            with pytest.raises(SettingError, match=message):
+                LinEAS(**QUIET).path(tiny, texts, **wanted)
 
     def test_nearest_on_a_path(self, tiny: Any, texts: ContrastSet) -> None:
         path = LinEAS(**QUIET).path(tiny, texts)
