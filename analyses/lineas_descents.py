@@ -3,12 +3,13 @@
 `python -m analyses.lineas_descents --model smollm2 --sites paper:lineas --rates 0.1 --share 0.1 --out rows.csv` fits
 LinEAS at one share of gamma_max, with shifts in the activations' own scale (so that both lower the same number), and
 writes the smallest objective after so many gradients. A thousand steps on a model of 135M parameters take an hour of
-one core.
+one core. With `--held-out` it writes instead what every descent's edit leaves of the loss on other texts.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import lens_steer as ls
 from analyses.real_models import SHARED
 
 GRADIENTS = (1, 10, 25, 60, 100, 200, 500, 1000)
+SHARES = (0.0, 0.1)  # of gamma_max, at which every descent is made
 DEFAULT = "default"
 
 
@@ -59,6 +61,40 @@ def course(name: str, history: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
 
 
+def held_out(
+    model: Any,
+    contrast: ls.ContrastSet,
+    others: ls.ContrastSet,
+    *,
+    sites: str,
+    rates: Sequence[float] = (0.01, 0.03, 0.1),
+    steps: int = 1000,
+) -> pd.DataFrame:
+    """Fit on `contrast` by every descent and at the default settings, and take the loss on `others`.
+
+    Columns: fit, share (of gamma_max; nan where the fit chose it), gradients (nan where a path was walked), seconds,
+    units, loss, heldout_loss, and both without an edit (identity_loss, heldout_identity).
+    """
+    alike: dict[str, Any] = {"sites": sites, "progress": False}
+    fits = {(DEFAULT, np.nan): ls.LinEAS(**alike)}
+    for share in SHARES:
+        fits[DEFAULT, share] = ls.LinEAS(gamma_share=share, **alike)
+        fits["Adam", share] = ls.LinEAS(gamma_share=share, optimizer="adam", **alike)
+        for rate in rates:
+            fits[f"SGD {rate:g}", share] = ls.LinEAS.paper(gamma_share=share, lr=rate, steps=steps, **alike)
+    measure = ls.LinEAS(**alike)
+    identity = {"identity_loss": measure.loss_of(model, contrast), "heldout_identity": measure.loss_of(model, others)}
+    rows = []
+    for (name, share), lineas in fits.items():
+        begun = time.perf_counter()
+        edit = lineas.fit(model, contrast)
+        about = {"seconds": time.perf_counter() - begun, "units": int(edit.support()["kept"].sum())}
+        about["gradients"] = np.nan if np.isnan(share) else len(edit.history)
+        losses = {"loss": measure.loss_of(model, contrast, edit), "heldout_loss": measure.loss_of(model, others, edit)}
+        rows.append({"fit": name, "share": share, **about, **losses, **identity})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Run what the arguments name and write its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -70,18 +106,21 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--texts", type=Path, default=SHARED / "data" / "story_concepts" / "sad.json")
     parser.add_argument("--n", type=int, default=32)
+    parser.add_argument("--held-out", action="store_true", help="losses on as many other texts, at shares 0 and 0.1")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     try:
-        contrast = ls.read_contrast(given.texts, n=given.n)
         model = ls.load_model(given.model, dtype=given.dtype)
-        asked = {"sites": given.sites, "rates": given.rates, "steps": given.steps, "share": given.share}
-        frame = run(model, contrast, **asked)
+        asked = {"sites": given.sites, "rates": given.rates, "steps": given.steps}
+        if given.held_out:
+            fitted, others = ls.read_contrast(given.texts, n=2 * given.n).split(test=0.5, seed=0)
+            frame = held_out(model, fitted, others, **asked)
+        else:
+            frame = run(model, ls.read_contrast(given.texts, n=given.n), share=given.share, **asked)
+            frame = frame.assign(share=given.share)
     except ls.LensSteerError as error:
         parser.error(str(error))
-    frame.assign(model=given.model, dtype=given.dtype, sites=given.sites, share=given.share).to_csv(
-        given.out, index=False
-    )
+    frame.assign(model=given.model, dtype=given.dtype, sites=given.sites).to_csv(given.out, index=False)
 
 
 if __name__ == "__main__":

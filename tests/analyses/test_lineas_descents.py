@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import lens_steer as ls
-from analyses.lineas_descents import DEFAULT, course, run
+from analyses.lineas_descents import DEFAULT, SHARES, course, held_out, run
 from tests.families import sentences
 
 
@@ -43,3 +43,16 @@ def test_both_descents_lower_the_same_objective_at_a_share(tiny: Any) -> None:
     assert (last["support"] > 0).all()
     lineas = ls.LinEAS(sites="paper:lineas", shifts="activation", relax=False, gamma_share=0.3, progress=False)
     assert last["objective"][DEFAULT] > lineas.loss_of(tiny, contrast, lineas.fit(tiny, contrast))  # by the penalty
+
+
+def test_every_descent_is_judged_on_the_same_other_texts(tiny: Any) -> None:
+    contrast = ls.ContrastSet(sentences(32, seed=1, must="sad"), sentences(32, seed=2, must="happy"))
+    others = ls.ContrastSet(sentences(32, seed=3, must="sad"), sentences(32, seed=4, must="happy"))
+    frame = held_out(tiny, contrast, others, sites="paper:lineas", rates=(0.1,), steps=5)
+    assert len(frame) == 1 + 3 * len(SHARES)
+    dense = ls.LinEAS(sites="paper:lineas", gamma_share=0.0, progress=False)
+    row = frame[(frame["fit"] == DEFAULT) & (frame["share"] == 0)].iloc[0]
+    assert row["heldout_loss"] == pytest.approx(dense.loss_of(tiny, others, dense.fit(tiny, contrast)), rel=1e-5)
+    assert row["heldout_identity"] == pytest.approx(dense.loss_of(tiny, others), rel=1e-5)
+    assert (frame["loss"] <= frame["identity_loss"] * (1 + 1e-6)).all()
+    assert frame["gradients"].isna().tolist() == frame["share"].isna().tolist()
