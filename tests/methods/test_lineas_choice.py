@@ -161,6 +161,16 @@ class TestUnits:
         one, alone = LinEAS(**QUIET).path(tiny, texts, units=[12]), LinEAS(units=12, **QUIET).fit(tiny, texts)
         assert one.interventions[0].edits == alone.edits
 
+    @pytest.mark.filterwarnings("ignore:LinEAS was interrupted")
+    def test_a_walk_that_is_broken_off_ends_the_fit_whichever_of_its_fits_is_taken(
+        self, tiny: Any, texts: ContrastSet
+    ) -> None:
+        for passes_before in range(13, 31, 3):
+            with interrupted_at(tiny, passes_before) as passes, on_interrupt("keep"):
+                edit = LinEAS(units=6, steps=10, progress=False).fit(tiny, texts)
+            assert edit.provenance["interrupted"], passes_before
+            assert len(passes) <= passes_before + 2, passes_before  # the losses of what is returned, no step
+
     def test_numbers_that_no_path_comes_to_are_refused(self, tiny: Any, texts: ContrastSet) -> None:
         for wanted, message in (
             ({"units": []}, r"units=\[\] are one or more numbers from 1 on"),
