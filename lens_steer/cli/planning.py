@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from lens_steer.texts.contrast import ContrastSet, LabelledTexts
 
 _TRIED = 8  # prompts
-_DESCENT_STEPS = {"quasi-newton": 60, "adam": 200, "sgd": 1000}
-_FORWARDS_PER_STEP = 3  # a backward pass takes about two forwards
+_PASSES_PER_GRADIENT = 1.5  # over half of the texts, and a backward pass takes about two forwards
 
 
 def show_plan(hosted: Any, contrast: ContrastSet | LabelledTexts, note: str = "", **settings: Any) -> None:
@@ -32,13 +32,12 @@ def show_plan(hosted: Any, contrast: ContrastSet | LabelledTexts, note: str = ""
 
 def passes_of(method: Any) -> tuple[int, str]:
     """Return about how often a fit passes over its texts, and what the number is."""
-    optimizer = getattr(method, "optimizer", None)
-    if optimizer is None:
+    gradients = getattr(getattr(method, "base", method), "most_gradients", None)
+    if gradients is None:
         return 1, "one pass over the texts; a causal or layer-choosing fit runs parts of the model again"
-    steps = method.steps or _DESCENT_STEPS[optimizer]
     return (
-        _FORWARDS_PER_STEP * steps,
-        f"at most {steps} gradients, each of all texts, on one path step; it stops when the loss does",
+        math.ceil(_PASSES_PER_GRADIENT * gradients),
+        f"at most {gradients} gradients, each of one side of the texts; a descent stops when its loss does",
     )
 
 

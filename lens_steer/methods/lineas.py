@@ -29,7 +29,7 @@ from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
 from lens_steer.methods.fitting import matching
 from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_shares
 from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
-from lens_steer.methods.lineas_solver import HELD_OUT, Solver
+from lens_steer.methods.lineas_solver import HELD_OUT, Solver, most_gradients, most_steps_on_path
 from lens_steer.methods.micro_batches import texts_in_memory
 from lens_steer.methods.refit import LossOnUnits, deviations, free_parameters
 from lens_steer.settings import require_settings
@@ -172,6 +172,11 @@ class LinEAS:
                         'out or set optimizer="adam"'
                     )
 
+    @property
+    def most_gradients(self) -> int:
+        """How many gradients a fit takes at most, of the source texts; most descents end sooner."""
+        return most_gradients(self)
+
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Learn the maps and return them as an intervention; its `.history` has loss, support and rate of every step.
 
@@ -307,7 +312,7 @@ class LinEAS:
             else:
                 relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
                 wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
-                fits, most = solver.along(wanted), len(wanted) * solver.steps_on_path
+                fits, most = solver.along(wanted), len(wanted) * most_steps_on_path(self)
             steps: list[PathStep] = []
             interrupted = False
             try:

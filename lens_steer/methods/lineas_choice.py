@@ -28,6 +28,9 @@ _SMALLEST = 1e-3  # share of gamma_max at which that walk ends
 _HALVINGS = 6
 _CLOSE = 1.25  # times the wanted units: near enough, since the furthest moved of them are taken
 
+LONGEST_WALK = math.floor(math.log(_SMALLEST, _FEWER)) + _HALVINGS
+"""How many fits the walk towards one number of units makes at most."""
+
 DescendAt = Callable[[Tensor, float], Outcome]
 """Descends from some parameters at some gamma."""
 

@@ -14,6 +14,7 @@ from lens_steer.errors import LensSteerWarning, SettingError
 from lens_steer.methods.descent import descend, draw_rows
 from lens_steer.methods.descent_run import Descent, Loss, Outcome
 from lens_steer.methods.lineas_choice import (
+    LONGEST_WALK,
     SHARES,
     Choice,
     Stop,
@@ -41,6 +42,26 @@ Quarter = Callable[[], AbstractContextManager[Problem]]
 """Opens the problem on three quarters of the texts, with the last one held out."""
 
 
+def most_steps(settings: Any) -> int:
+    """Return how many gradients one descent takes at most."""
+    return int(settings.steps or _STEPS[settings.optimizer])
+
+
+def most_steps_on_path(settings: Any) -> int:
+    """Return how many gradients one gamma of a path takes at most."""
+    steps = most_steps(settings)
+    return min(steps, _STEPS_ON_PATH) if settings.optimizer == "quasi-newton" else steps
+
+
+def most_gradients(settings: Any) -> int:
+    """Return how many gradients a whole fit takes at most, its path and what is learned once more included."""
+    chosen = settings.gamma is None and settings.gamma_share is None
+    stops = 0 if not chosen else len(SHARES) + 1 if settings.units is None else LONGEST_WALK
+    relaxed = settings.relax is not False if chosen else settings.relax is True
+    again = most_steps(settings) if relaxed or settings.units is not None else 0
+    return stops * most_steps_on_path(settings) + again + (0 if chosen else most_steps(settings))
+
+
 @dataclass(frozen=True)
 class Solver:
     """Descends on a problem as a `LinEAS` says in its settings."""
@@ -55,8 +76,7 @@ class Solver:
             with self.one_bar(None):
                 return next(self.with_units([asked.units]))
         if asked.gamma is None and asked.gamma_share is None:
-            relaxing = 0 if asked.relax is False else self._most_steps
-            with self.one_bar((len(SHARES) + 1) * self.steps_on_path + relaxing):
+            with self.one_bar(most_gradients(asked)):
                 return self._chosen(quarter)
         gamma = asked.gamma
         if gamma is None:
@@ -154,14 +174,14 @@ class Solver:
         """Descend from where the last gamma ended, which takes few steps, to the smallest training loss."""
         settings = self.descent(gamma, fits)
         if self.settings.optimizer == "quasi-newton":
-            settings = replace(settings, steps=self.steps_on_path, tolerance=_TOLERANCE_ON_PATH)
+            settings = replace(settings, steps=most_steps_on_path(self.settings), tolerance=_TOLERANCE_ON_PATH)
         return self._run(settings, start, self.problem.loss)
 
     def descent(self, gamma: float, fits: int = 1) -> Descent:
         """Return the settings of one descent, of `fits` that the call makes."""
         asked = self.settings
         return Descent(
-            steps=self._most_steps,
+            steps=most_steps(asked),
             lr=_RATES.get(asked.optimizer) if asked.lr is None else asked.lr,
             optimizer=asked.optimizer,
             gamma=gamma,
@@ -175,15 +195,6 @@ class Solver:
     def one_bar(self, steps: int | None) -> AbstractContextManager[None]:
         """Show the descents inside as one bar, of `steps` steps at most."""
         return one_bar(steps, desc="LinEAS", unit="step", show=self.settings.progress)
-
-    @property
-    def steps_on_path(self) -> int:
-        """The most steps that one gamma of a path takes."""
-        return min(self._most_steps, _STEPS_ON_PATH) if self.settings.optimizer == "quasi-newton" else self._most_steps
-
-    @property
-    def _most_steps(self) -> int:
-        return int(self.settings.steps or _STEPS[self.settings.optimizer])
 
     def _run(
         self, settings: Descent, start: Tensor, loss: Loss, heldout: Callable[[Tensor], float] | None = None

@@ -89,6 +89,11 @@ class LoReFT:
             raise SettingError(f"LoReFT: {wrong[0]}={getattr(self, wrong[0])} is out of range")
         as_scope(self.scope)
 
+    @property
+    def most_gradients(self) -> int:
+        """How many gradients a fit takes, of the target texts."""
+        return self.steps
+
     def fit(self, model: nn.Module, contrast: ContrastSet, *, activations: Activations | None = None) -> Intervention:
         """Learn the maps and return them as an intervention; its `.history` has loss and rate of every step.
 

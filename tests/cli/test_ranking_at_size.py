@@ -58,6 +58,8 @@ def test_a_plan_writes_nothing(place: Path) -> None:
         printed = lens_steer(place, command)
         assert printed.endswith("nothing was written\n"), command
         assert "expected minutes" in printed
+    assert "at most 165 gradients" in lens_steer(place, f"fit {TEXTS} --out @p1 --plan")
+    assert "at most 60 gradients" in lens_steer(place, f"fit {TEXTS} --out @p1 --gamma-share 0.1 --plan")
     assert set(place.rglob("*")) == before
 
 

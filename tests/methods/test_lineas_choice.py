@@ -258,6 +258,17 @@ def test_a_whole_fit_is_one_bar(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> N
     LinEAS(steps=4, units=3).fit(tiny, contrast)
     assert len(path.interventions) == 2
     assert [(bar.desc, bar.total) for bar in bars] == [("LinEAS", 8), ("LinEAS", 4 * 8), ("LinEAS", None)]
+    assert lineas.most_gradients == 4 * 8
     assert bars[0].done == 8
     assert bars[1].done in (28, 32)  # where nothing was penalised away there is nothing to learn once more
-    assert bars[2].done > 4
+    assert 4 < bars[2].done <= LinEAS(steps=4, units=3).most_gradients
+
+
+def test_how_many_gradients_a_fit_takes_at_most(tiny: Any, texts: ContrastSet) -> None:
+    assert LinEAS().most_gradients == (6 + 1) * 15 + 60
+    assert LinEAS(relax=False).most_gradients == (6 + 1) * 15
+    assert LinEAS(gamma_share=0.1).most_gradients == 60
+    assert LinEAS(gamma_share=0.1, relax=True).most_gradients == 120
+    assert LinEAS.paper().most_gradients == 1000
+    count = len(LinEAS(gamma_share=0.3, steps=7, **QUIET).fit(tiny, texts).history)
+    assert count <= LinEAS(gamma_share=0.3, steps=7).most_gradients
