@@ -172,7 +172,7 @@ def edits(model: Any, lineas: ls.LinEAS, texts: Sequence[ls.ContrastSet], seed: 
         yield Job(LINEAS, draw, fitted)
         yield Job(SHUFFLED, draw, lineas.fit(model, rows.shuffled(seed + draw)))
         units = ls.random_units(fitted.sites, max(1, len(fitted.units())), seed=seed + draw)
-        yield Job(RANDOM, draw, lineas.refit(model, rows, units))
+        yield Job(RANDOM, draw, lineas.refit(model, rows, units, gamma_share=fitted.provenance["final_gamma_share"]))
 
 
 def label(kind: str, prompts: str) -> str:

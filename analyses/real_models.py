@@ -105,19 +105,18 @@ def edits(model: Any, train: ls.ContrastSet) -> Iterator[tuple[str, str, int, ls
     yield "AurA", "", 0, ls.AurA().fit(model, train)
     yield "AurA, the paper's sites", "", 0, ls.AurA(sites="paper:aura").fit(model, train)
     lineas = ls.LinEAS(sites="hook_resid_post")
-    kept = {}
     for label, share in (("dense", 0.0), ("middle", 0.1), ("sparse", 0.5)):
         edit = replace(lineas, gamma_share=share).fit(model, small)
-        kept[label] = len(edit.units())
         yield f"LinEAS {label}", "", 0, edit
+    count, penalty = max(1, len(edit.units())), edit.provenance["final_gamma_share"]  # of the sparse one
     null = replace(lineas, gamma_share=0.1)
     for draw in range(NULLS):
         shuffled = train.shuffled(SEED + draw)
         yield "AurA", "shuffled labels", draw, ls.AurA().fit(model, shuffled)
         yield "LinEAS middle", "shuffled labels", draw, null.fit(model, shuffled.subsample(32, seed=SEED))
     sites = ls.find_sites(model, "hook_resid_post")
-    for draw, units in enumerate(random_choices(sites, max(1, kept["sparse"]), draws=NULLS, seed=SEED)):
-        yield "LinEAS", "random units, refitted", draw, lineas.refit(model, small, units)
+    for draw, units in enumerate(random_choices(sites, count, draws=NULLS, seed=SEED)):
+        yield "LinEAS", "random units, refitted", draw, lineas.refit(model, small, units, gamma_share=penalty)
 
 
 def steering_table(*, samples: int = 8) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 At every kind of site LinEAS is fitted dense and with so many units (`LinEAS(units=)`, arXiv 2503.10679's sparse group
 lasso followed by a fit on the support). Beside each number of units stand as many units with shuffled labels, and as
-many random ones, fitted alike. What is kept is the change of the mean score in generated texts, as a share of the dense
-edit's.
+many random ones, fitted at the same share of their largest penalty. What is kept is the change of the mean score in
+generated texts, as a share of the dense edit's.
 """
 
 from __future__ import annotations
@@ -114,12 +114,15 @@ def _edits(
     counts = sorted({max(1, round(share * total)) for share in shares})
     for draw, texts in enumerate(fits):
         yield ((DENSE, 0), draw), replace(lineas, gamma_share=0.0).fit(model, texts)
+        fitted = {}
         for choice, of in ((LINEAS, texts), (SHUFFLED, texts.shuffled(seed + draw))):
-            path = lineas.path(model, of, units=counts)
-            yield from ((((choice, units), draw), edit) for units, edit in zip(counts, path.interventions, strict=True))
+            for units, edit in zip(counts, lineas.path(model, of, units=counts).interventions, strict=True):
+                fitted[choice, units] = edit
+                yield ((choice, units), draw), edit
         for units in counts:
             drawn = ls.random_units(sites, units, seed=seed + draw * len(shares) + units)
-            yield ((RANDOM, units), draw), lineas.refit(model, texts, drawn)
+            penalty = fitted[LINEAS, units].provenance["final_gamma_share"]
+            yield ((RANDOM, units), draw), lineas.refit(model, texts, drawn, gamma_share=penalty)
 
 
 class _Measured:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_steer.activations.whole_texts import Pooled
@@ -101,6 +101,10 @@ class Problem:
         """The penalty's weight at which the identity is a fixed point of this loss."""
         return self.penalty.gamma_max(self._at_identity[1])
 
+    def gamma_max_of(self, free: Bool[Tensor, " parameter"]) -> float:
+        """The same where the `free` parameters alone may move."""
+        return self.penalty.gamma_max(self._at_identity[1] * free)
+
     @cached_property
     def metric(self) -> Float[Tensor, " parameter"]:
         """The loss's Gauss-Newton diagonal at the identity, estimated, and nowhere far below its group's mean.
@@ -135,13 +139,17 @@ class Problem:
         return pd.concat(frames, ignore_index=True)
 
     def intervention(self, method: Any, outcome: Outcome, gamma: float, **more: Any) -> Intervention:
-        """Return the maps of an outcome with their provenance, to which `more` is added."""
+        """Return the maps of an outcome with their provenance, to which `more` is added.
+
+        `final_gamma_share` is the penalty at which the maps were learned in the end, in shares of `gamma_max`.
+        """
         maps = self.layout.maps(outcome.parameters.cpu())
         edits = [Edit(site, DiagonalAffine(*pair)) for site, pair in maps.items()]
         about: dict[str, Any] = method_provenance(method, self._contrast)
-        about["gamma"] = gamma
+        final = more.get("relaxed_gamma", gamma)
+        about |= {"gamma": gamma, "final_gamma_share": final / self.gamma_max if final else 0.0}
         about["loss"] = {**outcome.losses, "identity": self.loss(self.identity)}
-        return Intervention.fitted(self._model, edits, **outcome.course, **about, **more)
+        return Intervention.fitted(self._model, edits, **{**outcome.course, **about, **more})
 
 
 def spreads_of(pooled: Pooled, sites: Sequence[Site]) -> Mapping[Site, Float[Tensor, " unit"]]:

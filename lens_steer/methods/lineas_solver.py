@@ -163,7 +163,7 @@ class Solver:
             settings = replace(settings, steps=0)
         outcome = self._run(settings, near.outcome.parameters * kept, LossOnUnits(self.problem.loss, kept))
         outcome.interrupted |= stops[-1].outcome.interrupted
-        return outcome, gamma, about if self.settings.relax is False else {**about, "relaxed_gamma": relaxed}
+        return outcome, gamma, {**about, "relaxed_gamma": relaxed} if relaxed < gamma else about
 
     def descend(self, start: Tensor, gamma: float, loss: Loss | None = None) -> Outcome:
         """Descend to the smallest loss: that of the held-out texts, where the settings bring some."""

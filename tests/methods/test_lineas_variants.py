@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lens_steer.activations.collect import collect
-from lens_steer.errors import SettingError, UnitError
+from lens_steer.errors import LensSteerWarning, SettingError, UnitError
 from lens_steer.host.sites import find_sites
 from lens_steer.host.units import Unit
 from lens_steer.interventions.intervention import Edit, Intervention
@@ -123,6 +123,28 @@ class TestRefit:
         method, edit = sparse
         loss = replace(method, **settings).refit(tiny, contrast, edit).provenance["loss"]
         assert loss["training"] <= edit.provenance["loss"]["training"] * (1 + 1e-6)
+
+    def test_at_the_share_of_a_sparse_fit_its_own_units_stay_as_they_are(
+        self, tiny: Any, contrast: ContrastSet
+    ) -> None:
+        method = LinEAS(units=12, progress=False)
+        edit = method.fit(tiny, contrast)
+        share = edit.provenance["final_gamma_share"]
+        assert share == pytest.approx(0.3 * edit.provenance["gamma"] / method.gamma_max(tiny, contrast))
+        again = method.refit(tiny, contrast, edit, gamma_share=share)
+        assert again.provenance["gamma"] == pytest.approx(edit.provenance["relaxed_gamma"], rel=0.02)
+        assert again.provenance["loss"]["training"] == pytest.approx(edit.provenance["loss"]["training"], rel=1e-3)
+
+    def test_at_the_whole_share_none_of_the_chosen_units_moves(self, tiny: Any, contrast: ContrastSet) -> None:
+        """The share is of the gamma that holds these units, not of the larger one that holds all."""
+        method = LinEAS(progress=False)
+        frame = method.sensitivity(tiny, contrast)
+        weakest = frame.nsmallest(5, "norm")
+        with pytest.warns(LensSteerWarning, match="moved nothing"):
+            assert not method.refit(tiny, contrast, weakest, gamma_share=1.001).units()
+        assert method.refit(tiny, contrast, weakest, gamma_share=0.9).units()
+        with pytest.raises(SettingError, match="gamma_share=-0.5 is out of range"):
+            method.refit(tiny, contrast, weakest, gamma_share=-0.5)
 
     def test_any_choice_of_units_will_do(self, tiny: Any, contrast: ContrastSet) -> None:
         method = LinEAS.paper(sites="mlp.hook_post", steps=10, lr=0.01, progress=False)
