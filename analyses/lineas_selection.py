@@ -2,7 +2,8 @@
 
 Along the gamma path the sparse group lasso of LinEAS (arXiv 2503.10679) keeps fewer and fewer units. For one gamma the
 fit is repeated on other draws of texts and on shuffled labels, and its units are held against as many units chosen by
-AUROC, by the difference of means, by the gradient of the loss and at random, each refitted by LinEAS on those alone.
+AUROC, by the difference of means, by the gradient of the loss and at random, each learned once more by LinEAS on those
+alone, at the same share of their largest penalty.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def run(
     fit_texts: int = 32,
     draws: int = 4,
     share: float = 0.1,
+    relaxed: float = 0.3,
     gamma_shares: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05),
     steps: int | None = None,
     **measurement: Any,
@@ -80,6 +82,9 @@ def run(
         Draws of texts, each with its own selection and refits; two or more show stability.
     share:
         The path's gamma that keeps the nearest share of units is the one that is studied.
+    relaxed:
+        Of the studied share of gamma_max: where every choice is learned once more. 0 is without a penalty, and learns a
+        few dozen texts by heart.
     gamma_shares:
         The path, in shares of gamma_max.
     steps:
@@ -90,10 +95,12 @@ def run(
     Raises
     ------
     LensSteerError
-        No gamma of the path keeps a unit, or fewer than two draws.
+        No gamma of the path keeps a unit, fewer than two draws, or `relaxed` is out of range.
 
     """
     experiment = Experiment.begin("lineas_selection", run, locals())
+    if not 0 <= relaxed <= 1:
+        raise ls.LensSteerError(f"relaxed={relaxed} lies between 0 and 1: it is a part of the studied penalty")
     if draws < 2:
         raise ls.LensSteerError(f"draws={draws}: stability is seen over two or more draws of texts")
     held = experiment.held
@@ -116,12 +123,16 @@ def run(
         choices_like(supports[draw].units(), scores[draw], places, seed=seed + draw * len(places))
         for draw in range(draws)
     ]
+    penalties = [relaxed * edit.provenance["final_gamma_share"] for edit in supports]
     refits = {
-        (name, draw): lineas.refit(model, fits[draw], units)
+        (name, draw): lineas.refit(model, fits[draw], units, gamma_share=penalties[draw])
         for draw, named in enumerate(choices)
         for name, units in named.items()
     }
-    refits |= {(ALL, draw): replace(lineas, gamma_share=0.0).fit(model, texts) for draw, texts in enumerate(fits)}
+    refits |= {
+        (ALL, draw): replace(lineas, gamma_share=penalty).fit(model, texts)
+        for draw, (penalty, texts) in enumerate(zip(penalties, fits, strict=True))
+    }
     removed = _removed(model, refits, held, sites, pool)
     heldout = experiment.heldout()
     measurements = Measurements.of(
@@ -334,8 +345,8 @@ def _captions(frames: Mapping[str, pd.DataFrame], draws: int, texts: int, heldou
     over = f"over {draws} fits, each from {texts} + {texts} texts of its own, and over held-out texts"
     captions = {
         "path": "One row per gamma: units kept, layers used, loss on the texts of the fit and on held-out ones.",
-        "selections": "Every choice of as many units, refitted without penalty on each draw of texts; the transport "
-        "loss of LinEAS, which between finite samples of one law is not 0.",
+        "selections": "Every choice of as many units, learned once more at the same share of its largest penalty, on "
+        "each draw of texts; the transport loss of LinEAS, which between finite samples of one law is not 0.",
         "removed": "Share of the energy distance between source and target that a choice removes, added up over the "
         f"layers of the sites (unbiased: 1 is all of it); 95 % intervals {over}.",
         "against_lineas": f"A choice (after) against LinEAS's (before); intervals {over}, at 95 % for all choices "

@@ -34,12 +34,21 @@ def study(tiny: Any) -> ls.Study:
 def test_every_choice_has_as_many_units(study: ls.Study) -> None:
     table = study.frames["selections"]
     chosen = table[table["choice"] != ALL]
-    for _, draw in chosen.groupby("draw"):
+    counts = study.frames["overlap"].groupby("draw")["units"].first()
+    for number, draw in chosen.groupby("draw"):
         assert draw["choice"].nunique() == 7
         # A refit may leave a chosen unit where it is, never move another.
-        assert draw["units"].max() <= draw.loc[draw["choice"] == LINEAS, "units"].iloc[0]
+        assert 0 < draw["units"].max() <= counts[number]
     assert set(study.frames["removed"]["choice"]) == set(table["choice"])
     assert (table["fit_loss"] > 0).all()
+
+
+def test_without_a_penalty_every_choice_learns_its_texts_further(tiny: Any, study: ls.Study) -> None:
+    free = lineas_selection.run(tiny, sad(), out=None, relaxed=0.0, **SETTINGS)
+    penalised, without = (one.frames["selections"].set_index(["choice", "draw"]) for one in (study, free))
+    assert (without["fit_loss"] < penalised["fit_loss"]).all()
+    with pytest.raises(ls.LensSteerError, match="relaxed=1.5 lies between 0 and 1"):
+        lineas_selection.run(tiny, sad(), out=None, relaxed=1.5, **SETTINGS)
 
 
 def test_the_path_and_its_held_out_loss(tiny: Any, study: ls.Study) -> None:
