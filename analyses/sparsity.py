@@ -192,8 +192,12 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], keep: float, neutr
         effects = frames["effects"][frames["effects"]["sites"] == kind]
         dense = change_of(_row(effects, DENSE, CONCEPT))
         sentences.append(sentence(dense.sentence(f"the dense edit at {kind}", f"the mean score of {concept}")))
-        if kept.loc[kept["choice"] != DENSE, "low"].isna().all():
-            sentences.append("It is not shown to change it at the level of this study: what fewer keep is not known.")
+        unmeasured = kept.loc[kept["choice"] != DENSE, "low"].isna().all()
+        if unmeasured or dense.verdict in (ls.Verdict.NOT_SHOWN, ls.Verdict.CANNOT_JUDGE):
+            sentences.append("So what fewer keep of it is not known.")
+            fewer = effects[(effects["choice"] == LINEAS) & (effects["measure"] == CONCEPT)].to_dict("records")
+            of = f"the mean score of {concept}"
+            sentences += [sentence(change_of(row).sentence(f"LinEAS asked for {row['asked']}", of)) for row in fewer]
             continue
         sentences += _kept_sentences(kept, effects, keep, neutral)
     return sentences

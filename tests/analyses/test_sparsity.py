@@ -68,3 +68,9 @@ def test_nothing_is_said_of_shares_of_an_effect_that_is_not_shown() -> None:
     frames = _frames(0.9, 0.95)
     frames["kept"].loc[frames["kept"]["choice"] != DENSE, ["low", "high"]] = float("nan")
     assert "not known" in sparsity.summary("rude", frames, 0.8, "texts")[1]
+    frames = _frames(0.9, 0.95)
+    frames["effects"].loc[frames["effects"]["choice"] == DENSE, "high"] = 0.1
+    dense, unknown, *fewer = sparsity.summary("rude", frames, 0.8, "texts")
+    assert "was not shown to change" in dense
+    assert "not known" in unknown
+    assert [text.split()[4] for text in fewer] == ["lowers", "lowers"]
