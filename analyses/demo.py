@@ -2,7 +2,7 @@
 
 LinEAS (arXiv 2503.10679) learns with its sparse group lasso. The oracle of the microworld reads what the model then
 writes: how much of it shows the concept, how much is grammatical, how much cannot be read. Beside every fit stand the
-same fit on shuffled labels and a fit of as many random units.
+same fit on shuffled labels and one on as many random units, at the same share of their largest penalty.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def summary(concept: str, frames: Mapping[str, pd.DataFrame], *, fit_texts: int,
         (LINEAS, OPEN): f"editing {edited}, after open prompts,",
         (LINEAS, SHOWN): "after prompts that already show it, the same edits:",
         (SHUFFLED, OPEN): "the same fits on shuffled labels:",
-        (RANDOM, OPEN): "fits of as many random units:",
+        (RANDOM, OPEN): "fits on as many random units:",
     }
     title = clause(LINEAS, OPEN, CONCEPT, f"editing {edited}")
     sentences = [title[:1].upper() + title[1:]]
