@@ -306,25 +306,26 @@ class LinEAS:
         """
         require_settings(LinEAS.path, locals())
         require_gradients("LinEAS")
-        given = {"shares": shares, "gammas": gammas, "units": units}
-        by = [name for name, values in given.items() if values is not None]
-        if len(by) > 1:
-            raise SettingError(f"LinEAS.path: {' and '.join(by)} say the same in two ways: give one of them")
-        for name in by:
-            values, lowest = given[name] or (), 0 if name != "units" else 1
+        asked = (("shares", shares), ("gammas", gammas), ("units", units))
+        given = {name: list(values) for name, values in asked if values is not None}
+        if len(given) > 1:
+            raise SettingError(f"LinEAS.path: {' and '.join(given)} say the same in two ways: give one of them")
+        for name, values in given.items():
+            lowest = 1 if name == "units" else 0
             if not values or not all(lowest <= value < math.inf for value in values):
-                raise SettingError(f"LinEAS.path: {name}={list(values)} are one or more numbers from {lowest} on")
+                raise SettingError(f"LinEAS.path: {name}={values} are one or more numbers from {lowest} on")
         keeps = keeps_on_interrupt()
         with self._problem(model, contrast, activations) as problem:
             problem.warn_if_about_one_unit("LinEAS.path")
             solver, ceiling = Solver(self, problem), problem.gamma_max
             if units is not None:
-                wanted: Sequence[float] = sorted(set(units))
-                fits, most = solver.with_units(sorted(set(units))), None
+                counts = sorted({int(count) for count in units})
+                fits, most, total = solver.with_units(counts), None, f"{len(counts)} numbers of units"
             else:
                 relative = [share * ceiling for share in (default_shares() if shares is None else shares)]
                 wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
                 fits, most = solver.along(wanted), len(wanted) * most_steps_on_path(self)
+                total = f"{len(wanted)} gammas"
             steps: list[PathStep] = []
             interrupted = False
             try:
@@ -337,8 +338,7 @@ class LinEAS:
                 if not (keeps and steps):
                     raise
                 interrupted = True
-                what = "gammas" if units is None else "numbers of units"
-                message = f"the path was interrupted after {len(steps)} of {len(wanted)} {what}: these are done"
+                message = f"the path was interrupted after {len(steps)} of {total}: these are done"
                 warnings.warn(message, LensSteerWarning, 2)
             return LinEASPath.of(
                 steps,
