@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,19 +14,18 @@ from torch import Tensor, nn
 from lens_steer.activations.activations import Activations
 from lens_steer.activations.pooling import Pool
 from lens_steer.activations.whole_texts import Pooled, pool_texts
-from lens_steer.errors import LensSteerWarning, SettingError
+from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import check_edit_sites, require_eval
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import Tokens, tokenize
 from lens_steer.host.trunk import frozen
 from lens_steer.host.units import UnitsLike
-from lens_steer.interruption import keeps_on_interrupt, on_interrupt
 from lens_steer.interventions.intervention import Intervention
 from lens_steer.methods.descent import require_gradients
 from lens_steer.methods.end_to_end import EndToEndLoss, inverse_variances
 from lens_steer.methods.fitting import matching
-from lens_steer.methods.lineas_path import LinEASPath, PathStep, default_shares
+from lens_steer.methods.lineas_path import LinEASPath, default_shares, path_of, require_one_way
 from lens_steer.methods.lineas_problem import Problem, require_reach, spreads_of
 from lens_steer.methods.lineas_solver import HELD_OUT, Solver, most_gradients, most_steps_on_path
 from lens_steer.methods.micro_batches import texts_in_memory
@@ -306,15 +304,7 @@ class LinEAS:
         """
         require_settings(LinEAS.path, locals())
         require_gradients("LinEAS")
-        asked = (("shares", shares), ("gammas", gammas), ("units", units))
-        given = {name: list(values) for name, values in asked if values is not None}
-        if len(given) > 1:
-            raise SettingError(f"LinEAS.path: {' and '.join(given)} say the same in two ways: give one of them")
-        for name, values in given.items():
-            lowest = 1 if name == "units" else 0
-            if not values or not all(lowest <= value < math.inf for value in values):
-                raise SettingError(f"LinEAS.path: {name}={values} are one or more numbers from {lowest} on")
-        keeps = keeps_on_interrupt()
+        require_one_way(shares=shares, gammas=gammas, units=units)
         with self._problem(model, contrast, activations) as problem:
             problem.warn_if_about_one_unit("LinEAS.path")
             solver, ceiling = Solver(self, problem), problem.gamma_max
@@ -326,27 +316,8 @@ class LinEAS:
                 wanted = sorted(set(relative if gammas is None else gammas), reverse=True)
                 fits, most = solver.along(wanted), len(wanted) * most_steps_on_path(self)
                 total = f"{len(wanted)} gammas"
-            steps: list[PathStep] = []
-            interrupted = False
-            try:
-                with on_interrupt("raise"), solver.one_bar(most):
-                    for outcome, gamma, about in fits:
-                        edit = problem.intervention(self, outcome, gamma, **about)
-                        heldout = problem.heldout_cases(outcome.parameters)
-                        steps.append(PathStep(gamma, outcome.loss, heldout, edit))
-            except KeyboardInterrupt:
-                if not (keeps and steps):
-                    raise
-                interrupted = True
-                message = f"the path was interrupted after {len(steps)} of {total}: these are done"
-                warnings.warn(message, LensSteerWarning, 2)
-            return LinEASPath.of(
-                steps,
-                gamma_max=ceiling,
-                identity_loss=problem.loss(problem.identity),
-                identity_heldout_cases=problem.heldout_cases(problem.identity),
-                interrupted=interrupted,
-            )
+            with solver.one_bar(most):
+                return path_of(fits, problem, self, total=total)
 
     def _quarter(self, model: nn.Module, contrast: ContrastSet) -> AbstractContextManager[Problem]:
         train, held = contrast.split(HELD_OUT, self.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +13,11 @@ from jaxtyping import Float
 
 from lens_steer.display.shown_result import shown_result
 from lens_steer.errors import LensSteerWarning, SettingError
+from lens_steer.interruption import keeps_on_interrupt, on_interrupt
 from lens_steer.interventions.intervention import Intervention
+from lens_steer.methods.descent_run import Outcome
 from lens_steer.methods.heldout_losses import HeldoutLosses
+from lens_steer.methods.lineas_problem import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,6 +139,46 @@ class LinEASPath:
         from lens_steer.report.plots import plot
 
         return plot(self)
+
+
+def require_one_way(**given: Sequence[float] | Sequence[int] | None) -> None:
+    """Refuse a path that is asked for in two ways, or by values that are none: shares, gammas, or numbers of units."""
+    asked = {name: list(values) for name, values in given.items() if values is not None}
+    if len(asked) > 1:
+        raise SettingError(f"LinEAS.path: {' and '.join(asked)} say the same in two ways: give one of them")
+    for name, values in asked.items():
+        lowest = 1 if name == "units" else 0
+        if not values or not all(lowest <= value < math.inf for value in values):
+            raise SettingError(f"LinEAS.path: {name}={values} are one or more numbers from {lowest} on")
+
+
+def path_of(
+    fits: Iterable[tuple[Outcome, float, dict[str, Any]]], problem: Problem, method: Any, *, total: str
+) -> LinEASPath:
+    """Make the path of fits as they come: outcome, gamma, and what the provenance says beside.
+
+    Ctrl-C ends it and, where `on_interrupt` keeps, leaves those of the `total` that are done, with a warning.
+    """
+    keeps, interrupted = keeps_on_interrupt(), False
+    steps: list[PathStep] = []
+    try:
+        with on_interrupt("raise"):
+            for outcome, gamma, about in fits:
+                edit = problem.intervention(method, outcome, gamma, **about)
+                steps.append(PathStep(gamma, outcome.loss, problem.heldout_cases(outcome.parameters), edit))
+    except KeyboardInterrupt:
+        if not (keeps and steps):
+            raise
+        interrupted = True
+        message = f"the path was interrupted after {len(steps)} of {total}: these are done"
+        warnings.warn(message, LensSteerWarning, 3)
+    return LinEASPath.of(
+        steps,
+        gamma_max=problem.gamma_max,
+        identity_loss=problem.loss(problem.identity),
+        identity_heldout_cases=problem.heldout_cases(problem.identity),
+        interrupted=interrupted,
+    )
 
 
 def nearest_to_usual(shares: Sequence[float]) -> int:
