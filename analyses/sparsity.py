@@ -20,7 +20,7 @@ import lens_steer as ls
 from analyses.experiment import Experiment, measured
 from analyses.levels import Cases, ratio_over_fits
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
-from analyses.sentences import interval, sentence
+from analyses.sentences import PLURAL, interval, sentence
 
 CONCEPT, DENSE = "concept", "dense"
 LINEAS, SHUFFLED, RANDOM = "LinEAS", "shuffled labels", "random units"
@@ -217,7 +217,7 @@ def _kept_sentences(kept: pd.DataFrame, effects: pd.DataFrame, keep: float, neut
         f"The fewest units shown to keep {keep:.0%} of the dense effect: {row['units']:.0f} of {row['of']:,} "
         f"({row['units'] / row['of']:.1%}), in {row['layers']:.0f} layers; they keep {interval(row)}; as many with "
         f"{beside}.",
-        sentence(cost.sentence("they", f"the perplexity of {neutral}", verbs=("lower", "raise"))),
+        sentence(cost.sentence("they", f"the perplexity of {neutral}", **PLURAL)),
     ]
 
 

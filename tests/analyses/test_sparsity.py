@@ -61,6 +61,9 @@ def test_a_number_of_units_is_named_only_where_the_interval_is_above_the_share()
     assert "lowers" in dense
     assert "100 of 1,000 (10.0%), in 2 layers; they keep 0.88 [0.81, 0.95]; as many with random units" in kept
     assert cost.startswith("They lower")
+    frames = _frames(0.81, 0.95)
+    frames["effects"].loc[frames["effects"]["measure"] == PERPLEXITY, "high"] = 0.1
+    assert sparsity.summary("rude", frames, 0.8, "texts")[2].startswith("They were not shown to change")
     assert "No number of units is shown" in sparsity.summary("rude", _frames(0.79, 0.95), 0.8, "texts")[1]
 
 
