@@ -17,6 +17,7 @@ from lens_steer.activations.store import Store, shards_of
 from lens_steer.activations.stored_values import StoredValues
 from lens_steer.errors import ActivationError, ContrastError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.padding import most_pads
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
@@ -65,7 +66,10 @@ def store_given(
         _run(model, ready, pooled, batch_size, progress)
         return pooled.shard(dtype)
 
-    fill(saved, shards, run, lambda chosen: len(list(ready.batch_rows(batch_size, rows=chosen))), progress=progress)
+    def batches(chosen: list[int]) -> int:
+        return len(list(ready.batch_rows(batch_size, rows=chosen, most_pads=most_pads(model))))
+
+    fill(saved, shards, run, batches, progress=progress)
     if process_number() == 0:
         every = torch.arange(len(texts.texts))
         finish(saved, len(shards), texts, every, pooled_lengths(ready), provenance, sites=sites, pool=pool)
@@ -137,7 +141,7 @@ def finish(
 def _run(model: nn.Module, tokens: Tokens, collected: PooledRows, batch_size: int | None, progress: bool) -> None:
     """Run the texts of `collected`; ActivationError that names site, token and text where a value is not finite."""
     device = host_of(model).device
-    batches = list(tokens.batches(batch_size, rows=collected.rows.tolist()))
+    batches = list(tokens.batches(batch_size, rows=collected.rows.tolist(), most_pads=most_pads(model)))
     with torch.no_grad(), trunk(model, collected.visits) as run:
         for rows, batch in progress_bar(batches, desc="collect", unit="batch", show=progress):
             on_device = batch.to(device)

@@ -17,6 +17,7 @@ from lens_steer.activations.sketch import Sketching
 from lens_steer.errors import SettingError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.guards import require_eval
+from lens_steer.host.padding import most_pads
 from lens_steer.host.sites import Site, SitePattern, find_sites
 from lens_steer.host.tokens import TokenBatch, Tokens, checked_batch_size, tokenize
 from lens_steer.host.trunk import trunk
@@ -148,7 +149,7 @@ def plan(
     texts = labelled(contrast)
     chosen = find_sites(model, sites)
     tokens = tokenize(model, texts.texts, chat=texts.chat)
-    batches = list(tokens.batch_rows(size))
+    batches = list(tokens.batch_rows(size, most_pads=None if reduce else most_pads(model)))
     padded = [len(rows) * max(len(tokens.ids[row]) for row in rows) for rows in batches]
     seconds, peak, run = _measured(model, tokens, batches, chosen, pool, texts)
     concepts, units = len(texts.concepts), sum(site.width for site in chosen)

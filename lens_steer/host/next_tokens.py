@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lens_steer.errors import ModelError, SettingError, TokenError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.padding import most_pads
 from lens_steer.host.tokens import TOKEN_BUDGET, TokenBatch, Tokens, tokenize
 from lens_steer.host.trunk import text_logits
 from lens_steer.host.turns import taking_turns
@@ -128,7 +129,7 @@ def _batches(
     """Yield batches on the model's device, so small that `copies` of their logits stay within the budget."""
     host = host_of(model)
     budget = min(TOKEN_BUDGET, max(1, _LOGIT_BUDGET // (copies * host.vocabulary)))
-    batches = list(tokens.batches(batch_size, budget=budget))
+    batches = list(tokens.batches(batch_size, budget=budget, most_pads=most_pads(model)))
     for rows, batch in progress_bar(batches, desc=what, unit="batch", show=progress):
         yield rows, batch.to(host.device)
 

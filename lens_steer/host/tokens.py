@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -83,22 +84,42 @@ class Tokens:
         return TokenBatch(torch.tensor(ids), real, torch.tensor(pooled), tuple(rows), prompts)
 
     def batches(
-        self, batch_size: int | None = None, *, rows: Sequence[int] | None = None, budget: int = TOKEN_BUDGET
+        self,
+        batch_size: int | None = None,
+        *,
+        rows: Sequence[int] | None = None,
+        budget: int = TOKEN_BUDGET,
+        most_pads: int | None = None,
     ) -> Iterator[tuple[list[int], TokenBatch]]:
         """Yield (rows, batch), longest texts first: little padding, and memory runs out at once or never.
 
-        A batch has `batch_size` texts, or with None as many as make `budget` tokens, pads included. SettingError for
-        a size below 1.
+        A batch has `batch_size` texts, or with None as many as make `budget` tokens, pads included, of which it has
+        `most_pads` at most (see `lens_steer.host.padding`). SettingError for a size below 1.
         """
-        for chosen in self.batch_rows(batch_size, rows=rows, budget=budget):
+        for chosen in self.batch_rows(batch_size, rows=rows, budget=budget, most_pads=most_pads):
             yield chosen, self.batch(chosen)
 
     def batch_rows(
-        self, batch_size: int | None = None, *, rows: Sequence[int] | None = None, budget: int = TOKEN_BUDGET
+        self,
+        batch_size: int | None = None,
+        *,
+        rows: Sequence[int] | None = None,
+        budget: int = TOKEN_BUDGET,
+        most_pads: int | None = None,
     ) -> Iterator[list[int]]:
         """Yield the rows of each batch of `batches`."""
         order = sorted(range(len(self)) if rows is None else rows, key=lambda row: -len(self.ids[row]))
-        yield from filled(order, self.lengths, batch_size, budget)
+        for chosen in filled(order, self.lengths, batch_size, budget):
+            yield from [chosen] if batch_size else self.of_like_length(chosen, most_pads)
+
+    def of_like_length(self, rows: Sequence[int], most_pads: int | None) -> Iterator[list[int]]:
+        """Yield rows, the longest first, in parts of at most `most_pads` pads; with None in one part."""
+        left = list(rows)
+        while left:
+            pads = accumulate(len(self.ids[left[0]]) - len(self.ids[row]) for row in left)
+            size = len(left) if most_pads is None else sum(count <= most_pads for count in pads)
+            yield left[:size]
+            left = left[size:]
 
 
 def checked_batch_size(batch_size: int | None) -> int | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lens_steer.errors import SiteError
 from lens_steer.host.adapter import host_of
 from lens_steer.host.clock import announced_texts
+from lens_steer.host.padding import most_pads
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.turns import taking_turns
@@ -99,7 +100,7 @@ def run_texts(model: nn.Module, tokens: Tokens, visits: Mapping[Site, Visit], ba
     """Run all texts through the trunk without gradients; a visit finds its texts in `batch.rows`."""
     device = host_of(model).device
     with torch.no_grad(), trunk(model, visits) as run:
-        for _, batch in tokens.batches(batch_size):
+        for _, batch in tokens.batches(batch_size, most_pads=most_pads(model)):
             run(batch.to(device))
 
 

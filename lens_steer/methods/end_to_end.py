@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lens_steer.activations.pooling import Pool, TokenPool
 from lens_steer.activations.whole_texts import Pooled
 from lens_steer.host.adapter import host_of
+from lens_steer.host.padding import most_pads
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, Tokens
 from lens_steer.host.trunk import Visit, trunk
@@ -19,8 +20,8 @@ from lens_steer.methods.layout import Layout
 from lens_steer.methods.transport_maps import without_spread
 from lens_steer.statistics.wasserstein import quantile_coupling
 
-Chunk = tuple[list[int], TokenBatch]
-"""Rows that pass through the model together, and their padded tokens."""
+Chunk = tuple[list[int], list[TokenBatch]]
+"""Rows whose graphs are in memory together, and their tokens, padded with texts of like length."""
 
 
 class EndToEndLoss:
@@ -133,9 +134,9 @@ class EndToEndLoss:
         slopes = dict(zip(pooled, torch.autograd.grad(loss, list(pooled.values())), strict=True))
         gradient = torch.zeros_like(leaf)
         start = 0
-        for rows, batch in chunks:
-            stop = start + len(rows)
-            part = self._forward(leaf, (rows, batch))
+        for chunk in chunks:
+            stop = start + len(chunk[0])
+            part = self._forward(leaf, chunk)
             outputs = [part[site] for site in self._loss_sites]
             (one,) = torch.autograd.grad(outputs, leaf, [slopes[site][start:stop] for site in self._loss_sites])
             gradient += one
@@ -174,23 +175,31 @@ class EndToEndLoss:
         return self._padded(None)
 
     def _padded(self, rows: Sequence[int] | None) -> list[Chunk]:
-        device = host_of(self._model).device
-        return [(chosen, batch.to(device)) for chosen, batch in self._source.batches(self._micro_batch, rows=rows)]
+        device, pads = host_of(self._model).device, most_pads(self._model)
+        chunks = self._source.batch_rows(self._micro_batch, rows=rows)
+        parts = [(chosen, self._source.of_like_length(chosen, pads)) for chosen in chunks]
+        return [(chosen, [self._source.batch(part).to(device) for part in alike]) for chosen, alike in parts]
 
     def _forward(self, parameters: Tensor, chunk: Chunk) -> dict[Site, Tensor]:
-        _, batch = chunk
         maps = self.layout.maps(parameters).items()
         # One map for all tokens: of all texts, or of each text its own.
-        self._edits = {site.name: (scale.unsqueeze(-2), shift.unsqueeze(-2)) for site, (scale, shift) in maps}
-        self._batch_pool = TokenPool(batch.pooled)
+        maps_of = {site.name: (scale.unsqueeze(-2), shift.unsqueeze(-2)) for site, (scale, shift) in maps}
         visited = dict.fromkeys([*self.layout.sites, *self._loss_sites])
+        parts, start = [], 0
         with trunk(self._model, {site: self._visit(site) for site in visited}) as run:
-            run(batch)
-        pooled, self._pooled = self._pooled, {}
-        return pooled
+            for batch in chunk[1]:
+                own = slice(start, start + len(batch.rows)) if parameters.ndim > 1 else slice(None)
+                self._edits = {name: (scale[own], shift[own]) for name, (scale, shift) in maps_of.items()}
+                self._batch_pool = TokenPool(batch.pooled)
+                run(batch)
+                parts.append(self._pooled)
+                self._pooled, start = {}, start + len(batch.rows)
+        return self._joined(parts)
 
     def _pooled_source(self, parameters: Tensor, chunks: list[Chunk]) -> dict[Site, Tensor]:
-        parts = [self._forward(parameters, chunk) for chunk in chunks]
+        return self._joined([self._forward(parameters, chunk) for chunk in chunks])
+
+    def _joined(self, parts: Sequence[Mapping[Site, Tensor]]) -> dict[Site, Tensor]:
         return {site: torch.cat([part[site] for part in parts]) for site in self._loss_sites}
 
     def _distance(self, pooled: Mapping[Site, Tensor], target: Sequence[int] | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lens_steer.errors import SettingError, TokenError
 from lens_steer.host.adapter import host_of
+from lens_steer.host.padding import most_pads
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import Site
 from lens_steer.host.tokens import TokenBatch, tokenize
@@ -75,8 +76,10 @@ class TextLoss:
         return total, gradient
 
     def _chunks(self, rows: Sequence[int] | None) -> list[tuple[list[int], TokenBatch]]:
-        device = host_of(self._model).device
-        return [(chosen, batch.to(device)) for chosen, batch in self._tokens.batches(self._micro_batch, rows=rows)]
+        device, pads = host_of(self._model).device, most_pads(self._model)
+        chunks = self._tokens.batch_rows(self._micro_batch, rows=rows)
+        parts = (part for chosen in chunks for part in self._tokens.of_like_length(chosen, pads))
+        return [(part, self._tokens.batch(part).to(device)) for part in parts]
 
     @staticmethod
     def _counted(batch: TokenBatch) -> Bool[Tensor, "text pos"]:

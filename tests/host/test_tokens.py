@@ -24,6 +24,7 @@ from lens_steer.evaluation.perplexity import perplexity
 from lens_steer.host.adapter import host_of
 from lens_steer.host.encoding import apply_chat
 from lens_steer.host.load import load_model
+from lens_steer.host.padding import most_pads
 from lens_steer.host.scope import Scope
 from lens_steer.host.sites import find_sites
 from lens_steer.host.tokens import Tokens, tokenize
@@ -106,6 +107,28 @@ def test_batches_hold_every_row_once_and_the_longest_first() -> None:
     for size in (0, -1):
         with pytest.raises(SettingError, match="batch_size must be 1 or more"):
             list(tokens.batches(size))
+
+
+def test_a_batch_has_at_most_so_many_pads() -> None:
+    lengths = (3, 9, 2, 9, 5, 8)
+    tokens = Tokens(tuple((1,) * n for n in lengths), tuple((True,) * n for n in lengths), 0)
+    assert list(tokens.batch_rows(most_pads=0)) == [[1, 3], [5], [4], [0], [2]]
+    assert list(tokens.batch_rows(most_pads=1)) == [[1, 3, 5], [4], [0, 2]]
+    assert list(tokens.batch_rows(most_pads=99)) == list(tokens.batch_rows()) == [[1, 3, 5, 4, 0, 2]]
+    assert list(tokens.batch_rows(most_pads=1, budget=18)) == [[1, 3], [5], [4], [0, 2]]
+    assert list(tokens.batch_rows(4, most_pads=0)) == [[1, 3, 5, 4], [0, 2]]  # a size that was asked for holds
+    for most in (0, 1, 5):
+        for batch in (batch for _, batch in tokens.batches(most_pads=most)):
+            assert int((~batch.mask).sum()) <= most
+
+
+def test_pads_are_weighed_against_a_pass_by_the_width_of_the_model(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = most_pads(tiny)
+    monkeypatch.setattr(host_of(tiny).model.cfg, "d_model", 4096)
+    wide = most_pads(tiny)
+    assert narrow is not None
+    assert wide is not None
+    assert 0 < wide < narrow
 
 
 @pytest.mark.compat

@@ -116,6 +116,27 @@ def test_micro_batches_give_the_full_gradient(tiny: Any, contrast: ContrastSet, 
     assert float((gradient_in_parts - gradient).norm() / gradient.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("pads", [0, 2])
+def test_texts_padded_with_their_like_give_the_full_gradient_and_curvature(
+    tiny: Any, contrast: ContrastSet, pads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(set(tokenize(tiny, contrast.source).lengths)) > 2
+    whole = make_loss(tiny, contrast)
+    parameters = random_parameters(whole)
+    with frozen(tiny):
+        value, gradient, curvature = *whole.with_gradient(parameters), whole.curvature()
+        monkeypatch.setattr("lens_steer.methods.end_to_end.most_pads", lambda model: pads)
+        for micro_batch in (99, 3):
+            parts = make_loss(tiny, contrast, micro_batch=micro_batch)
+            with Forwards(tiny) as run:
+                value_in_parts, gradient_in_parts = parts.with_gradient(parameters)
+            assert run.count > (1 if micro_batch == 99 else 2 * -(-len(contrast.source) // 3))
+            assert value_in_parts == pytest.approx(value, rel=1e-5)
+            assert float((gradient_in_parts - gradient).norm() / gradient.norm()) < 1e-5
+            if micro_batch == 99:  # elsewhere its random signs are others
+                assert float((parts.curvature() - curvature).norm() / curvature.norm()) < 1e-5
+
+
 @pytest.mark.compat
 def test_the_curvature_is_the_gauss_newton_diagonal(tiny: Any, contrast: ContrastSet) -> None:
     """2 / (n sites) times the squared derivatives of all pooled values, summed: one row of J after the other."""

@@ -95,6 +95,19 @@ def test_micro_batches_give_the_full_gradient(tiny: Any, pairs: ContrastSet, mic
     assert float((gradient_in_parts - gradient).norm() / gradient.norm()) < 1e-5
 
 
+def test_texts_padded_with_their_like_give_the_full_gradient(
+    tiny: Any, pairs: ContrastSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, maps = problem(tiny, pairs.target)
+    with frozen(tiny):
+        value, gradient = loss.with_gradient(some_point(maps))
+        monkeypatch.setattr("lens_steer.methods.text_loss.most_pads", lambda model: 0)
+        assert len(loss._chunks(None)) > 1
+        value_in_parts, gradient_in_parts = loss.with_gradient(some_point(maps))
+    assert value_in_parts == pytest.approx(value, rel=1e-5)
+    assert float((gradient_in_parts - gradient).norm() / gradient.norm()) < 1e-5
+
+
 @pytest.mark.parametrize("scope", [Scope("prompt"), Scope("generated"), Scope("all", start=1, stop=3)])
 def test_training_edits_the_tokens_of_the_scope_alone(tiny: Any, scope: Scope) -> None:
     loss, maps = problem(tiny, PAIRS[:1], scope=scope)
