@@ -211,12 +211,15 @@ def _kept_sentences(kept: pd.DataFrame, effects: pd.DataFrame, keep: float, neut
         return [f"No number of units is shown to keep {keep:.0%} of the dense effect: {named}."]
     row = enough.iloc[0]
     controls = kept[(kept["asked"] == row["asked"]) & ~kept["choice"].isin([LINEAS, DENSE])]
-    beside = "; ".join(f"{control['choice']} {interval(control)}" for control in controls.to_dict("records"))
+    beside = "; ".join(
+        f"{control['choice']} ({control['units']:.0f} units) {interval(control)}"
+        for control in controls.to_dict("records")
+    )
     cost = change_of(_row(effects[effects["asked"] == row["asked"]], LINEAS, PERPLEXITY))
     return [
         f"The fewest units shown to keep {keep:.0%} of the dense effect: {row['units']:.0f} of {row['of']:,} "
-        f"({row['units'] / row['of']:.1%}), in {row['layers']:.0f} layers; they keep {interval(row)}; as many with "
-        f"{beside}.",
+        f"({row['units'] / row['of']:.1%}), in {row['layers']:.0f} layers; they keep {interval(row)}; asked for as "
+        f"many, {beside}.",
         sentence(cost.sentence("they", f"the perplexity of {neutral}", **PLURAL)),
     ]
 

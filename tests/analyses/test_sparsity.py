@@ -59,7 +59,7 @@ def _frames(low: float, high: float) -> dict[str, pd.DataFrame]:
 def test_a_number_of_units_is_named_only_where_the_interval_is_above_the_share() -> None:
     dense, kept, cost = sparsity.summary("rude", _frames(0.81, 0.95), 0.8, "texts")
     assert "lowers" in dense
-    assert "100 of 1,000 (10.0%), in 2 layers; they keep 0.88 [0.81, 0.95]; as many with random units" in kept
+    assert "100 of 1,000 (10.0%), in 2 layers; they keep 0.88 [0.81, 0.95]; asked for as many, random units (" in kept
     assert cost.startswith("They lower")
     frames = _frames(0.81, 0.95)
     frames["effects"].loc[frames["effects"]["measure"] == PERPLEXITY, "high"] = 0.1
