@@ -15,6 +15,7 @@ import lens_steer as ls
 from analyses.experiment import as_study
 from lens_steer.errors import LensSteerWarning
 from lens_steer.evaluation import evaluation
+from lens_steer.methods.end_to_end import EndToEndLoss
 from lens_steer.resumption import Part, remembered, resumable
 from tests.families import sentences
 
@@ -117,3 +118,30 @@ def test_a_study_takes_its_evaluations_over(tmp_path: Path, tiny: Any, monkeypat
     generated.clear()
     run(tiny, contrast, out=None)
     assert len(generated) == 4
+
+
+def test_a_fit_that_is_taken_over_estimates_no_metric(
+    tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contrast = ls.ContrastSet(sentences(4, seed=1), sentences(4, seed=2))
+    estimates = []
+    curvature = EndToEndLoss.curvature
+
+    def counted(loss: EndToEndLoss, **settings: Any) -> torch.Tensor:
+        estimates.append(loss)
+        return curvature(loss, **settings)
+
+    def fit(*, fails: bool) -> None:
+        with ls.resumable(tmp_path / "edit", model=tiny, plan={}):
+            fitted.append(ls.LinEAS(gamma_share=0.1, steps=3, progress=False).fit(tiny, contrast))
+            if fails:
+                raise ZeroDivisionError
+
+    fitted: list[ls.Intervention] = []
+    monkeypatch.setattr(EndToEndLoss, "curvature", counted)
+    with pytest.raises(ZeroDivisionError), pytest.warns(LensSteerWarning, match="1 finished part kept in"):
+        fit(fails=True)
+    with pytest.warns(LensSteerWarning, match="going on from 1 finished part"):
+        fit(fails=False)
+    assert len(estimates) == 1
+    pd.testing.assert_frame_equal(fitted[1].history, fitted[0].history)

@@ -50,7 +50,8 @@ class Descent:
     gamma, penalty:
         Weight of the penalty, and the penalty; without one gamma says nothing.
     metric:
-        [parameter] For "quasi-newton": positive, about the diagonal of the loss's second derivative; None for ones.
+        For "quasi-newton": gives [parameter], positive, about the diagonal of the loss's second derivative; None for
+        ones. It is asked when the descent begins, not where an earlier call's outcome is taken over.
     tolerance:
         For "quasi-newton": the share of the objective that a step must still promise for the descent to go on.
     evaluate_every:
@@ -67,7 +68,7 @@ class Descent:
     optimizer: Optimizer | Literal["quasi-newton"]
     gamma: float = 0.0
     penalty: SparseGroupLasso | None = None
-    metric: Float[Tensor, " parameter"] | None = None
+    metric: Callable[[], Float[Tensor, " parameter"]] | None = None
     tolerance: float = 1e-7
     evaluate_every: int
     patience: int

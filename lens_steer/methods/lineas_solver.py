@@ -186,7 +186,7 @@ class Solver:
             optimizer=asked.optimizer,
             gamma=gamma,
             penalty=self.problem.penalty,
-            metric=self.problem.metric if asked.optimizer == "quasi-newton" else None,
+            metric=(lambda: self.problem.metric) if asked.optimizer == "quasi-newton" else None,
             evaluate_every=asked.evaluate_every,
             patience=asked.patience,
             fits=fits,

@@ -29,7 +29,7 @@ class QuasiNewtonRun(Run):
 
     def _prepare(self) -> None:
         metric = self._settings.metric
-        self._model = QuadraticModel.of(torch.ones_like(self.parameters) if metric is None else metric, 1.0)
+        self._model = QuadraticModel.of(torch.ones_like(self.parameters) if metric is None else metric(), 1.0)
         self._rejections = 0
         self._here: tuple[Tensor, Tensor] | None = None  # point and gradient from which steps are tried
         self._objectives: list[float] = []

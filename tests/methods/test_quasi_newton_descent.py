@@ -33,7 +33,8 @@ class Quadratic:
         return self(parameters), self.unit * CURVATURE * (self.unit * parameters - POINT)
 
 
-def minimise(loss: Any, *, start: Tensor | None = None, **settings: Any) -> Outcome:
+def minimise(loss: Any, *, start: Tensor | None = None, metric: Tensor | None = None, **settings: Any) -> Outcome:
+    settings["metric"] = None if metric is None else lambda: metric
     descent = Descent(**{"steps": 60, "optimizer": "quasi-newton", "evaluate_every": 5, "patience": 5, **settings})
     return descend(
         loss,
