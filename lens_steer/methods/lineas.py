@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lens_steer.activations.activations import Activations
@@ -88,6 +89,9 @@ class LinEAS:
     shifts:
         In what the penalty measures a shift. "spread": in the unit's standard deviation over the pooled source texts,
         so that the chosen units do not depend on the scale of the activations. "activation": the paper's.
+    scale_weight:
+        A change of scale by 1 counts in the penalty like a shift by so many of these; 1 is the paper's. With 4 fits on
+        small models did better on held-out texts, with as many units.
     optimizer:
         "quasi-newton": proximal quasi-Newton steps (Lee, Sun and Saunders 2014) that begin in the metric of the loss's
         Gauss-Newton diagonal, without a rate. "sgd" is the paper's; "adam" is for minibatches.
@@ -124,6 +128,7 @@ class LinEAS:
     l1: float = 1.0
     group: float = 1.0
     shifts: ShiftsIn = "spread"
+    scale_weight: float = 1.0
     optimizer: Literal["quasi-newton", "adam", "sgd"] = "quasi-newton"
     steps: int | None = None
     lr: float | None = None
@@ -155,8 +160,10 @@ class LinEAS:
             value = getattr(self, name)
             if value is not None and not lowest <= value < math.inf:
                 raise SettingError(f"LinEAS: {name}={value} is out of range")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise SettingError(f"LinEAS: lr={self.lr} is out of range")
+        for name in ("lr", "scale_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingError(f"LinEAS: {name}={value} is out of range")
         given = [name for name in ("gamma", "gamma_share", "units") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"LinEAS: {' and '.join(given)} say the same in two ways: set one of them")
@@ -381,6 +388,9 @@ class LinEAS:
             weights = inverse_variances({site: pooled[site] for site in loss_sites}, target)
         if self.shifts == "spread":
             spreads = spreads_of(pooled, edit_sites)
+        if self.scale_weight != 1:
+            ones = {site: torch.ones(site.width, device=host_of(model).device) for site in edit_sites}
+            spreads = {site: self.scale_weight * spread for site, spread in (spreads or ones).items()}
         return weights, spreads
 
     @staticmethod

@@ -49,7 +49,7 @@ def test_every_descent_is_judged_on_the_same_other_texts(tiny: Any) -> None:
     contrast = ls.ContrastSet(sentences(32, seed=1, must="sad"), sentences(32, seed=2, must="happy"))
     others = ls.ContrastSet(sentences(32, seed=3, must="sad"), sentences(32, seed=4, must="happy"))
     frame = held_out(tiny, contrast, others, sites="paper:lineas", rates=(0.1,), steps=5)
-    assert len(frame) == 1 + 3 * len(SHARES)
+    assert len(frame) == 2 + 3 * len(SHARES)
     dense = ls.LinEAS(sites="paper:lineas", gamma_share=0.0, progress=False)
     row = frame[(frame["fit"] == DEFAULT) & (frame["share"] == 0)].iloc[0]
     assert row["heldout_loss"] == pytest.approx(dense.loss_of(tiny, others, dense.fit(tiny, contrast)), rel=1e-5)

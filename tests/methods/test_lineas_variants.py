@@ -188,3 +188,32 @@ class TestRefit:
         (site,) = find_sites(tiny, "hook_resid_post", layers=[0])
         with pytest.raises(UnitError, match="no unit to refit"):
             method.refit(tiny, contrast, Intervention((Edit(site, DiagonalAffine.identity(32)),)))
+
+
+class TestScaleWeight:
+    """A change of scale by 1 costs what a shift by `scale_weight` costs."""
+
+    @pytest.mark.parametrize("shifts", ["spread", "activation"])
+    def test_only_what_is_cheap_moves_first(self, tiny: Any, contrast: ContrastSet, shifts: Any) -> None:
+        settings: dict[str, Any] = {"shifts": shifts, "gamma_share": 0.7, "steps": 10, "progress": False}
+        for weight, moved in ((1e3, "shift"), (1e-3, "scale")):
+            edit = LinEAS(scale_weight=weight, **settings).fit(tiny, contrast)
+            changed = {"scale": False, "shift": False}
+            for one in edit.edits:
+                assert isinstance(one.map, DiagonalAffine)
+                changed["scale"] |= bool((one.map.scale != 1).any())
+                changed["shift"] |= bool((one.map.shift != 0).any())
+            assert changed == {"scale": moved == "scale", "shift": moved == "shift"}
+
+    def test_a_dense_fit_is_of_the_same_loss(self, tiny: Any, contrast: ContrastSet) -> None:
+        """Without a penalty the weight only says in what the descent measures a shift."""
+        losses = [
+            LinEAS(scale_weight=weight, gamma=0.0, steps=200, progress=False).fit(tiny, contrast).provenance["loss"]
+            for weight in (1.0, 4.0)
+        ]
+        assert losses[0]["training"] == pytest.approx(losses[1]["training"], rel=0.05)
+
+    @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+    def test_a_weight_that_is_none_is_refused(self, weight: float) -> None:
+        with pytest.raises(SettingError, match="scale_weight=.* is out of range"):
+            LinEAS(scale_weight=weight)
