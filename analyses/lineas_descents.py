@@ -23,7 +23,7 @@ from analyses.real_models import SHARED
 GRADIENTS = (1, 10, 25, 60, 100, 200, 500, 1000)
 SHARES = (0.0, 0.1)  # of gamma_max, at which every descent is made
 DEFAULT = "default"
-SCALE_WEIGHT = 4
+SCALE_WEIGHT = 4.0
 
 
 def run(
@@ -78,7 +78,7 @@ def held_out(
     """
     alike: dict[str, Any] = {"sites": sites, "progress": False}
     fits = {(DEFAULT, np.nan): ls.LinEAS(**alike)}
-    fits[f"{DEFAULT}, scale_weight={SCALE_WEIGHT}", np.nan] = ls.LinEAS(scale_weight=SCALE_WEIGHT, **alike)
+    fits[f"{DEFAULT}, scale_weight={SCALE_WEIGHT:g}", np.nan] = ls.LinEAS(scale_weight=SCALE_WEIGHT, **alike)
     for share in SHARES:
         fits[DEFAULT, share] = ls.LinEAS(gamma_share=share, **alike)
         fits["Adam", share] = ls.LinEAS(gamma_share=share, optimizer="adam", **alike)
