@@ -40,6 +40,7 @@ def run(
     fit_texts: int = 32,
     draws: int = 4,
     steps: int | None = None,
+    scale_weight: float = 1.0,
     **measurement: Any,
 ) -> ls.Study:
     """Fit with fewer and fewer units at every kind of site, and measure what is left of the dense edit's effect.
@@ -70,6 +71,8 @@ def run(
         Draws of texts, each with fits of its own.
     steps:
         Gradients of every LinEAS fit, at most; None: its own.
+    scale_weight:
+        How dear a change of scale is to LinEAS beside a shift.
     **measurement:
         See `Measurement`.
 
@@ -81,7 +84,7 @@ def run(
     kept, effects = [], []
     examples: dict[str, ls.Intervention] = {}
     for kind in kinds:
-        lineas = ls.LinEAS(sites=kind, steps=steps, seed=seed, progress=False)
+        lineas = ls.LinEAS(sites=kind, steps=steps, scale_weight=scale_weight, seed=seed, progress=False)
         edits = dict(_edits(lineas, model, fits, shares, seed))
         examples |= {
             f"{kind} {name[1]}": edit for (name, draw), edit in edits.items() if name[0] == LINEAS and not draw
