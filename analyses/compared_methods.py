@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,3 +75,19 @@ def placed(methods: Sequence[ComparedMethod], sites: Any) -> Iterator[tuple[Comp
         if method.anywhere and sites is not None:
             yield method, COMMON, sites
         yield method, OWN, method.own
+
+
+def named_methods(methods: Iterable[ComparedMethod], names: Sequence[str]) -> list[ComparedMethod]:
+    """Return the methods of those names, or whose names begin so where no method has just that name; all without names.
+
+    LensSteerError for a name that is no method's.
+    """
+    every = list(methods)
+    exact = {method.name for method in every}
+    asked: set[str] = set()
+    for name in names:
+        meant = [name] if name in exact else [full for full in exact if full.startswith(name)]
+        if not meant:
+            raise ls.LensSteerError(f"no method is named {name!r} here; there are {', '.join(sorted(exact))}")
+        asked.update(meant)
+    return [method for method in every if not names or method.name in asked]

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 import lens_steer as ls
-from analyses.compared_methods import COMMON, OWN, compared_methods, placed
+from analyses.compared_methods import COMMON, OWN, compared_methods, named_methods, placed
 from analyses.experiment import Experiment, measured
 from analyses.measurements import PERPLEXITY, HeldOut, Measurements, change_of
 from analyses.sentences import by_verdict, listed, sentence
@@ -71,7 +71,7 @@ def run(
     sites:
         The sites at which all methods are compared; None compares them at their papers' own sites alone.
     only:
-        Names that a method's must begin with one of; all methods when left out.
+        Names of methods, or beginnings that several share: "LinEAS" is one method, "Lin" are three. All when left out.
     strengths, budget:
         The strength of a method is the one of these with the least of the concept on the validation prompts, among
         those at which the perplexity of the validation texts is at most `budget` times the unedited model's; where
@@ -99,8 +99,8 @@ def run(
     Raises
     ------
     LensSteerError
-        `only` names no method, there is no strength, `random_edits` is negative, or there are fewer than four prompts
-        or neutral texts.
+        A name of `only` is no method's, there is no strength, `random_edits` is negative, or there are fewer than four
+        prompts or neutral texts.
 
     """
     experiment = Experiment.begin("method_comparison", run, locals())
@@ -114,10 +114,7 @@ def run(
         test.scorers = {**tuning.scorers, SECOND: second_scorer}
     small = experiment.fit_texts(fit_texts)[0]
     texts = {"": small, NULL: experiment.train.shuffled(seed).subsample(len(small.source), seed=seed)}
-    every = compared_methods(model, small, sites, steps, share, seed)
-    methods = [method for method in every if not only or method.name.startswith(only)]
-    if not methods:
-        raise ls.LensSteerError(f"only={only} names no method")
+    methods = named_methods(compared_methods(model, small, sites, steps, share, seed), only)
     about, tried, parts, kept = [], [], [], {}
     for method, where, place in progress_bar(list(placed(methods, sites)), desc="methods", unit="method", show=True):
         chosen: dict[str, Any] = {}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import lens_steer as ls
-from analyses.lineas_descents import DEFAULT, SHARES, course, held_out, run
+from analyses.lineas_descents import DEFAULT, SHARES, WEIGHTED, beside_others, course, held_out, run
 from tests.families import sentences
 
 
@@ -56,3 +59,35 @@ def test_every_descent_is_judged_on_the_same_other_texts(tiny: Any) -> None:
     assert row["heldout_identity"] == pytest.approx(dense.loss_of(tiny, others), rel=1e-5)
     assert (frame["loss"] <= frame["identity_loss"] * (1 + 1e-6)).all()
     assert frame["gradients"].isna().tolist() == frame["share"].isna().tolist()
+
+
+def losses_of(concept: str, *, default: float, weighted: float, adam: float, sgd: float) -> pd.DataFrame:
+    """Return rows as `held_out` writes them; at share 0 the default descent leaves nothing, which must not count."""
+    losses = {(DEFAULT, np.nan): default, (WEIGHTED, np.nan): weighted, (DEFAULT, 0.0): 1e-9}
+    losses |= {("Adam", 0.0): adam, ("Adam", 0.1): 9.0, ("SGD 0.1", 0.0): sgd}
+    rows = [{"fit": fit, "share": share, "heldout_loss": loss} for (fit, share), loss in losses.items()]
+    return pd.DataFrame(rows).assign(sites="mlp.hook_post", concept=concept)
+
+
+def test_default_fits_stand_beside_the_best_of_the_others() -> None:
+    frame = pd.concat(
+        [
+            losses_of("sad", default=1.0, weighted=2.0, adam=2.0, sgd=4.0),  # half of Adam's
+            losses_of("dog", default=2.0, weighted=1.0, adam=2.0, sgd=1.0),  # twice SGD's
+            losses_of("cat", default=4.0, weighted=3.0, adam=3.0, sgd=3.0),
+        ]
+    )
+    beside = beside_others(frame).set_index("fit")
+    logs = np.log([1 / 2, 2.0, 4 / 3])
+    half = stats.t.ppf(1 - 0.025 / 2, 2) * logs.std(ddof=1) / math.sqrt(3)  # two rows: 97.5 % of each
+    row = beside.loc[DEFAULT]
+    assert row[["concepts", "above", "confidence"]].tolist() == [3, 2, 0.975]
+    ends = [math.exp(logs.mean()), math.exp(logs.mean() - half), math.exp(logs.mean() + half)]
+    assert row[["ratio", "low", "high"]].tolist() == pytest.approx(ends)
+    assert beside.loc[WEIGHTED, ["ratio", "low", "high", "above"]].tolist() == [1.0, 1.0, 1.0, 0]  # alike: no spread
+
+
+def test_one_concept_has_no_interval() -> None:
+    beside = beside_others(losses_of("sad", default=1.0, weighted=2.0, adam=2.0, sgd=4.0))
+    assert beside["ratio"].tolist() == [0.5, 1.0]
+    assert beside[["low", "high"]].isna().all(axis=None)

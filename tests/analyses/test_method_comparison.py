@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import lens_steer as ls
 from analyses import method_comparison
+from analyses.compared_methods import compared_methods, named_methods
 from analyses.experiment import as_pairs
 from analyses.method_comparison import COMMON, NULL, OWN, summary
 from tests.analyses.contrasts import GENERATION, contrast
@@ -132,9 +133,21 @@ def test_seeds_that_did_not_measure_alike_are_refused(tiny: Any, study: ls.Study
             method_comparison.over_seeds(runs)
 
 
-def test_wrong_names_are_refused(tiny: Any) -> None:
-    with pytest.raises(ls.LensSteerError, match="names no method"):
-        method_comparison.run(tiny, texts(), out=None, only=("Aurora",), **SMALL)
+def test_a_name_means_its_method_and_a_beginning_all_that_share_it(tiny: Any) -> None:
+    every = list(compared_methods(tiny, texts(), None, 1, 0.1, 0))
+
+    def named(*names: str) -> list[str]:
+        return [method.name for method in named_methods(every, names)]
+
+    assert named() == [method.name for method in every]
+    assert named("LinEAS") == ["LinEAS"]
+    assert named("LinEAS, few") == ["LinEAS, few units"]
+    assert named("CAST", "Lin", "CAA") == ["LinearAcT", "CAA", "LinEAS", "LinEAS, few units", "CAST of CAA"]
+
+
+def test_wrong_names_are_refused_beside_right_ones(tiny: Any) -> None:
+    with pytest.raises(ls.LensSteerError, match="no method is named 'Aurora' here; there are .*AurA, CAA"):
+        method_comparison.run(tiny, texts(), out=None, only=("AurA", "Aurora"), **SMALL)
 
 
 @st.composite
