@@ -24,6 +24,7 @@ from analyses.sentences import PLURAL, interval, sentence
 
 CONCEPT, DENSE = "concept", "dense"
 LINEAS, SHUFFLED, RANDOM = "LinEAS", "shuffled labels", "random units"
+AGAINST = "against_controls"
 _GROUPS = 20  # of prompts, left out one after the other
 
 
@@ -46,8 +47,9 @@ def run(
     """Fit with fewer and fewer units at every kind of site, and measure what is left of the dense edit's effect.
 
     Frames: `kept` (kind of site, choice, units asked, units and layers kept, the share of the dense effect with its
-    interval), `effects` (change of score and perplexity of every edit), `texts`. Intervals are over draws of fit texts
-    and over prompts, and hold for all numbers of units at once.
+    interval), `effects` (change of score and perplexity of every edit), `against_controls` (both under LinEAS's
+    units, `after`, less those under a control's, `before`), `texts`. Intervals are over draws of fit texts and over
+    prompts; of shares they hold for all numbers of units at once, against controls for all numbers and controls.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def run(
     if not all(0 < share < 1 for share in shares):
         raise ls.LensSteerError(f"shares={shares} lie between 0 and 1: they are of all units")
     fits, heldout = experiment.fit_texts(fit_texts, draws), experiment.heldout()
-    kept, effects = [], []
+    kept, effects, against = [], [], []
     examples: dict[str, ls.Intervention] = {}
     for kind in kinds:
         lineas = ls.LinEAS(sites=kind, steps=steps, scale_weight=scale_weight, seed=seed, progress=False)
@@ -92,14 +94,17 @@ def run(
         at_kind = _Measured.of(heldout, kind, edits, seed)
         kept += at_kind.kept(len(shares))
         effects += at_kind.effects()
-    frames = {"kept": pd.DataFrame(kept), "effects": pd.DataFrame(effects), "texts": heldout.texts}
+        against += at_kind.against_controls()
+    frames = {"kept": pd.DataFrame(kept), "effects": pd.DataFrame(effects), AGAINST: pd.DataFrame(against)}
+    frames["texts"] = heldout.texts
     return experiment.keep(
         ls.Study(
             frames=frames,
             figures=_figures(frames["kept"], keep),
             summary=summary(experiment.concept, frames, keep, heldout.neutral_name),
             interventions={name.replace(":", " "): edit for name, edit in examples.items()},
-            captions={"kept": f"{heldout.about}; {draws} draws of {len(fits[0].source)} fit texts a side"},
+            captions={"kept": f"{heldout.about}; {draws} draws of {len(fits[0].source)} fit texts a side"}
+            | {AGAINST: "under LinEAS's units (after) less under the control's (before)"},
         )
     )
 
@@ -163,6 +168,19 @@ class _Measured:
             for row in self.measurements.changes(_called(self.kind, name))
         ]
 
+    def against_controls(self) -> list[dict[str, Any]]:
+        """Return every measure under a control (before) and LinEAS's units (after); for all controls at once."""
+        controls = [name for name in self.names if name[0] in (SHUFFLED, RANDOM)]
+        return [
+            {"sites": self.kind, "asked": units, "control": control, **row}
+            for control, units in controls
+            for row in self.measurements.between(
+                _called(self.kind, (control, units)),
+                _called(self.kind, (LINEAS, units)),
+                confidence=1 - 0.05 / len(controls),
+            )
+        ]
+
     def _changes(self, name: _Name) -> Cases:
         """Return the change of the mean score in every draw: over all prompts, then without each group of them."""
         called = _called(self.kind, name)
@@ -189,20 +207,27 @@ def _called(kind: str, name: _Name) -> str:
 
 
 def summary(concept: str, frames: Mapping[str, pd.DataFrame], keep: float, neutral: str) -> list[str]:
-    """Return, per kind of site, how few units are shown to keep the share, what controls keep, and the cost."""
+    """Return, per kind of site, how few units are shown to keep the share, what controls keep, and the cost.
+
+    And for every number whether LinEAS's units do more than random ones.
+    """
     sentences = []
+    score = f"the mean score of {concept}"
     for kind, kept in frames["kept"].groupby("sites", sort=False):
-        effects = frames["effects"][frames["effects"]["sites"] == kind]
+        effects, against = (frames[name][frames[name]["sites"] == kind] for name in ("effects", AGAINST))
         dense = change_of(_row(effects, DENSE, CONCEPT))
-        sentences.append(sentence(dense.sentence(f"the dense edit at {kind}", f"the mean score of {concept}")))
+        sentences.append(sentence(dense.sentence(f"the dense edit at {kind}", score)))
         unmeasured = kept.loc[kept["choice"] != DENSE, "low"].isna().all()
         if unmeasured or dense.verdict in (ls.Verdict.NOT_SHOWN, ls.Verdict.CANNOT_JUDGE):
             sentences.append("So what fewer keep of it is not known.")
             fewer = effects[(effects["choice"] == LINEAS) & (effects["measure"] == CONCEPT)].to_dict("records")
-            of = f"the mean score of {concept}"
-            sentences += [sentence(change_of(row).sentence(f"LinEAS asked for {row['asked']}", of)) for row in fewer]
-            continue
-        sentences += _kept_sentences(kept, effects, keep, neutral)
+            sentences += [sentence(change_of(row).sentence(f"LinEAS asked for {row['asked']}", score)) for row in fewer]
+        else:
+            sentences += _kept_sentences(kept, effects, keep, neutral)
+        beside_random = against[(against["control"] == RANDOM) & (against["measure"] == CONCEPT)]
+        for row in beside_random.to_dict("records"):
+            chosen = f"LinEAS asked for {row['asked']}, in place of as many random units,"
+            sentences.append(sentence(change_of(row).sentence(chosen, score)))
     return sentences
 
 
