@@ -153,7 +153,7 @@ def main() -> None:
                 frame = frame.assign(share=given.share)
             about = {"model": given.model, "dtype": given.dtype, "sites": sites, "concept": texts.stem}
             rows = pd.concat([rows, frame.assign(**about)])
-            rows.to_csv(given.out, index=False)  # after every fit: the run is long
+            rows.to_csv(given.out, index=False)  # what is there stays where a long run is broken off
     except ls.LensSteerError as error:
         parser.error(str(error))
     if given.held_out:
