@@ -177,7 +177,7 @@ class _Measured:
             for row in self.measurements.between(
                 _called(self.kind, (control, units)),
                 _called(self.kind, (LINEAS, units)),
-                confidence=1 - 0.05 / len(controls),
+                confidence=ls.confidence_of_each(0.95, len(controls)),
             )
         ]
 
